@@ -1,0 +1,367 @@
+"""Records: images and labels in TFRecord files, written whole and read by number.
+
+A file is a row of frames: the payload's length (uint64, little-endian), that field's checksum, the
+payload, its checksum (masked CRC-32C). The payload is a ``tf.train.Example`` with two features:
+
+- ``label``: one int64;
+- ``image``: one byte string. The 2018 release's form holds the raw float32 pixels (0–255) of a
+  square image in row order, 360 kB for 300×300. The compact form holds the same image as an 8-bit
+  grey PNG, about 4 kB. A reader tells them apart by the PNG signature, whose first four bytes read
+  as a float32 are far above 255.
+"""
+
+import errno
+import fcntl
+import io
+import math
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from PIL import Image, UnidentifiedImageError
+from tfrecord import example_pb2
+from tfrecord.writer import TFRecordWriter
+
+HEADER = 12  # bytes: the length and its checksum
+FOOTER = 4  # bytes: the payload's checksum
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+class CorruptRecordError(ValueError):
+    """A record that cannot be trusted.
+
+    Args:
+        path: the file.
+        number: the record's number in that file, from 0.
+        what: what is wrong with it.
+    """
+
+    def __init__(self, path: Path, number: int, what: str) -> None:
+        super().__init__(f"{path}: record {number}: {what}")
+        self.path, self.number, self.what = path, number, what
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.number, self.what)
+
+
+class RecordWriter:
+    """Writes a TFRecord file that appears under its name only once it is whole.
+
+    A context manager. Records go to ``<path>.partial``, which is synced and renamed at the end of
+    the block; if the block raises, it is deleted and whatever stood at ``path`` stays.
+
+    Args:
+        path: the file to make; its folder is made if need be.
+        compact: PNG images; False writes the 2018 release's raw float32 pixels, byte for byte as
+            TensorFlow does.
+
+    Raises:
+        RuntimeError: another process is writing this file, or it cannot be written (a full disk).
+    """
+
+    def __init__(self, path: str | Path, compact: bool = True) -> None:
+        self.path, self.compact = Path(path), compact
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        self.count = 0
+
+    def __enter__(self) -> "RecordWriter":
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = _open_alone(self.partial)
+        except OSError as error:
+            raise self._failure(error) from error
+        return self
+
+    def write(self, image: np.ndarray, label: int) -> None:
+        """Appends one record.
+
+        Args:
+            image: (H, W), uint8 or float32 in 0–255; square unless compact.
+            label: the class.
+
+        Raises:
+            ValueError: the image cannot be held in this form.
+            RuntimeError: the file cannot be written (a full disk).
+        """
+        payload = example_bytes(encode_image(image, self.compact), label)
+        length = struct.pack("<Q", len(payload))
+        checksum = TFRecordWriter.masked_crc
+        try:
+            self._file.write(length + checksum(length) + payload + checksum(payload))
+        except OSError as error:
+            raise self._failure(error) from error
+        self.count += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._discard()
+            return
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            os.replace(self.partial, self.path)
+            self._file.close()
+            sync_folder(self.path.parent)
+        except OSError as failure:
+            self._discard()
+            raise self._failure(failure) from failure
+
+    def _discard(self) -> None:
+        self.partial.unlink(missing_ok=True)
+        try:
+            self._file.close()
+        except OSError as error:  # closing flushes; the file is gone, so a full disk is no news
+            if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+                raise
+
+    def _failure(self, error: OSError) -> RuntimeError:
+        if isinstance(error, BlockingIOError):
+            return RuntimeError(f"{self.path}: another process is writing it; let that one finish")
+        return RuntimeError(
+            f"{self.path}: could not be written after {self.count} records "
+            f"({os.strerror(error.errno or 0)}); nothing of it was kept. "
+            "Make room or name another folder, then run the same command again"
+        )
+
+
+class RecordReader(Sequence):
+    """Random access to the records of TFRecord files, in either form.
+
+    Opening reads the length fields of each file, checks them against their checksums and keeps an
+    index of offsets. Reading a record checks both of its checksums again. A reader can be pickled
+    and shared by processes; files are opened when first read from.
+
+    Args:
+        paths: the files, in order.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        CorruptRecordError: a length field is damaged, or a file ends inside a record.
+    """
+
+    def __init__(self, paths: Sequence[str | Path]) -> None:
+        self.paths = [Path(path) for path in paths]
+        self.offsets = [scan(path) for path in self.paths]  # each has the file's end as its last
+        self.starts = np.cumsum([0] + [len(offsets) - 1 for offsets in self.offsets])
+        self._descriptors: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:  # type: ignore[override]
+        """The image, (H, W) uint8 if compact and float32 if not, perhaps read-only, and its label.
+
+        Raises:
+            IndexError: there is no such record.
+            CorruptRecordError: a checksum does not match, or the payload is no image and label.
+        """
+        file, number = self.locate(index)
+        try:
+            return decode(self._payload(file, number))
+        except ValueError as error:
+            raise CorruptRecordError(self.paths[file], number, str(error)) from error
+
+    def label(self, index: int) -> int:
+        """The label alone, checksums checked, the image not decoded."""
+        file, number = self.locate(index)
+        try:
+            return parse(self._payload(file, number))[1]
+        except ValueError as error:
+            raise CorruptRecordError(self.paths[file], number, str(error)) from error
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """The file's place in ``paths`` and the record's number in it."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        file = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return file, int(index - self.starts[file])
+
+    def name(self, index: int) -> str:
+        """A record's name for messages: ``train.tfrecords record 17``."""
+        file, number = self.locate(index)
+        return f"{self.paths[file].name} record {number}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_descriptors": {}}
+
+    def __del__(self) -> None:
+        for descriptor in self.__dict__.get("_descriptors", {}).values():
+            os.close(descriptor)
+
+    def _payload(self, file: int, number: int) -> bytes:
+        """One record's payload, its checksums checked; ValueError says what is wrong."""
+        if file not in self._descriptors:
+            self._descriptors[file] = os.open(self.paths[file], os.O_RDONLY)
+        start, end = (int(offset) for offset in self.offsets[file][number : number + 2])
+        frame = os.pread(self._descriptors[file], end - start, start)
+        if len(frame) != end - start:
+            raise ValueError(f"the file has been cut short since it was opened (offset {start})")
+        if _length(frame[:HEADER]) != end - start - HEADER - FOOTER:
+            raise ValueError(f"its length field is damaged (offset {start})")
+        payload = frame[HEADER:-FOOTER]
+        if TFRecordWriter.masked_crc(payload) != frame[-FOOTER:]:
+            raise ValueError(f"its contents do not match their checksum (offset {start})")
+        return payload
+
+
+def scan(path: Path) -> np.ndarray:
+    """Offsets of a file's records and, last, of its end: int64.
+
+    Reads the length fields alone, through a window where records are small.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptRecordError: a length does not match its checksum, or the file ends too soon.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such record file")
+    offsets = [0]
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        window, start, offset = b"", 0, 0
+        while offset < size:
+            if offset + HEADER > start + len(window):
+                ahead = 1 << 22 if offset < 65536 * len(offsets) else HEADER
+                window, start = os.pread(file.fileno(), ahead, offset), offset
+            length = _length(window[offset - start : offset - start + HEADER])
+            number = len(offsets) - 1
+            if length is None and size - offset >= HEADER:
+                raise CorruptRecordError(path, number, f"its length is damaged (offset {offset})")
+            if length is None or offset + HEADER + length + FOOTER > size:
+                raise CorruptRecordError(
+                    path, number, f"the file ends inside it (offset {offset}, file {size} bytes)"
+                )
+            offset += HEADER + length + FOOTER
+            offsets.append(offset)
+    return np.array(offsets, dtype=np.int64)
+
+
+def _length(header: bytes) -> int | None:
+    """The length in a record's header; None if its checksum does not match."""
+    if len(header) != HEADER or TFRecordWriter.masked_crc(header[:8]) != header[8:]:
+        return None
+    return int(struct.unpack("<Q", header[:8])[0])
+
+
+def encode_image(image: np.ndarray, compact: bool) -> bytes:
+    """A record's ``image`` feature from an (H, W) image in 0–255.
+
+    Raises:
+        ValueError: it is not a grey image of uint8 or float32; compact, it is not whole numbers
+            0–255; not compact, it is not square (that form does not hold the shape).
+    """
+    if image.ndim != 2 or image.dtype not in (np.uint8, np.float32):
+        raise ValueError(
+            f"a record holds an (H, W) image of uint8 or float32, not {image.shape} {image.dtype}"
+        )
+    if not compact:
+        if image.shape[0] != image.shape[1]:
+            raise ValueError(f"the float32 form holds square images only, not {image.shape}")
+        return np.ascontiguousarray(image, dtype="<f4").tobytes()
+    if image.dtype != np.uint8:
+        whole = np.clip(image, 0, 255).astype(np.uint8)
+        if not np.array_equal(whole, image):
+            raise ValueError(
+                "a compact record holds whole numbers 0–255; write the float32 form (--float32)"
+            )
+        image = whole
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def example_bytes(image: bytes, label: int) -> bytes:
+    """A serialised ``tf.train.Example`` as TensorFlow writes it: ``label``, then ``image``.
+
+    Protocol buffers leave a map's order open and it changes from process to process, so the two
+    entries are serialised alone and joined. What encloses them, field 1 with a length, is the same
+    on the wire for ``Example.features`` as for a list of one byte string.
+    """
+    pb = example_pb2
+    label_entry = {"label": pb.Feature(int64_list=pb.Int64List(value=[int(label)]))}
+    image_entry = {"image": pb.Feature(bytes_list=pb.BytesList(value=[image]))}
+    entries = b"".join(
+        pb.Features(feature=entry).SerializeToString() for entry in (label_entry, image_entry)
+    )
+    return pb.BytesList(value=[entries]).SerializeToString()
+
+
+def parse(payload: bytes) -> tuple[bytes, int]:
+    """The ``image`` and ``label`` features of a serialised example; ValueError if it lacks them."""
+    try:
+        features = example_pb2.Example.FromString(payload).features.feature
+    except DecodeError as error:
+        raise ValueError("its contents are no tf.train.Example") from error
+    images = features["image"].bytes_list.value if "image" in features else ()
+    labels = features["label"].int64_list.value if "label" in features else ()
+    if len(images) != 1 or len(labels) != 1:
+        raise ValueError(
+            "expected one byte string 'image' and one int64 'label', "
+            f"found the features {sorted(features)}"
+        )
+    return images[0], int(labels[0])
+
+
+def decode(payload: bytes) -> tuple[np.ndarray, int]:
+    """Image and label of a serialised example; ValueError if the image cannot be made out."""
+    image, label = parse(payload)
+    if image.startswith(PNG_SIGNATURE):
+        try:
+            return read_png(io.BytesIO(image)), label
+        except OSError as error:
+            raise ValueError(f"its PNG image cannot be read: {error}") from error
+    side = math.isqrt(len(image) // 4)
+    if not side or 4 * side * side != len(image):
+        raise ValueError(f"its image of {len(image)} bytes is neither PNG nor square float32")
+    return np.frombuffer(image, dtype="<f4").reshape(side, side), label
+
+
+def read_png(source: BinaryIO | Path) -> np.ndarray:
+    """A PNG file's image, (H, W) uint8; of a colour image the first channel.
+
+    Raises:
+        OSError: it cannot be read, or is not an image of 8 bits.
+    """
+    try:
+        with Image.open(source, formats=("PNG",)) as image:
+            if image.mode not in ("L", "RGB", "RGBA", "LA"):
+                raise OSError(f"a PNG of 8-bit grey is expected, not of mode {image.mode}")
+            pixels: np.ndarray = np.asarray(image)
+    except UnidentifiedImageError as error:
+        raise OSError("not a PNG image") from error
+    except (SyntaxError, ValueError, EOFError) as error:  # what a damaged PNG raises
+        raise OSError(str(error)) from error
+    return pixels if pixels.ndim == 2 else pixels[..., 0]
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename in ``folder`` last over a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _open_alone(path: Path) -> BinaryIO:
+    """``path`` emptied and open for writing by this process alone; BlockingIOError if it is not."""
+    file = open(path, "ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            raise BlockingIOError  # another process finished and renamed it a moment ago
+        file.truncate(0)
+    except OSError:
+        file.close()
+        raise
+    return file
