@@ -1,0 +1,289 @@
+"""The horizontal convolution: one large kernel, used many times in a pass.
+
+The circuit applies the same K×K×15×15 kernel twice at each of eight timesteps. Here the kernel is
+prepared once a pass and then applied to as many activities as the circuit likes::
+
+    kernel = HorizontalKernel(W, symmetric=True)
+    C1 = kernel(H2 * G1)            # (N, K, H, W) -> (N, K, H, W)
+    C2 = kernel(H1)
+
+Three methods give the same numbers to rounding. ``direct`` is PyTorch's own convolution, the plain
+reference. ``fft`` multiplies spectra: the kernel's is computed once and shared by every
+application, and the kernel's gradient is summed over applications in the frequency domain and
+brought back once. ``triton`` (layers/spectral_triton.py) is the same product on a CUDA device, with
+the transforms as matrix products on its matrix units. :func:`horizontal_method` forces one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import math
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+METHODS = ("auto", "direct", "fft")
+_forced: contextvars.ContextVar[str] = contextvars.ContextVar("horizontal_method", default="auto")
+
+# From here up, by the kernel's taps (height × width), `fft` is the faster one (benchmarks/scaling).
+FFT_TAPS_CPU = 25
+FFT_TAPS_CUDA = 81
+
+
+@contextlib.contextmanager
+def horizontal_method(method: str) -> Iterator[None]:
+    """Within the block, every kernel made without a method of its own uses this one.
+
+    ``method``: 'auto' (chosen by shape and device), 'direct' or 'fft'. Raises ValueError for
+    another name.
+    """
+    token = _forced.set(_known(method))
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def _known(method: str) -> str:
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
+    return method
+
+
+def same_padding(size: int) -> tuple[int, int]:
+    """Zeros (before, after) that keep an axis' length: TensorFlow's rule, 20 → (9, 10)."""
+    return (size - 1) // 2, size // 2
+
+
+class HorizontalKernel:
+    """A kernel prepared for one pass, to be called on activities.
+
+    Args:
+        W: (K_out, K_in, h, w), float32 or float64; any sizes, even ones too.
+        symmetric: the gradient that reaches W is ½(g + gᵀ) over in and out channels, so that a
+            kernel that starts symmetric stays so (SPEC 5, `symmetric_weights`).
+        method: None (what :func:`horizontal_method` says, 'auto' by default) or a method's name.
+
+    Calling it: activity (N, K_in, H, W) → (N, K_out, H, W), same padding, stride 1. Its spectrum
+    is made at the first call for an image size and kept; make a new object after W has changed.
+
+    Raises ValueError when W is not square over channels although `symmetric`, when W is not
+    four-dimensional, or when an activity's channels or type differ from the kernel's.
+    """
+
+    def __init__(self, W: Tensor, symmetric: bool = False, method: str | None = None):
+        if W.dim() != 4:
+            raise ValueError(f"W has shape {tuple(W.shape)}; expected (K_out, K_in, h, w)")
+        if symmetric and W.shape[0] != W.shape[1]:
+            raise ValueError(
+                f"a symmetric W needs as many output as input channels, got {tuple(W.shape)}"
+            )
+        self.W = _SymmetricGradient.apply(W) if symmetric else W
+        self.method = _known(method or _forced.get())
+        self._spectra: dict[_Plan, tuple[Tensor, _GradientSum]] = {}
+
+    def __call__(self, activity: Tensor) -> Tensor:
+        self._check(activity)
+        height, width = activity.shape[-2:]
+        if self.method_for(activity) == "direct":
+            return direct_convolution(activity, self.W)
+        plan = _Plan.of(height, width, *self.W.shape[-2:])
+        if plan not in self._spectra:
+            self._spectra[plan] = (_Spectrum.apply(self.W, plan), _GradientSum())
+        spectrum, gradient_sum = self._spectra[plan]
+        return _SpectralConvolution.apply(activity, spectrum, plan, gradient_sum)
+
+    def method_for(self, activity: Tensor) -> str:
+        """The method a call on this activity takes: 'direct' or 'fft'."""
+        if self.method != "auto":
+            return self.method
+        if activity.dtype not in (torch.float32, torch.float64) or activity.numel() == 0:
+            return "direct"
+        taps = self.W.shape[-2] * self.W.shape[-1]
+        return "fft" if taps >= (FFT_TAPS_CUDA if activity.is_cuda else FFT_TAPS_CPU) else "direct"
+
+    def _check(self, activity: Tensor) -> None:
+        if activity.dim() != 4 or activity.shape[1] != self.W.shape[1]:
+            raise ValueError(
+                f"activity has shape {tuple(activity.shape)}; expected "
+                f"(N, {self.W.shape[1]}, H, W) for a kernel of shape {tuple(self.W.shape)}"
+            )
+        if activity.dtype != self.W.dtype:
+            raise ValueError(f"activity is {activity.dtype} and W {self.W.dtype}; make them alike")
+
+
+def direct_convolution(activity: Tensor, W: Tensor) -> Tensor:
+    """The plain reference: PyTorch's convolution with same padding. Shapes as the kernel's call."""
+    top, bottom = same_padding(W.shape[-2])
+    left, right = same_padding(W.shape[-1])
+    if (top, left) == (bottom, right):
+        return F.conv2d(activity, W, padding=(top, left))
+    return F.conv2d(F.pad(activity, (left, right, top, bottom)), W)
+
+
+class _SymmetricGradient(torch.autograd.Function):
+    """W itself; its gradient is averaged with its transpose over in and out channels."""
+
+    @staticmethod
+    def forward(ctx, W):
+        return W.view_as(W)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 0.5 * (grad + grad.transpose(0, 1))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The sizes of one spectral convolution: image, kernel, and the transform's length each way.
+
+    Same padding reads at most `reach` pixels past an edge, so a transform of that much more than
+    the image wraps nothing into the result.
+    """
+
+    height: int
+    width: int
+    taps_y: int
+    taps_x: int
+    rows: int
+    columns: int
+
+    @classmethod
+    def of(cls, height: int, width: int, taps_y: int, taps_x: int) -> _Plan:
+        rows = fast_length(height + same_padding(taps_y)[1])
+        columns = fast_length(width + same_padding(taps_x)[1])
+        return cls(height, width, taps_y, taps_x, rows, columns)
+
+    def waves(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """exp(iθd) of every frequency at every tap: (rows, taps_y) and (columns // 2 + 1, taps_x),
+        d counted from the tap that lies on the output's pixel."""
+        down = _waves(self.rows, self.rows, self.taps_y, like)
+        along = _waves(self.columns, self.columns // 2 + 1, self.taps_x, like)
+        return down, along
+
+
+def _waves(length: int, frequencies: int, taps: int, like: Tensor) -> Tensor:
+    d = torch.arange(taps, dtype=torch.float64) - same_padding(taps)[0]
+    k = torch.arange(frequencies, dtype=torch.float64)
+    turn = torch.remainder(torch.outer(k, d), length) / length
+    waves = torch.polar(torch.ones_like(turn), 2 * math.pi * turn)
+    return waves.to(device=like.device, dtype=like.dtype.to_complex())
+
+
+def fast_length(least: int) -> int:
+    """The smallest even number from `least` up without a prime factor above 5."""
+    n = least + least % 2
+    while True:
+        rest = n
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return n
+        n += 2
+
+
+class _GradientSum:
+    """Where one pass's applications add up the gradient of the spectrum they share.
+
+    Autograd would add sixteen large tensors; instead the first application to run backward hands
+    its tensor to autograd and the others add into that same one. Only autograd keeps it alive, so
+    a pass that was broken off, or that asked for no gradient of W, leaves nothing behind.
+    """
+
+    def __init__(self) -> None:
+        self._tensor: weakref.ref[Tensor] | None = None
+
+    def add(self, left: Tensor, right: Tensor) -> Tensor | None:
+        """Add left @ right; returns the new sum to hand to autograd, None if it holds one."""
+        held = self._tensor() if self._tensor else None
+        if held is not None:
+            held.baddbmm_(left, right)
+            return None
+        held = torch.bmm(left, right)
+        self._tensor = weakref.ref(held)
+        return held
+
+
+class _Spectrum(torch.autograd.Function):
+    """W (O, I, h, w) → its conjugate spectrum (frequencies, O, I), frequencies = rows × half row.
+
+    The gradient it receives is the sum over images of conj(Ĝ) X̂, the half plane's terms once.
+    """
+
+    @staticmethod
+    def forward(ctx, W, plan):
+        ctx.plan, ctx.shape, ctx.like = plan, W.shape, W.new_empty(0)
+        outputs, inputs = W.shape[:2]
+        down, along = plan.waves(W)
+        taps = W.permute(2, 3, 0, 1).reshape(plan.taps_y, plan.taps_x, -1).to(along.dtype)
+        half = torch.matmul(along, taps)  # (taps_y, half row, O·I)
+        full = down @ half.reshape(plan.taps_y, -1)  # (rows, half row · O·I)
+        return full.view(-1, outputs, inputs)
+
+    @staticmethod
+    def backward(ctx, grad):
+        _refuse_double_backward()
+        plan = ctx.plan
+        down, along = plan.waves(ctx.like)
+        half_row = plan.columns // 2 + 1
+        columns = down.t() @ grad.reshape(plan.rows, -1)  # (taps_y, half row · O·I)
+        weight = along.new_full((half_row, 1), 2 / (plan.rows * plan.columns))
+        weight[0] /= 2
+        weight[-1] /= 2
+        along = (along * weight).t()
+        taps = torch.matmul(along, columns.view(plan.taps_y, half_row, -1)).real
+        return taps.view(plan.taps_y, plan.taps_x, *ctx.shape[:2]).permute(2, 3, 0, 1), None
+
+
+class _SpectralConvolution(torch.autograd.Function):
+    """Activity (N, I, H, W) and a spectrum (frequencies, O, I) → (N, O, H, W)."""
+
+    @staticmethod
+    def forward(ctx, activity, spectrum, plan, gradient_sum):
+        transformed = _transform(activity, plan)  # (frequencies, I, N)
+        out = _inverse(torch.bmm(spectrum, transformed), plan)
+        ctx.plan, ctx.gradient_sum = plan, gradient_sum
+        ctx.save_for_backward(spectrum, transformed if ctx.needs_input_grad[1] else None)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        _refuse_double_backward()
+        spectrum, transformed = ctx.saved_tensors
+        conjugate = _transform(grad, ctx.plan).conj()  # (frequencies, O, N)
+        grad_spectrum = grad_activity = None
+        if ctx.needs_input_grad[0]:
+            product = torch.bmm(spectrum.transpose(1, 2), conjugate)
+            grad_activity = _inverse(product.conj(), ctx.plan)
+        if ctx.needs_input_grad[1]:
+            grad_spectrum = ctx.gradient_sum.add(conjugate, transformed.transpose(1, 2))
+        return grad_activity, grad_spectrum, None, None
+
+
+def _transform(activity: Tensor, plan: _Plan) -> Tensor:
+    """(N, K, H, W) → (frequencies, K, N): channels and images of a frequency together."""
+    images, channels = activity.shape[:2]
+    spectrum = torch.fft.rfft2(activity, (plan.rows, plan.columns))
+    return spectrum.permute(2, 3, 1, 0).reshape(-1, channels, images)
+
+
+def _inverse(product: Tensor, plan: _Plan) -> Tensor:
+    """(frequencies, K, N) → (N, K, H, W)."""
+    channels, images = product.shape[1:]
+    spectrum = product.view(plan.rows, plan.columns // 2 + 1, channels, images).permute(3, 2, 0, 1)
+    full = torch.fft.irfft2(spectrum, (plan.rows, plan.columns))
+    return full[..., : plan.height, : plan.width].contiguous()
+
+
+def _refuse_double_backward() -> None:
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "the spectral horizontal convolution has no second derivative; for double backward "
+            "(create_graph=True) run the forward pass within horizontal_method('direct')"
+        )
