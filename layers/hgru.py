@@ -1,0 +1,317 @@
+"""The horizontal gated recurrent unit (Linsley et al., NeurIPS 2018, arXiv:1805.08315).
+
+One layer gives the six circuits of the 2018 release; each is a choice of options.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from layers import initial
+from layers.horizontal import HorizontalKernel
+from layers.normalisation import BatchNormalisation
+
+NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": F.relu,
+    "selu": F.selu,
+    "leaky_relu": lambda z: F.leaky_relu(z, 0.2),
+    "sigmoid": torch.sigmoid,
+    "hard_tanh": lambda z: z.clamp(0, 1),
+    "relu6": F.relu6,
+}
+HIDDEN_INITS = ("random", "identity", "zeros", "learned")
+LETTERS = ("alpha", "mu", "gamma", "kappa", "omega")
+
+
+class HGRU(nn.Module):
+    r"""A horizontal gated recurrent unit.
+
+    At each step t (⊛ convolution, same padding; σ the logistic function; products elementwise;
+    Greek letters one number a channel)::
+
+        G1 = σ(BN(U1 ⊛ H2 + b_gain))
+        C1 = BN(W1 ⊛ (H2 G1))
+        H1 = f(X − (α H2 + μ) C1)
+        G2 = σ(BN(U2 ⊛ H1 + b_mix))
+        C2 = BN(W2 ⊛ H1)
+        E  = γ C2
+        Ĥ  = f(κ (H1 + E) + ω H1 E)
+        H2 = G2 H2 + (1 − G2) Ĥ               with adaptation: then H2 ← η_t H2
+
+    Shapes: feedforward drive X (N, K, H, W) → hidden state H2 (N, K, H, W).
+
+    Args:
+        channels: K.
+        timesteps: T, at least 1. The attribute may be changed later, up to the T that the layer
+            was built with where η or the normalisation is a step's own.
+        h_ext: width of the horizontal kernel W in pixels.
+        separate_kernels: two kernels, W1 and W2, instead of one W for both.
+        recurrent_nl: f; one of ``NONLINEARITIES``.
+        gate_nl: σ; one of ``NONLINEARITIES``.
+        gate_filter: width of the gates' kernels U1, U2 in pixels.
+        symmetric_weights: W starts as ½(W + Wᵀ) over in and out channels, and its gradient is
+            symmetrised likewise, so it stays symmetric.
+        symmetric_gate_weights: the same for U1 and U2.
+        symmetric_inits: whether symmetric kernels start symmetric.
+        normal_initializer: Xavier values from a truncated normal rather than a uniform
+            distribution.
+        gate_bias_init: ``'chronos'`` (b_gain = −log u, u uniform on 1…T − 1; b_mix = −b_gain);
+            anything else gives −1 and +1.
+        hidden_init: H2 before the first step: ``'random'`` (drawn afresh at every pass: small
+            noise), ``'identity'`` (X), ``'zeros'`` or ``'learned'`` (one number a channel).
+        alpha, mu, gamma: False makes the letter the constant 1.
+        lesion_alpha, lesion_mu, lesion_kappa, lesion_omega: the letter is the constant 0.
+        multiplicative_excitation: False gives Ĥ = f(H1 + E), without κ and ω.
+        adaptation: scale H2 by η_t after each step.
+        constrain: ``constrain_letters`` clips the letters to ≥ 0 (call it after each update).
+        batch_norm: normalise gates and convolutions inside the circuit (scale only, no shift).
+        reuse: one normalisation shared by all steps, rather than its own at each step.
+        batch_norm_validation: normalise evaluation by the ``'batch'`` at hand (the original's way)
+            or by ``'running'`` averages.
+        generator: source of the initial values.
+
+    Attributes:
+        noise_generator: source of the random hidden state (None: PyTorch's default generator).
+        draw_images, draw_offset: where the images at hand are images ``draw_offset``… of a total
+            batch of ``draw_images`` (several processes), so that all draw what one would.
+        lesioned: letters that are held at 0 at present, whatever was learned (see ``lesion``).
+        probe: None, or a function called at each step with (t, tensors by symbol).
+
+    Raises:
+        ValueError: an option has a value that is not known.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        timesteps: int = 8,
+        h_ext: int = 15,
+        *,
+        separate_kernels: bool = False,
+        recurrent_nl: str = "tanh",
+        gate_nl: str = "sigmoid",
+        gate_filter: int = 1,
+        symmetric_weights: bool = True,
+        symmetric_gate_weights: bool = False,
+        symmetric_inits: bool = True,
+        normal_initializer: bool = True,
+        gate_bias_init: str = "chronos",
+        hidden_init: str = "random",
+        alpha: bool = True,
+        mu: bool = True,
+        gamma: bool = True,
+        lesion_alpha: bool = False,
+        lesion_mu: bool = False,
+        lesion_kappa: bool = False,
+        lesion_omega: bool = False,
+        multiplicative_excitation: bool = True,
+        adaptation: bool = False,
+        constrain: bool = False,
+        batch_norm: bool = False,
+        reuse: bool = True,
+        batch_norm_validation: str = "batch",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        _check_choice("recurrent_nl", recurrent_nl, NONLINEARITIES)
+        _check_choice("gate_nl", gate_nl, NONLINEARITIES)
+        _check_choice("hidden_init", hidden_init, HIDDEN_INITS)
+        for name, size in (
+            ("channels", channels), ("timesteps", timesteps), ("h_ext", h_ext),
+            ("gate_filter", gate_filter),
+        ):  # fmt: skip
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, found {size!r}")
+        self.channels = channels
+        self.timesteps = timesteps
+        self.h_ext = h_ext
+        self.separate_kernels = separate_kernels
+        self.recurrent_nl = recurrent_nl
+        self.gate_nl = gate_nl
+        self.gate_filter = gate_filter
+        self.symmetric_weights = symmetric_weights
+        self.symmetric_gate_weights = symmetric_gate_weights
+        self.hidden_init = hidden_init
+        self.normal_initializer = normal_initializer
+        self.multiplicative_excitation = multiplicative_excitation
+        self.adaptation = adaptation
+        self.constrain = constrain
+        self.batch_norm = batch_norm
+        self.reuse = reuse
+        self.noise_generator: torch.Generator | None = None
+        self.draw_images: int | None = None
+        self.draw_offset = 0
+        self.lesioned: frozenset[str] = frozenset()
+        self.probe: Callable[[int, dict[str, Tensor]], None] | None = None
+
+        K, T, uniform = channels, timesteps, not normal_initializer
+
+        # Kernels: W1, W2 horizontal, U1, U2 of the gates; (K out, K in, h, w).
+        def start(size: int, stays_symmetric: bool) -> nn.Parameter:
+            weight = initial.kernel(K, K, size, uniform, generator)
+            return nn.Parameter(
+                initial.symmetric(weight) if stays_symmetric and symmetric_inits else weight
+            )
+
+        self.W1 = start(h_ext, symmetric_weights)
+        if separate_kernels:
+            self.W2 = start(h_ext, symmetric_weights)
+        self.U1 = start(gate_filter, symmetric_gate_weights)
+        self.U2 = start(gate_filter, symmetric_gate_weights)
+        if gate_bias_init == "chronos":
+            gain_bias = initial.chronos(K, T, generator)
+        else:
+            gain_bias = -torch.ones(K)
+        self.b_gain = nn.Parameter(gain_bias)
+        self.b_mix = nn.Parameter(-gain_bias)
+
+        # Greek letters: a parameter (K, 1, 1), or a constant where switched off or lesioned.
+        def letter(on: bool, lesioned: bool) -> nn.Parameter | float:
+            if lesioned:
+                return 0.0
+            return nn.Parameter(initial.letter(K, uniform, generator)) if on else 1.0
+
+        self.alpha = letter(alpha, lesion_alpha)
+        self.mu = letter(mu, lesion_mu)
+        self.gamma = letter(gamma, False)
+        self.kappa = letter(multiplicative_excitation, lesion_kappa)
+        self.omega = letter(multiplicative_excitation, lesion_omega)
+        if adaptation:
+            self.eta = nn.Parameter(torch.empty(T).uniform_(0, 1, generator=generator))
+        if hidden_init == "learned":
+            self.hidden = nn.Parameter(initial.letter(K, uniform, generator))
+        if batch_norm:
+            self.norms = nn.ModuleDict(
+                {
+                    name: nn.ModuleList(
+                        BatchNormalisation(
+                            K, scale=0.1, shift=False, momentum=0.001,
+                            validation=batch_norm_validation,
+                        )
+                        for _ in range(1 if reuse else T)
+                    )
+                    for name in ("g1", "c1", "g2", "c2")
+                }
+            )  # fmt: skip
+
+    def forward(self, X: Tensor) -> Tensor:
+        self._check(X)
+        f, σ = NONLINEARITIES[self.recurrent_nl], NONLINEARITIES[self.gate_nl]
+        α, μ, γ, κ, ω = (self._letter(name) for name in LETTERS)
+        W1, W2 = self._horizontal_kernels()
+        U1, U2 = self._gate_kernels()
+        b_gain, b_mix = self.b_gain, self.b_mix
+        BN = self._normalise
+
+        H2 = self.initial_hidden(X)  # (N, K, H, W), as is every capital below
+        for t in range(self.timesteps):
+            G1 = σ(BN("g1", t, F.conv2d(H2, U1, b_gain, padding="same")))
+            C1 = BN("c1", t, W1(H2 * G1))
+            H1 = f(X - (α * H2 + μ) * C1)
+            G2 = σ(BN("g2", t, F.conv2d(H1, U2, b_mix, padding="same")))
+            C2 = BN("c2", t, W2(H1))
+            E = γ * C2
+            if self.multiplicative_excitation:
+                Ĥ = f(κ * (H1 + E) + ω * H1 * E)
+            else:
+                Ĥ = f(H1 + E)
+            H2 = G2 * H2 + (1 - G2) * Ĥ
+            if self.adaptation:
+                H2 = self.eta[t] * H2
+            if self.probe is not None:
+                self.probe(t, {"G1": G1, "C1": C1, "H1": H1, "G2": G2, "C2": C2, "H2": H2})
+        return H2
+
+    def initial_hidden(self, X: Tensor) -> Tensor:
+        """H2 before the first step, by ``hidden_init``; shaped as X (N, K, H, W)."""
+        if self.hidden_init == "identity":
+            return X
+        if self.hidden_init == "zeros":
+            return torch.zeros_like(X)
+        if self.hidden_init == "learned":
+            return self.hidden.expand_as(X)
+        n, K, height, width = X.shape
+        total = self.draw_images or n
+        noise = X.new_empty(total, K, height, width)
+        # The original's rule takes the shape (N, H, W, K) for a kernel's (h, w, in, out).
+        fan = (total, height, width, K)
+        initial.xavier_(noise, fan, not self.normal_initializer, self.noise_generator)
+        return noise[self.draw_offset : self.draw_offset + n]
+
+    def lesion(self, *letters: str) -> None:
+        """Hold these letters at 0 from now on, whatever was learned; none lifts all lesions.
+
+        Args:
+            letters: any of ``LETTERS`` (κ and ω only with ``multiplicative_excitation``).
+
+        Raises:
+            ValueError: this circuit has no letter of that name.
+        """
+        known = LETTERS if self.multiplicative_excitation else ("alpha", "mu", "gamma")
+        for name in letters:
+            _check_choice("a letter to lesion", name, known)
+        self.lesioned = frozenset(letters)
+
+    def letters(self) -> dict[str, Tensor]:
+        """The letters that are parameters, each (K, 1, 1), by name."""
+        found = {name: getattr(self, name) for name in LETTERS}
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+    @torch.no_grad()
+    def constrain_letters(self) -> None:
+        """With ``constrain``: clip the letters to ≥ 0. Call it after each update."""
+        if self.constrain:
+            for value in self.letters().values():
+                value.clamp_(min=0)
+
+    def _letter(self, name: str) -> Tensor | float:
+        return 0.0 if name in self.lesioned else getattr(self, name)
+
+    def _horizontal_kernels(self) -> tuple[HorizontalKernel, HorizontalKernel]:
+        W1 = HorizontalKernel(self.W1, symmetric=self.symmetric_weights)
+        if not self.separate_kernels:
+            return W1, W1
+        return W1, HorizontalKernel(self.W2, symmetric=self.symmetric_weights)
+
+    def _gate_kernels(self) -> tuple[Tensor, Tensor]:
+        if self.symmetric_gate_weights:
+            return initial.symmetric_gradient(self.U1), initial.symmetric_gradient(self.U2)
+        return self.U1, self.U2
+
+    def _normalise(self, name: str, t: int, x: Tensor) -> Tensor:
+        if not self.batch_norm:
+            return x
+        return self.norms[name][0 if self.reuse else t](x)
+
+    def _check(self, X: Tensor) -> None:
+        if X.dim() != 4 or X.shape[1] != self.channels:
+            raise ValueError(
+                f"feedforward drive must have the shape (N, {self.channels}, H, W), "
+                f"found {tuple(X.shape)}"
+            )
+        built = len(self.eta) if self.adaptation else self.timesteps
+        if self.batch_norm and not self.reuse:
+            built = len(self.norms["g1"])
+        if self.timesteps > built:
+            raise ValueError(
+                f"timesteps is {self.timesteps}, but this layer has η or normalisation for "
+                f"{built} steps only"
+            )
+
+    def extra_repr(self) -> str:
+        lesions = [n for n in LETTERS if isinstance(getattr(self, n), float)]
+        return (
+            f"{self.channels}, timesteps={self.timesteps}, h_ext={self.h_ext}, "
+            f"recurrent_nl={self.recurrent_nl!r}, hidden_init={self.hidden_init!r}, "
+            f"separate_kernels={self.separate_kernels}, adaptation={self.adaptation}, "
+            f"batch_norm={self.batch_norm}, reuse={self.reuse}, "
+            f"constant_letters={[f'{n}={getattr(self, n):g}' for n in lesions]}"
+        )
+
+
+def _check_choice(name: str, found: str, known) -> None:
+    if found not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}; found {found!r}")

@@ -1,0 +1,104 @@
+"""Batch normalisation by the original's rules (TensorFlow's), over one process or several."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EPSILON = 1e-3
+
+
+class BatchNormalisation(nn.Module):
+    """Normalise each channel by mean and variance over images and positions, then scale and shift.
+
+    Shapes: (N, K, H, W) or (N, K) → the same.
+
+    Args:
+        channels: K.
+        scale: starting value of the scale (``weight``).
+        shift: whether there is a shift (``bias``), starting at 0.
+        momentum: share by which the running averages move at each use in training.
+        validation: what evaluation normalises by: ``'running'`` averages or the ``'batch'`` at
+            hand, as the original's circuits do.
+        biased_running_variance: the running variance takes the batch's variance over n rather than
+            over n − 1.
+
+    Attributes:
+        over_ranks: None, or a function that turns this process's (mean, variance, count) into
+            those of the batch over all processes, differentiably (set by ``training``).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        scale: float = 1.0,
+        shift: bool = True,
+        momentum: float = 0.01,
+        validation: str = "running",
+        biased_running_variance: bool = False,
+    ) -> None:
+        super().__init__()
+        if validation not in ("running", "batch"):
+            raise ValueError(f"validation must be 'running' or 'batch', found {validation!r}")
+        self.momentum = momentum
+        self.validation = validation
+        self.biased_running_variance = biased_running_variance
+        self.over_ranks: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]] | None = (
+            None
+        )
+        self.weight = nn.Parameter(torch.full((channels,), scale))
+        self.bias = nn.Parameter(torch.zeros(channels)) if shift else None
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training and self.validation == "running":
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=EPSILON
+            )
+        if self.over_ranks is None:
+            return self._by_this_process(x)
+        return self._by_all_processes(x)
+
+    def _by_this_process(self, x: Tensor) -> Tensor:
+        count = x.numel() // x.shape[1]
+        mean, variance = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
+        # With momentum 1 the kernel hands back the batch's mean and its variance over n − 1.
+        y = torch.batch_norm(
+            x, self.weight, self.bias, mean, variance, True, 1.0, EPSILON,
+            torch.backends.cudnn.enabled,
+        )  # fmt: skip
+        if self.training:
+            if count == 1:
+                variance.zero_()  # over n − 1 it is 0 / 0
+            elif self.biased_running_variance:
+                variance.mul_((count - 1) / count)
+            self._move_running_averages(mean, variance)
+        return y
+
+    def _by_all_processes(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
+        mean, variance, count = self.over_ranks(mean, variance, x.numel() // x.shape[1])
+        if self.training:
+            unbiased = variance * (count / (count - 1).clamp(min=1))
+            moving = variance if self.biased_running_variance else unbiased
+            self._move_running_averages(mean, moving)
+
+        def per_channel(v: Tensor) -> Tensor:
+            return v.view((1, -1) + (1,) * (x.dim() - 2))
+
+        y = (x - per_channel(mean)) * per_channel(self.weight * torch.rsqrt(variance + EPSILON))
+        return y if self.bias is None else y + per_channel(self.bias)
+
+    @torch.no_grad()
+    def _move_running_averages(self, mean: Tensor, variance: Tensor) -> None:
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{len(self.weight)}, shift={self.bias is not None}, momentum={self.momentum}, "
+            f"validation={self.validation!r}"
+        )

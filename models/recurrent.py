@@ -1,0 +1,46 @@
+"""The recurrent network of the 2018 release: Gabor drive → hGRU → normalisation → readout."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layers.gabor import GaborDrive
+from layers.hgru import HGRU
+from layers.normalisation import BatchNormalisation
+from layers.readout import Readout
+
+
+class RecurrentNetwork(nn.Module):
+    """Decides whether the two discs of a Pathfinder image lie on one contour.
+
+    Shapes: images (N, 1, H, W), float32 in 0–1 → logits (N, 2) for label 0 and 1, and activity
+    (N, 25, H, W), the hGRU's H2 after its normalisation.
+
+    Args:
+        gabor_size: width of the Gabor kernels in pixels.
+        generator: source of the initial values.
+        options: those of :class:`layers.hgru.HGRU`.
+    """
+
+    def __init__(
+        self, gabor_size: int = 7, generator: torch.Generator | None = None, **options: Any
+    ) -> None:
+        super().__init__()
+        self.drive = GaborDrive(gabor_size)
+        self.hgru = HGRU(self.drive.channels, generator=generator, **options)
+        self.norm = BatchNormalisation(self.drive.channels)
+        self.readout = Readout(self.drive.channels, generator)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        X = self.drive(images)
+        activity = self.norm(self.hgru(X))
+        return self.readout(activity), activity
+
+    def set_generator(self, generator: torch.Generator | None) -> None:
+        """Draw the random hidden state from this generator (None: PyTorch's default one)."""
+        self.hgru.noise_generator = generator
+
+    def constrain(self) -> None:
+        """Apply what the options demand of the parameters after each update."""
+        self.hgru.constrain_letters()

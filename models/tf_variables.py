@@ -1,0 +1,218 @@
+"""Exchange of weights with the original: its variable names, its layouts (h × w × in × out).
+
+Works on the seven networks, whose names begin ``cnn/``, and on a bare hGRU layer, whose names
+begin ``hgru_1_hgru_weights/``.
+"""
+
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from layers.hgru import HGRU
+from layers.normalisation import BatchNormalisation
+from models.feedforward import FeedforwardNetwork
+from models.recurrent import RecurrentNetwork
+
+LAYER = "hgru_1"
+
+
+class _Layout(NamedTuple):
+    """How the axes of a tensor here lie in the original's variable: axes, then shape."""
+
+    axes: tuple[int, ...]
+    lead: int = 0  # axes of length 1 that the original has in front
+
+    def to_original(self, tensor: Tensor) -> np.ndarray:
+        moved = tensor.detach().cpu().permute(self.axes).contiguous().numpy().copy()
+        return moved.reshape((1,) * self.lead + moved.shape)
+
+    def from_original(self, array: np.ndarray, tensor: Tensor) -> Tensor:
+        moved = torch.from_numpy(np.ascontiguousarray(array)).reshape(array.shape[self.lead :])
+        return moved.permute(tuple(np.argsort(self.axes)))
+
+
+_KERNEL = _Layout((2, 3, 1, 0))  # (out, in, h, w) → (h, w, in, out)
+_LETTER = _Layout((1, 2, 0), lead=1)  # (K, 1, 1) → (1, 1, 1, K)
+_BIAS = _Layout((0,), lead=3)  # (K,) → (1, 1, 1, K)
+_VECTOR = _Layout((0,))
+_MATRIX = _Layout((1, 0))  # (out, in) → (in, out)
+
+_Counterparts = dict[str, tuple[Tensor, _Layout]]
+
+
+def tf_variables(model: nn.Module) -> dict[str, np.ndarray]:
+    """The model's weights and running averages as the original's variables.
+
+    Returns:
+        float32 arrays in the original's layouts, by its names
+        (``'cnn/input/hgru_1_hgru_weights/hgru_1_horizontal:0'`` …), as copies.
+    """
+    return {
+        name: layout.to_original(tensor) for name, (tensor, layout) in counterparts(model).items()
+    }
+
+
+@torch.no_grad()
+def load_tf_variables(model: nn.Module, variables: Mapping[str, np.ndarray]) -> None:
+    """Set the model's weights and running averages from the original's variables.
+
+    Nothing is changed unless everything fits. Running averages may be missing (the release did not
+    always save them); the model then keeps its own, with a warning.
+
+    Args:
+        variables: arrays by the original's names, with or without the trailing ``:0``.
+
+    Raises:
+        ValueError: a name has no counterpart in the model, an array has another shape or is not
+            of real numbers, or a weight of the model is missing; all of them are named.
+    """
+    ours = counterparts(model)
+    given = {name if name.endswith(":0") else f"{name}:0": v for name, v in variables.items()}
+    problems, found = [], {}
+    for name, array in given.items():
+        array = np.asarray(array)
+        if name not in ours:
+            problems.append(f"{name} has no counterpart in {type(model).__name__}")
+            continue
+        tensor, layout = ours[name]
+        expected = layout.to_original(tensor).shape
+        if array.shape != expected:
+            problems.append(f"{name} has the shape {array.shape}, expected {expected}")
+        elif array.dtype.kind not in "fiu":
+            problems.append(f"{name} holds {array.dtype}, expected real numbers")
+        else:
+            found[name] = layout.from_original(array, tensor)
+    missing = [name for name in ours if name not in given]
+    averages = [name for name in missing if "/moving_" in name]
+    problems += [f"{name} is missing" for name in missing if name not in averages]
+    if problems:
+        raise ValueError("these variables do not fit: " + "; ".join(problems))
+    if averages:
+        warnings.warn(
+            f"running averages not given, the model keeps its own: {', '.join(averages)}",
+            stacklevel=2,
+        )
+    for name, value in found.items():
+        ours[name][0].copy_(value)
+
+
+def load_npy_folder(
+    model: nn.Module, folder: str | Path, label: str | None = None, step: int | None = None
+) -> tuple[str, int]:
+    """Set the model's weights from ``.npy`` files that the original saved.
+
+    The files are named ``<label>_<step>_<variable name with / as _>.npy``.
+
+    Args:
+        folder: where they lie.
+        label: which run, where the folder holds several.
+        step: which step of it; None takes the last.
+
+    Returns:
+        (label, step) of what was loaded.
+
+    Raises:
+        FileNotFoundError: the folder holds no such files.
+        ValueError: it holds several runs and none was named, or the files do not fit the model.
+    """
+    folder = Path(folder)
+    names = {re.sub(":0$", "", name).replace("/", "_"): name for name in counterparts(model)}
+    pattern = re.compile(r"(?P<label>.+?)_(?P<step>\d+)_(?P<name>cnn_.+?|hgru_.+?)(:0|_0)?\.npy")
+    sets: dict[tuple[str, int], dict[str, Path]] = {}
+    for file in sorted(folder.glob("*.npy")):
+        match = pattern.fullmatch(file.name)
+        if match:
+            key = (match["label"], int(match["step"]))
+            sets.setdefault(key, {})[match["name"]] = file
+    chosen = [k for k in sets if label in (None, k[0]) and step in (None, k[1])]
+    if not chosen:
+        raise FileNotFoundError(
+            f"{folder} holds no files <label>_<step>_<variable>.npy for label {label or 'any'}, "
+            f"step {'any' if step is None else step}"
+        )
+    if len({k[0] for k in chosen}) > 1:
+        labels = ", ".join(sorted({k[0] for k in chosen}))
+        raise ValueError(f"{folder} holds several runs ({labels}): name one as label")
+    key = max(chosen, key=lambda k: k[1])
+    variables = {
+        names.get(name, name): np.load(file, allow_pickle=False)
+        for name, file in sets[key].items()
+    }
+    load_tf_variables(model, variables)
+    return key
+
+
+def counterparts(model: nn.Module) -> _Counterparts:
+    """Each of the original's variable names with our tensor and how its axes lie there.
+
+    Raises:
+        TypeError: the model is none of the networks here nor an hGRU layer.
+    """
+    if isinstance(model, HGRU):
+        return _circuit(model, "")
+    if isinstance(model, RecurrentNetwork):
+        body = {
+            **_circuit(model.hgru, "cnn/input/"),
+            **_normalisation(model.norm, "cnn/input/hgru_bn"),
+        }
+    elif isinstance(model, FeedforwardNetwork):
+        body = {}
+        for i, (kernel, norm) in enumerate(zip(model.kernels, model.norms, strict=True), start=1):
+            body[f"cnn/input/c{i}_initialized:0"] = (kernel, _KERNEL)
+            body |= _normalisation(norm, f"cnn/input/c{i}_bn")
+    else:
+        raise TypeError(f"no variables of the original are known for a {type(model).__name__}")
+    return {
+        "cnn/input/gabor_input_conv_bias:0": (model.drive.bias, _BIAS),
+        "cnn/input/gabor_input_pretrained:0": (model.drive.weight, _KERNEL),
+        **body,
+        "cnn/readout_1/pre_readout_conv_initialized:0": (model.readout.evidence, _KERNEL),
+        **_normalisation(model.readout.norm, "cnn/readout_1/readout_1_bn"),
+        "cnn/readout_2/dense/kernel:0": (model.readout.linear.weight, _MATRIX),
+        "cnn/readout_2/dense/bias:0": (model.readout.linear.bias, _VECTOR),
+    }
+
+
+def _circuit(layer: HGRU, prefix: str) -> _Counterparts:
+    scope = f"{prefix}{LAYER}_hgru_weights/"
+    named: _Counterparts = {}
+
+    def add(name: str, tensor: Tensor, layout: _Layout) -> None:
+        named[f"{scope}{LAYER}_{name}:0"] = (tensor, layout)
+
+    if layer.separate_kernels:
+        add("horizontal_1", layer.W1, _KERNEL)
+        add("horizontal_2", layer.W2, _KERNEL)
+    else:
+        add("horizontal", layer.W1, _KERNEL)
+    add("gain", layer.U1, _KERNEL)
+    add("mix", layer.U2, _KERNEL)
+    add("gain_bias", layer.b_gain, _BIAS)
+    add("mix_bias", layer.b_mix, _BIAS)
+    for name, letter in layer.letters().items():
+        add(name, letter, _LETTER)
+    if layer.adaptation:
+        add("eta", layer.eta, _VECTOR)
+    if layer.hidden_init == "learned":
+        add("hidden", layer.hidden, _LETTER)
+    if layer.batch_norm:
+        for name, norms in layer.norms.items():
+            for t, norm in enumerate(norms):
+                step = "" if layer.reuse else f"_t{t}"
+                named |= _normalisation(norm, f"{scope}{name}_bn{step}")
+    return named
+
+
+def _normalisation(norm: BatchNormalisation, scope: str) -> _Counterparts:
+    named: _Counterparts = {f"{scope}/gamma:0": (norm.weight, _VECTOR)}
+    if norm.bias is not None:
+        named[f"{scope}/beta:0"] = (norm.bias, _VECTOR)
+    named[f"{scope}/moving_mean:0"] = (norm.running_mean, _VECTOR)
+    named[f"{scope}/moving_variance:0"] = (norm.running_var, _VECTOR)
+    return named

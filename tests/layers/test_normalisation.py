@@ -1,0 +1,71 @@
+"""Batch normalisation against its definition, in float64 numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+from layers.normalisation import BatchNormalisation
+
+
+def by_definition(x, scale, shift):
+    axes = (0, *range(2, x.ndim))
+    mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+    column = (1, -1) + (1,) * (x.ndim - 2)
+    return (x - mean) / np.sqrt(variance + 1e-3) * scale.reshape(column) + shift.reshape(column)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5, 6), (7, 3), (1, 3), (1, 3, 1, 1)])
+def test_training_normalises_by_the_batch(shape):
+    norm = BatchNormalisation(3).double()
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([0.5, 1.0, 2.0]))
+        norm.bias.copy_(torch.tensor([-1.0, 0.0, 3.0]))
+    x = torch.randn(shape, dtype=torch.float64) * 3 + 5
+    expected = by_definition(x.numpy(), norm.weight.detach().numpy(), norm.bias.detach().numpy())
+    np.testing.assert_allclose(norm(x).detach(), expected, atol=1e-10)
+    assert torch.isfinite(norm.running_var).all()
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_running_averages_move_by_the_momentum(biased):
+    norm = BatchNormalisation(2, momentum=0.01, biased_running_variance=biased).double()
+    x = torch.randn(3, 2, 4, 4, dtype=torch.float64)
+    norm(x)
+    variance = x.numpy().var((0, 2, 3), ddof=0 if biased else 1)
+    np.testing.assert_allclose(norm.running_mean, 0.01 * x.numpy().mean((0, 2, 3)), atol=1e-12)
+    np.testing.assert_allclose(norm.running_var, 0.99 + 0.01 * variance, atol=1e-12)
+
+
+def test_evaluation_by_running_averages_or_by_the_batch():
+    x = torch.randn(3, 2, 4, 4) + 2
+    running = BatchNormalisation(2).eval()
+    torch.testing.assert_close(running(x), x / np.sqrt(1 + 1e-3))
+    batch = BatchNormalisation(2, validation="batch").eval()
+    assert batch(x).mean().abs() < 1e-5
+    assert (batch.running_mean == 0).all()  # evaluation moves nothing
+
+
+def test_several_processes_compute_what_one_would():
+    """The rule over ranks, fed by hand with two halves of a batch of unequal size."""
+    x = torch.randn(6, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    whole = BatchNormalisation(3).double()
+    whole(x).square().mul(torch.arange(6.0).view(6, 1, 1, 1)).sum().backward()
+
+    part = BatchNormalisation(3).double()
+    y = x.detach().clone().requires_grad_()
+
+    def over_ranks(mean, variance, count):
+        everything = torch.var_mean(y, (0, 2, 3), correction=0)
+        total = torch.tensor(y.numel() / 3, dtype=y.dtype)
+        assert count in (4 * 20, 2 * 20)
+        return everything[1], everything[0], total
+
+    part.over_ranks = over_ranks
+    z = torch.cat([part(y[:4]), part(y[4:])])
+    z.square().mul(torch.arange(6.0).view(6, 1, 1, 1)).sum().backward()
+    torch.testing.assert_close(y.grad, x.grad)
+
+
+def test_an_unknown_way_to_validate_is_refused():
+    with pytest.raises(ValueError, match="'running' or 'batch', found 'both'"):
+        BatchNormalisation(2, validation="both")
