@@ -1,0 +1,270 @@
+"""What a Pathfinder paddle can look like: every template of a generator, drawn once.
+
+A paddle is drawn at ``antialias`` times its size as a thick line from the centre of a small square
+to an end point on whole pixels, and shrunk by Lanczos. As the end point lies on whole pixels, few
+paddles differ: 70 at the published settings. Everything that may depend on a library's version or a
+machine's arithmetic (lines, resampling, rounding) is done here on whole numbers, so that images are
+the same everywhere. `dataset_processing.pathfinder_reference` does the same with Pillow and scipy.
+
+Coordinates are (row, column); orientations turn from the columns' direction towards the rows'.
+"""
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+WEIGHT_ONE = 1 << 20  # the weight of a candidate straight ahead
+TAKEN = 76  # a mask above this (0.3 of 255) is taken for a seed
+COLLISION = 459  # two masks whose sum reaches this (1.8 of 255) meet
+RESAMPLING_BITS = 22  # of the fixed-point coefficients, as in Pillow's 8-bit resampling
+
+
+class Templates(NamedTuple):
+    """Tables of one paddle geometry: P paddles, C candidate heads, 360 + C last orientations.
+
+    Last orientations 0–359 are a seed's whole degrees; 360 + c is a paddle at candidate c.
+    Pixel lists hold the pixels of all paddles one after another; a paddle's own lie between two
+    entries of its ``…_start`` array. Offsets are rows and columns from the paddle's anchor: the
+    tail of a seed, the head of a later paddle.
+    """
+
+    end: np.ndarray  # (P, 2) int64: far end of the drawn line from the anchor, magnified pixels
+    radius: int  # templates reach this far from the anchor, pixels
+    line_start: np.ndarray  # (P + 1,) int64
+    line_pixels: np.ndarray  # (·, 3) int64: row, column, brightness 1–255
+    mask_start: np.ndarray  # (P + 1,) int64
+    mask_pixels: np.ndarray  # (·, 3) int64: row, column, occupancy 1–255
+    hit_start: np.ndarray  # (P + 1,) int64
+    hit_pixels: np.ndarray  # (·, 3) int64: the pixels of the mask that can collide
+    fit_start: np.ndarray  # (P + 1,) int64
+    fit_pixels: np.ndarray  # (·, 2) int64: pixels that must be free under a seed, from its tail
+    fit_box: np.ndarray  # (P, 4) int64: first and last row, first and last column of those
+    seed_paddle: np.ndarray  # (360,) int64: the paddle of a seed
+    seed_head: np.ndarray  # (360, 2) int64: head from tail
+    seed_pivot: np.ndarray  # (360, 2) int64: pivot from head
+    candidates: np.ndarray  # (C, 2) int64: heads from the pivot
+    paddle: np.ndarray  # (C,) int64: the paddle of a candidate
+    step: np.ndarray  # (360 + C, 2) int64: the next pivot from the last
+    weight: np.ndarray  # (360 + C, C) int64: 0 … WEIGHT_ONE
+    neighbours: np.ndarray  # (·, 2) int64: the disc of the margin's radius
+    marker: np.ndarray  # (·, 3) int64: row, column, brightness of a marker's pixels
+
+
+@lru_cache(maxsize=32)
+def templates(
+    length: int, thickness: float, margin: int, continuity: float, marker_radius: int, antialias: int
+) -> Templates:
+    """Draws the templates of one geometry.
+
+    Args:
+        length: of a paddle, pixels.
+        thickness: of a paddle, pixels; times ``antialias`` it is a whole number.
+        margin: gap of the contour and radius of the zone round a paddle, pixels.
+        continuity: factor on the angle between paddles.
+        marker_radius: pixels.
+        antialias: magnification at which shapes are drawn.
+    """
+    candidates = candidate_heads(length + margin)
+    degrees = [math.radians(degree) for degree in range(360)]
+    seeds = [(math.sin(angle), math.cos(angle)) for angle in degrees]
+    grown = [(row / math.hypot(row, col), col / math.hypot(row, col)) for row, col in candidates]
+
+    far = length * antialias
+    seed_ends = [reach(direction, far) for direction in seeds]
+    ends = [reach((-row, -col), far) for row, col in grown]
+    distinct = sorted(set(seed_ends) | set(ends))
+    number = {end: i for i, end in enumerate(distinct)}
+
+    radius = length + math.ceil(thickness) + margin
+    width = round(thickness * antialias)
+    lines, masks = [], []
+    for end in distinct:
+        line = thick_line(end, width, radius * antialias)
+        size = 2 * radius + 1
+        lines.append(shrink(line, size, size))
+        masks.append(shrink(dilate(line, margin * antialias), size, size))
+
+    line_start, line_pixels = pixel_lists(lines, 1)
+    mask_start, mask_pixels = pixel_lists(masks, 1)
+    hit_start, hit_pixels = pixel_lists(masks, COLLISION - 255)
+    fits = [fit_zone(mask, length + margin) for mask in masks]
+    turns = degrees + [math.atan2(row, col) for row, col in candidates]
+    return Templates(
+        end=np.array(distinct),
+        radius=radius,
+        line_start=line_start,
+        line_pixels=line_pixels,
+        mask_start=mask_start,
+        mask_pixels=mask_pixels,
+        hit_start=hit_start,
+        hit_pixels=hit_pixels,
+        fit_start=np.cumsum([0] + [len(fit) for fit in fits]),
+        fit_pixels=np.concatenate(fits),
+        fit_box=np.array(
+            [[*fit.min(axis=0), *fit.max(axis=0)] for fit in fits], dtype=np.int64
+        )[:, [0, 2, 1, 3]],
+        seed_paddle=np.array([number[end] for end in seed_ends]),
+        seed_head=np.array([reach(direction, length) for direction in seeds]),
+        seed_pivot=np.array([reach((-row, -col), length + margin) for row, col in seeds]),
+        candidates=np.array(candidates),
+        paddle=np.array([number[end] for end in ends]),
+        step=np.array([reach(direction, length + 2 * margin) for direction in seeds + grown]),
+        weight=np.array([[bend_weight(turn, row, col, continuity) for row, col in candidates]
+                         for turn in turns]),
+        neighbours=np.argwhere(disc(margin)) - margin,
+        marker=marker_pixels(marker_radius, antialias),
+    )
+
+
+def reach(direction: tuple[float, float], distance: int) -> tuple[int, int]:
+    """Pixel ``distance`` along a unit vector, rounded up, as the published generator rounds.
+
+    Whole numbers stay what they are on every machine: only 9 decimals count.
+    """
+    row, col = (math.ceil(round(distance * part, 9)) for part in direction)
+    return row, col
+
+
+def candidate_heads(radius: int) -> list[tuple[int, int]]:
+    """The distinct pixels on the circle round a pivot, one sample a pixel of arc, rounded down."""
+    angles = [step / radius for step in range(math.ceil(2 * math.pi * radius))]
+    return sorted(
+        {(math.floor(round(radius * math.sin(angle), 9)),
+          math.floor(round(radius * math.cos(angle), 9))) for angle in angles}
+    )
+
+
+def bend_weight(turn: float, row: int, col: int, continuity: float) -> int:
+    """max(cos(min(continuity · |θ − φ|, 90°)), 0)² of a candidate, in units of 1 / WEIGHT_ONE."""
+    bend = abs(math.atan2(row, col) - turn) % (2 * math.pi)
+    bend = min(continuity * min(bend, 2 * math.pi - bend), math.pi / 2)
+    return round(WEIGHT_ONE * max(math.cos(bend), 0.0) ** 2)
+
+
+def thick_line(end: tuple[int, int], width: int, centre: int) -> np.ndarray:
+    """A line from the centre of a square to ``end``, in 0 and 255: Pillow's ``ImageDraw.line``.
+
+    Pillow fills the quadrilateral whose corners are the ends moved half the width sideways and
+    rounded to pixels; a row is filled from the first to the last pixel that an edge crosses.
+    """
+    side = 2 * centre + 1
+    image = np.zeros((side, side), dtype=np.uint8)
+    rows, cols = end
+    if width == 1:  # one pixel for each step along the longer side
+        steps = max(abs(rows), abs(cols))
+        for step in range(steps + 1):
+            place = (half_up(step * rows / steps), half_up(step * cols / steps))
+            image[centre + place[0], centre + place[1]] = 255
+        return image
+    half, span = (width - 1) / 2, math.hypot(*end)
+    wide, narrow = half_up(half) / span, half_down(half) / span
+    right, left = half_down(round(wide * rows, 9)), half_down(round(narrow * rows, 9))
+    below, above = half_up(round(wide * cols, 9)), half_up(round(narrow * cols, 9))
+    corners = [(below, -left), (rows + below, cols - left),
+               (rows - above, cols + right), (-above, right)]
+    for row in range(-centre, centre + 1):
+        crossings = []
+        for (row0, col0), (row1, col1) in zip(corners, corners[1:] + corners[:1], strict=True):
+            if row0 == row1 == row:
+                crossings += [col0, col1]
+            elif min(row0, row1) <= row <= max(row0, row1):
+                crossings.append(round(col0 + (row - row0) * (col1 - col0) / (row1 - row0), 9))
+        if crossings:
+            first = math.floor(min(crossings) + 0.5)  # halves inwards
+            last = math.ceil(max(crossings) - 0.5)
+            image[row + centre, centre + first : centre + last + 1] = 255
+    return image
+
+
+def half_up(value: float) -> int:
+    """Nearest whole number, halves away from zero."""
+    return int(math.copysign(math.floor(abs(value) + 0.5), value))
+
+
+def half_down(value: float) -> int:
+    """Nearest whole number, halves towards zero."""
+    return int(math.copysign(math.ceil(abs(value) - 0.5), value))
+
+
+def disc(radius: int) -> np.ndarray:
+    """(2 radius + 1)² bool: pixels within ``radius`` of the centre."""
+    row, col = np.ogrid[-radius : radius + 1, -radius : radius + 1]
+    return np.asarray(row**2 + col**2 <= radius**2)
+
+
+def dilate(image: np.ndarray, radius: int) -> np.ndarray:
+    """Maximum over a disc round each pixel."""
+    height, width = image.shape
+    padded, result = np.pad(image, radius), np.zeros_like(image)
+    for row, col in np.argwhere(disc(radius)):
+        np.maximum(result, padded[row : row + height, col : col + width], out=result)
+    return result
+
+
+def shrink(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resamples a uint8 image by Lanczos (three lobes) in the arithmetic of Pillow's 8-bit images.
+
+    Columns first, then rows; sums in whole numbers; each pass rounded to 8 bits.
+    """
+    for size in (width, height):
+        coefficients = lanczos(image.shape[1], size)
+        sums = image.astype(np.int64) @ coefficients.T + (1 << (RESAMPLING_BITS - 1))
+        image = np.clip(sums >> RESAMPLING_BITS, 0, 255).astype(np.uint8).T
+    return image
+
+
+def lanczos(size: int, shrunk: int) -> np.ndarray:
+    """(shrunk, size) int64 coefficients, in units of 2^-22."""
+    scale = size / shrunk
+    support = 3 * scale
+    result = np.zeros((shrunk, size), dtype=np.int64)
+    for i in range(shrunk):
+        centre = (i + 0.5) * scale
+        first, last = max(int(centre - support + 0.5), 0), min(int(centre + support + 0.5), size)
+        lobes = [lobe((j - centre + 0.5) / scale) for j in range(first, last)]
+        total = sum(lobes)
+        result[i, first:last] = [half_up(value / total * (1 << RESAMPLING_BITS)) for value in lobes]
+    return result
+
+
+def lobe(x: float) -> float:
+    """sinc(x) sinc(x / 3) for |x| < 3."""
+    if x == 0:
+        return 1.0
+    if abs(x) >= 3:
+        return 0.0
+    return 3 * math.sin(math.pi * x) * math.sin(math.pi * x / 3) / (math.pi * x) ** 2
+
+
+def pixel_lists(images: list[np.ndarray], least: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels of at least ``least``, as offsets from the centre with their values, and where
+    each image's begin."""
+    lists = []
+    for image in images:
+        places = np.argwhere(image >= least)
+        values = image[tuple(places.T)].astype(np.int64)[:, None]
+        lists.append(np.concatenate([places - image.shape[0] // 2, values], axis=1))
+    return np.cumsum([0] + [len(pixels) for pixels in lists]), np.concatenate(lists)
+
+
+def fit_zone(mask: np.ndarray, half: int) -> np.ndarray:
+    """Pixels that must be free under a seed, from its tail: the full ones of its mask.
+
+    The published generator looks for room one row and column further on than it draws, within a
+    square of ``half`` pixels each way; both are kept.
+    """
+    places = np.argwhere(mask == 255) - mask.shape[0] // 2
+    return np.asarray(places[(np.abs(places + 1) <= half).all(axis=1)] + 1)
+
+
+def marker_pixels(radius: int, antialias: int) -> np.ndarray:
+    """(·, 3) row, column, brightness of a disc drawn at ``antialias`` times its size and shrunk."""
+    reach_out = radius + 4
+    side = (2 * reach_out + 1) * antialias
+    row, col = np.ogrid[:side, :side]
+    centre = reach_out * antialias
+    blown = (row - centre) ** 2 + (col - centre) ** 2 <= (radius * antialias) ** 2
+    image = shrink(255 * blown.astype(np.uint8), 2 * reach_out + 1, 2 * reach_out + 1)
+    return pixel_lists([image], 1)[1]
