@@ -10,15 +10,12 @@ payload, its checksum (masked CRC-32C). The payload is a ``tf.train.Example`` wi
   as a float32 are far above 255.
 """
 
-import errno
-import fcntl
 import io
 import math
 import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -26,6 +23,8 @@ from google.protobuf.message import DecodeError
 from PIL import Image, UnidentifiedImageError
 from tfrecord import example_pb2
 from tfrecord.writer import TFRecordWriter
+
+from dataset_processing.whole_file import WholeFile
 
 HEADER = 12  # bytes: the length and its checksum
 FOOTER = 4  # bytes: the payload's checksum
@@ -49,11 +48,10 @@ class CorruptRecordError(ValueError):
         return type(self), (self.path, self.number, self.what)
 
 
-class RecordWriter:
+class RecordWriter(WholeFile):
     """Writes a TFRecord file that appears under its name only once it is whole.
 
-    A context manager. Records go to ``<path>.partial``, which is synced and renamed at the end of
-    the block; if the block raises, it is deleted and whatever stood at ``path`` stays.
+    A context manager; see :class:`WholeFile` for what happens to the file.
 
     Args:
         path: the file to make; its folder is made if need be.
@@ -65,16 +63,11 @@ class RecordWriter:
     """
 
     def __init__(self, path: str | Path, compact: bool = True) -> None:
-        self.path, self.compact = Path(path), compact
-        self.partial = self.path.with_name(self.path.name + ".partial")
-        self.count = 0
+        super().__init__(path)
+        self.compact = compact
 
     def __enter__(self) -> "RecordWriter":
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = _open_alone(self.partial)
-        except OSError as error:
-            raise self._failure(error) from error
+        super().__enter__()
         return self
 
     def write(self, image: np.ndarray, label: int) -> None:
@@ -88,50 +81,14 @@ class RecordWriter:
             ValueError: the image cannot be held in this form.
             RuntimeError: the file cannot be written (a full disk).
         """
-        payload = example_bytes(encode_image(image, self.compact), label)
+        self.write_encoded(encode_image(image, self.compact), label)
+
+    def write_encoded(self, image: bytes, label: int) -> None:
+        """Appends one record whose image is encoded already: a PNG file, or raw float32 pixels."""
+        payload = example_bytes(image, label)
         length = struct.pack("<Q", len(payload))
         checksum = TFRecordWriter.masked_crc
-        try:
-            self._file.write(length + checksum(length) + payload + checksum(payload))
-        except OSError as error:
-            raise self._failure(error) from error
-        self.count += 1
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is not None:
-            self._discard()
-            return
-        try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            os.replace(self.partial, self.path)
-            self._file.close()
-            sync_folder(self.path.parent)
-        except OSError as failure:
-            self._discard()
-            raise self._failure(failure) from failure
-
-    def _discard(self) -> None:
-        self.partial.unlink(missing_ok=True)
-        try:
-            self._file.close()
-        except OSError as error:  # closing flushes; the file is gone, so a full disk is no news
-            if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-                raise
-
-    def _failure(self, error: OSError) -> RuntimeError:
-        if isinstance(error, BlockingIOError):
-            return RuntimeError(f"{self.path}: another process is writing it; let that one finish")
-        return RuntimeError(
-            f"{self.path}: could not be written after {self.count} records "
-            f"({os.strerror(error.errno or 0)}); nothing of it was kept. "
-            "Make room or name another folder, then run the same command again"
-        )
+        self.append(length + checksum(length) + payload + checksum(payload))
 
 
 class RecordReader(Sequence):
@@ -302,8 +259,8 @@ def parse(payload: bytes) -> tuple[bytes, int]:
         features = example_pb2.Example.FromString(payload).features.feature
     except DecodeError as error:
         raise ValueError("its contents are no tf.train.Example") from error
-    images = features["image"].bytes_list.value if "image" in features else ()
-    labels = features["label"].int64_list.value if "label" in features else ()
+    images = features["image"].bytes_list.value if "image" in features else []
+    labels = features["label"].int64_list.value if "label" in features else []
     if len(images) != 1 or len(labels) != 1:
         raise ValueError(
             "expected one byte string 'image' and one int64 'label', "
@@ -336,32 +293,8 @@ def read_png(source: BinaryIO | Path) -> np.ndarray:
         with Image.open(source, formats=("PNG",)) as image:
             if image.mode not in ("L", "RGB", "RGBA", "LA"):
                 raise OSError(f"a PNG of 8-bit grey is expected, not of mode {image.mode}")
-            pixels: np.ndarray = np.asarray(image)
+            return np.asarray(image if image.mode == "L" else image.getchannel(0))
     except UnidentifiedImageError as error:
         raise OSError("not a PNG image") from error
     except (SyntaxError, ValueError, EOFError) as error:  # what a damaged PNG raises
         raise OSError(str(error)) from error
-    return pixels if pixels.ndim == 2 else pixels[..., 0]
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes a rename in ``folder`` last over a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _open_alone(path: Path) -> BinaryIO:
-    """``path`` emptied and open for writing by this process alone; BlockingIOError if it is not."""
-    file = open(path, "ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            raise BlockingIOError  # another process finished and renamed it a moment ago
-        file.truncate(0)
-    except OSError:
-        file.close()
-        raise
-    return file

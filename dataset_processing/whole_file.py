@@ -1,0 +1,113 @@
+"""Files that appear under their name only once they are whole."""
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+
+class WholeFile:
+    """A binary file written aside, synced and renamed.
+
+    A context manager. Bytes go to ``<path>.partial``, which takes the place of ``path`` at the end
+    of the block; if the block raises, it is deleted and whatever stood at ``path`` stays. A
+    process that is killed leaves ``<path>.partial`` behind: nothing reads it, the next writer
+    empties it.
+
+    Args:
+        path: the file to make; its folder is made if need be.
+
+    Raises:
+        RuntimeError: another process is writing this file, or it cannot be written (a full disk).
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.partial = self.path.with_name(self.path.name + ".partial")
+
+    def __enter__(self) -> "WholeFile":
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = _open_alone(self.partial)
+        except OSError as error:
+            raise self._failure(error) from error
+        return self
+
+    def append(self, data: bytes) -> None:
+        """Writes bytes at the end; RuntimeError if there is no room."""
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def sync(self) -> None:
+        """Waits until what was written is on the disk; RuntimeError if there is no room for it."""
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._discard()
+            return
+        try:
+            self.sync()
+            os.replace(self.partial, self.path)
+            self._file.close()
+            _sync_folder(self.path.parent)
+        except OSError as failure:
+            self._discard()
+            raise self._failure(failure) from failure
+        except RuntimeError:
+            self._discard()
+            raise
+
+    def _discard(self) -> None:
+        self.partial.unlink(missing_ok=True)
+        try:
+            self._file.close()
+        except OSError as error:  # closing flushes; the file is gone, so a full disk is no news
+            if error.errno not in DISK_FULL:
+                raise
+
+    def _failure(self, error: OSError) -> RuntimeError:
+        if isinstance(error, BlockingIOError):
+            return RuntimeError(f"{self.path}: another process is writing it; let that one finish")
+        return RuntimeError(
+            f"{self.path}: could not be written ({os.strerror(error.errno or 0)}); nothing of it "
+            "was kept. Make room or name another folder, then run the same command again"
+        )
+
+
+def _open_alone(path: Path) -> BinaryIO:
+    """``path`` emptied and open for writing by this process alone; BlockingIOError if it is not."""
+    file = open(path, "ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            raise BlockingIOError  # another process finished and renamed it a moment ago
+        file.truncate(0)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename in ``folder`` last over a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
