@@ -72,9 +72,9 @@ class BatchNormalisation(nn.Module):
         )  # fmt: skip
         if self.training:
             if count == 1:
-                variance.zero_()  # over n − 1 it is 0 / 0
+                variance = torch.zeros_like(variance)  # over n − 1 it is 0 / 0
             elif self.biased_running_variance:
-                variance.mul_((count - 1) / count)
+                variance = variance * ((count - 1) / count)
             self._move_running_averages(mean, variance)
         return y
 
