@@ -1,0 +1,220 @@
+"""Batches: every record once an epoch, shuffled over the whole of it, from where a run stopped."""
+
+import logging
+import signal
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from dataset_processing.names import unknown
+
+log = logging.getLogger(__name__)
+
+ON_BAD_RECORD = ("error", "skip")
+
+
+class Batch(NamedTuple):
+    """One rank's slice of a batch."""
+
+    images: torch.Tensor  # (n, H, W), uint8 or float32 as stored, on the device
+    labels: torch.Tensor  # (n,) int64, on the device
+    records: torch.Tensor  # (n,) int64 record numbers, for dataset.name(); on the CPU
+
+
+class Loader:
+    """Batches of a data set, in an order that depends on the seed and the epoch alone.
+
+    Workers read and decode; the order, and what a batch holds, do not depend on their number. Their
+    signals are ignored, so that a run that is told to stop can finish its step.
+
+    Args:
+        dataset: map-style: ``len``, ``[index] -> (image (H, W), label)`` or ``__getitems__``,
+            ``name(index)``. It is asked for ``epoch * len + i`` and may give fresh images for it; a
+            data set with ``number(index)`` is asked for record numbers below its length.
+        batch_size: images in a batch over all ranks; the last batch of an epoch may be smaller.
+        seed: of the order.
+        shuffle: a new order of the whole data set at each epoch; False keeps the order.
+        workers: processes that load; 0 loads in this one.
+        device: where images and labels are put; for a GPU through pinned memory.
+        rank, world_size: this process among those that share each batch. Rank r takes the r-th of
+            ``world_size`` contiguous slices, whose sizes differ by one at most.
+        on_bad_record: 'error' raises for a record that cannot be used; 'skip' leaves it out of its
+            batch, logs its name and counts it in ``bad_records``.
+        max_bad_records: more different bad records than this are an error in any case.
+
+    Attributes:
+        batches_per_epoch: batches in an epoch, the smaller last one included.
+        bad_records: names of the records skipped so far, and why.
+
+    Raises:
+        ValueError: the batch is larger than the data set, smaller than ``world_size``, or a
+            setting is not known.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        workers: int,
+        device: torch.device | str,
+        rank: int = 0,
+        world_size: int = 1,
+        on_bad_record: str = "error",
+        max_bad_records: int = 100,
+    ) -> None:
+        if on_bad_record not in ON_BAD_RECORD:
+            raise unknown("on_bad_record", on_bad_record, ON_BAD_RECORD)
+        if not 1 <= batch_size <= len(dataset):
+            raise ValueError(
+                f"batch_size is {batch_size}, but the data set has {len(dataset)} images "
+                f"({_describe(dataset)}); choose a batch of 1 to {len(dataset)}"
+            )
+        if batch_size < world_size:
+            raise ValueError(f"batch_size {batch_size} is smaller than the {world_size} processes")
+        self.dataset, self.batch_size, self.seed, self.shuffle = dataset, batch_size, seed, shuffle
+        self.rank, self.world_size = rank, world_size
+        self.on_bad_record, self.max_bad_records = on_bad_record, max_bad_records
+        self.bad_records: dict[int, str] = {}
+        self.device = torch.device(device)
+        full, rest = divmod(len(dataset), batch_size)
+        self.batches_per_epoch = full + (rest >= world_size)
+        if 0 < rest < world_size and rank == 0:
+            log.warning(
+                "the last %d of %d images of each epoch are left out: they are fewer than the %d "
+                "processes that share a batch",
+                *(rest, len(dataset), world_size),
+            )
+        self._order = _Order()
+        self._data = DataLoader(
+            _Guarded(dataset),
+            batch_sampler=self._order,
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=self.device.type == "cuda",
+            persistent_workers=workers > 0,
+            worker_init_fn=_ignore_signals,
+            prefetch_factor=4 if workers else None,
+        )
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number ``start`` on; one such iteration at a time.
+
+        Raises:
+            ValueError: a record cannot be used (CorruptRecordError names it), or too many of them.
+        """
+        self._order.batches = [self._slice(epoch, i) for i in range(start, self.batches_per_epoch)]
+        for images, labels, records, failures in self._data:
+            for index, error in failures:
+                self._note(index, error)
+            if not len(records):
+                raise ValueError(
+                    f"none of the {len(failures)} records of a batch could be read; the first: "
+                    f"{failures[0][1]}"
+                )
+            yield Batch(
+                images.to(self.device, non_blocking=True),
+                labels.to(self.device, non_blocking=True),
+                records,
+            )
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The epoch's order: a permutation of 0 … len − 1, int64."""
+        if not self.shuffle:
+            return np.arange(len(self.dataset))
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
+
+    def _slice(self, epoch: int, batch: int) -> list[int]:
+        """Indices of this rank's part of a batch."""
+        if epoch != self._order.epoch:
+            self._order.epoch, self._order.permutation = epoch, self.order(epoch)
+        first = batch * self.batch_size
+        chosen = self._order.permutation[first : first + self.batch_size]
+        bounds = [len(chosen) * rank // self.world_size for rank in (self.rank, self.rank + 1)]
+        return (epoch * len(self.dataset) + chosen[slice(*bounds)]).tolist()
+
+    def _note(self, index: int, error: Exception) -> None:
+        """Raises a record's error, or logs and counts it."""
+        if self.on_bad_record == "error":
+            raise error
+        number = index % len(self.dataset)
+        if number in self.bad_records:
+            return
+        self.bad_records[number] = str(error)
+        log.warning("bad record %d skipped: %s", len(self.bad_records), error)
+        if len(self.bad_records) > self.max_bad_records:
+            raise ValueError(
+                f"more than {self.max_bad_records} bad records; the last: {error}. "
+                "Check the data with  python -m dataset_processing.verify"
+            )
+
+
+class _Order:
+    """What the DataLoader iterates over: the lists of indices of the batches to come."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.epoch = -1
+        self.permutation = np.empty(0, dtype=np.int64)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class _Guarded:
+    """Reads records so that one's error becomes a value: it reaches the main process as it is."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[int, Any]]:
+        if hasattr(self.dataset, "number"):
+            indices = [self.dataset.number(index) for index in indices]
+        if hasattr(self.dataset, "__getitems__"):
+            try:
+                return list(zip(indices, self.dataset.__getitems__(indices), strict=True))
+            except (ValueError, OSError, RuntimeError):
+                log.debug("a batch failed; its records are read one by one")
+        return [(index, self._read(index)) for index in indices]
+
+    def _read(self, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        except (ValueError, OSError, RuntimeError) as error:
+            return error.with_traceback(None)
+
+
+Read = tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[tuple[int, Exception]]]
+
+
+def _collate(items: list[tuple[int, Any]]) -> Read:
+    """Images, labels, record numbers, and the records that failed."""
+    good = [(index, *item) for index, item in items if not isinstance(item, Exception)]
+    failures = [(index, item) for index, item in items if isinstance(item, Exception)]
+    try:
+        images = np.stack([image for _, image, _ in good]) if good else np.empty((0, 0, 0))
+    except ValueError:
+        sizes = sorted({"×".join(map(str, image.shape)) for _, image, _ in good})
+        failures.insert(0, (good[0][0], ValueError(f"images of several sizes: {sizes}")))
+        good, images = [], np.empty((0, 0, 0))
+    labels = torch.tensor([label for _, _, label in good], dtype=torch.int64)
+    records = torch.tensor([index for index, _, _ in good], dtype=torch.int64)
+    return torch.from_numpy(images), labels, records, failures
+
+
+def _ignore_signals(worker: int) -> None:
+    """A signal to the whole job is the main process's to answer; it ends its workers itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def _describe(dataset: Any) -> str:
+    return dataset.describe() if hasattr(dataset, "describe") else type(dataset).__name__
