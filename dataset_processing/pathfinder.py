@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 
-from dataset_processing.pathfinder_kernel import Rules, make_images
+from dataset_processing.pathfinder_kernel import Rules, make_grid, make_images
 from dataset_processing.pathfinder_templates import Templates, half_up, templates
 
 CHUNK = 256  # images made at once
@@ -282,9 +282,10 @@ class Pathfinder:
             outputs = [
                 array if whole else array[mine] for array in (images, labels, *told)
             ]
+            drawn = _templates(settings, margin)
             failed = make_images(
-                self._key, indices[mine], _templates(settings, margin), _rules(settings, margin),
-                *outputs,
+                self._key, indices[mine], drawn, _rules(settings, margin),
+                make_grid(drawn, *settings.shape), *outputs,
             )
             if failed >= 0:
                 raise ValueError(_no_room(settings, margin, int(indices[mine[failed]])))

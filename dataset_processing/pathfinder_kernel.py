@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from dataset_processing.pathfinder_templates import COLLISION, TAKEN, WEIGHT_ONE
+from dataset_processing.pathfinder_templates import COLLISION, TAKEN, WEIGHT_ONE, Templates
 
 DEAD_END = int(255 * WEIGHT_ONE * 1e-4)  # candidates that together weigh less are no way on
 PROPOSALS = 100  # random places tried for a seed before all free ones are listed
@@ -40,6 +40,35 @@ class Rules(NamedTuple):
     paddle_contrasts: int
     shades: np.ndarray  # (snake_contrasts · paddle_contrasts, 256) uint8: brightness by contrast
     ring: np.ndarray  # (360, 2) int64: second tail from the first, by direction
+
+
+class Grid(NamedTuple):
+    """Where things lie in the mask: the window in one row of pixels, with a rim that stays 0.
+
+    The rim is wider than any template reaches, so that reading needs no bounds.
+    """
+
+    size: int  # pixels of the mask
+    stride: int  # from a row to the next
+    origin: int  # the window's first pixel
+    neighbours: np.ndarray  # the templates' offsets, each as one number
+    hit: np.ndarray
+    fit: np.ndarray
+
+
+def make_grid(t: Templates, height: int, width: int) -> Grid:
+    """The grid of a window."""
+    rim = t.radius + 1
+    stride = width + 2 * rim
+    flat = np.array([stride, 1])
+    return Grid(
+        size=(height + 2 * rim) * stride,
+        stride=stride,
+        origin=rim * stride + rim,
+        neighbours=t.neighbours @ flat,
+        hit=t.hit_pixels[:, :2] @ flat,
+        fit=t.fit_pixels @ flat,
+    )
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,82 +106,97 @@ def inside(row, col, height, width):
 
 
 @compiled
-def fits(mask, t, paddle, row, col):
+def fits(mask, t, grid, paddle, row, col):
     """Whether a seed's zone at this tail is free; the zone must lie inside the window."""
+    place = row * grid.stride + col + grid.origin
     for i in range(t.fit_start[paddle], t.fit_start[paddle + 1]):
-        if mask[row + t.fit_pixels[i, 0], col + t.fit_pixels[i, 1]] > TAKEN:
+        if mask[place + grid.fit[i]] > TAKEN:
             return False
     return True
 
 
 @compiled
-def place_seed(state, mask, t, paddle, border):
+def place_seed(state, mask, t, rules, grid, paddle, border):
     """A tail, uniform over those at which a paddle's zone is free and ``border`` from the edges.
 
     Returns (row, column), or (-1, -1) where there is none.
     """
-    height, width = mask.shape
     row0, col0 = border - t.fit_box[paddle, 0], border - t.fit_box[paddle, 2]
-    rows = height - border - t.fit_box[paddle, 1] - row0
-    cols = width - border - t.fit_box[paddle, 3] - col0
+    rows = rules.height - border - t.fit_box[paddle, 1] - row0
+    cols = rules.width - border - t.fit_box[paddle, 3] - col0
     if rows <= 0 or cols <= 0:
         return -1, -1
     for _ in range(PROPOSALS):
         row, col = row0 + below(state, rows), col0 + below(state, cols)
-        if fits(mask, t, paddle, row, col):
+        if fits(mask, t, grid, paddle, row, col):
             return row, col
     free = 0
     for place in range(rows * cols):
-        free += fits(mask, t, paddle, row0 + place // cols, col0 + place % cols)
+        free += fits(mask, t, grid, paddle, row0 + place // cols, col0 + place % cols)
     if free == 0:
         return -1, -1
     chosen = below(state, free)
     place = -1
     while chosen >= 0:
         place += 1
-        chosen -= fits(mask, t, paddle, row0 + place // cols, col0 + place % cols)
+        chosen -= fits(mask, t, grid, paddle, row0 + place // cols, col0 + place % cols)
     return row0 + place // cols, col0 + place % cols
 
 
 @compiled
-def occupancy_near(mask, t, row, col):
+def occupancy_near(mask, grid, place):
     """The mask's maximum within the margin of a pixel."""
-    height, width = mask.shape
     highest = np.int64(0)
-    for i in range(len(t.neighbours)):
-        near_row, near_col = row + t.neighbours[i, 0], col + t.neighbours[i, 1]
-        if inside(near_row, near_col, height, width):
-            highest = max(highest, np.int64(mask[near_row, near_col]))
-            if highest == 255:
-                break
+    for i in range(len(grid.neighbours)):
+        highest = max(highest, np.int64(mask[place + grid.neighbours[i]]))
+        if highest == 255:
+            break
     return highest
 
 
 @compiled
-def collides(mask, t, paddle, row, col):
+def all_free_ahead(mask, t, rules, grid, turn, row, col):
+    """Whether every candidate with a weight lies in the window, with nothing within the margin."""
+    reach = len(t.ahead[turn]) // 2
+    if not inside(row - reach, col - reach, rules.height, rules.width):
+        return False
+    if not inside(row + reach, col + reach, rules.height, rules.width):
+        return False
+    seen = np.uint8(0)
+    for i in range(2 * reach + 1):
+        place = (row + i - reach) * grid.stride + col + grid.origin
+        for j in range(place + t.ahead[turn, i, 0], place + t.ahead[turn, i, 1]):
+            seen |= mask[j]
+    return seen == 0
+
+
+@compiled
+def collides(mask, t, grid, paddle, row, col):
     """Whether a paddle's zone meets what is occupied."""
-    height, width = mask.shape
+    place = row * grid.stride + col + grid.origin
     for i in range(t.hit_start[paddle], t.hit_start[paddle + 1]):
-        at_row, at_col = row + t.hit_pixels[i, 0], col + t.hit_pixels[i, 1]
-        if inside(at_row, at_col, height, width):
-            if np.int64(mask[at_row, at_col]) + t.hit_pixels[i, 2] >= COLLISION:
-                return True
+        if np.int64(mask[place + grid.hit[i]]) + t.hit_pixels[i, 2] >= COLLISION:
+            return True
     return False
 
 
 @compiled
-def grow(state, mask, t, rules, turn, row, col, summed):
+def grow(state, mask, t, rules, grid, turn, row, col, summed):
     """The candidate at which a snake's next paddle goes, or -1 at a dead end.
 
     ``turn`` is the last paddle's orientation, (row, col) the pivot, ``summed`` (C,) is scratch.
     """
-    height, width = mask.shape
+    free = all_free_ahead(mask, t, rules, grid, turn, row, col)
     total = np.int64(0)
     for c in range(len(t.candidates)):
         weight = t.weight[turn, c]
-        head_row, head_col = row + t.candidates[c, 0], col + t.candidates[c, 1]
-        if weight > 0 and inside(head_row, head_col, height, width):
-            total += weight * (255 - occupancy_near(mask, t, head_row, head_col))
+        if weight > 0:
+            head_row, head_col = row + t.candidates[c, 0], col + t.candidates[c, 1]
+            if free:
+                total += weight * 255
+            elif inside(head_row, head_col, rules.height, rules.width):
+                place = head_row * grid.stride + head_col + grid.origin
+                total += weight * (255 - occupancy_near(mask, grid, place))
         summed[c] = total
     if total < DEAD_END:
         return -1
@@ -162,30 +206,29 @@ def grow(state, mask, t, rules, turn, row, col, summed):
         while summed[c] <= drawn:
             c += 1
         head_row, head_col = row + t.candidates[c, 0], col + t.candidates[c, 1]
-        if not collides(mask, t, t.paddle[c], head_row, head_col):
+        if not collides(mask, t, grid, t.paddle[c], head_row, head_col):
             return c
     return -1
 
 
 @compiled
-def occupy(mask, t, placed, history, past):
-    """Adds a paddle's zone to the mask.
+def occupy(mask, t, rules, grid, placed, history, past):
+    """Adds a paddle's zone to the mask, and what it overwrites to ``history`` (·, 2) from ``past``.
 
-    What it overwrites goes to ``history`` (·, 3) from row ``past`` on. Returns the new ``past``
-    and how many pixels ceased to be free.
+    Returns the new ``past`` and how many pixels ceased to be free.
     """
-    height, width = mask.shape
     lost = 0
     for i in range(t.mask_start[placed[0]], t.mask_start[placed[0] + 1]):
         row, col = placed[1] + t.mask_pixels[i, 0], placed[2] + t.mask_pixels[i, 1]
         value = t.mask_pixels[i, 2]
-        if inside(row, col, height, width) and value > mask[row, col]:
-            lost += (value > TAKEN) and (mask[row, col] <= TAKEN)
-            if past < len(history):
-                history[past, 0], history[past, 1] = row, col
-                history[past, 2] = mask[row, col]
+        if inside(row, col, rules.height, rules.width):
+            place = row * grid.stride + col + grid.origin
+            before = np.int64(mask[place])
+            if value > before:
+                lost += (value > TAKEN) and (before <= TAKEN)
+                history[past, 0], history[past, 1] = place, before
                 past += 1
-            mask[row, col] = value
+                mask[place] = value
     return past, lost
 
 
@@ -193,7 +236,7 @@ def occupy(mask, t, placed, history, past):
 def restore(mask, history, past):
     """Takes back what `occupy` wrote down."""
     for i in range(past - 1, -1, -1):
-        mask[history[i, 0], history[i, 1]] = history[i, 2]
+        mask[history[i, 0]] = history[i, 1]
 
 
 @compiled
@@ -209,7 +252,7 @@ def pick_snake_contrast(state, rules):
 
 @compiled
 def set_seed(t, degree, row, col, pivot):
-    """Writes a seed's pivot, (2,); returns whether head and pivot lie inside its bounds."""
+    """Writes a seed's pivot, (2,), and returns its head."""
     head_row, head_col = row + t.seed_head[degree, 0], col + t.seed_head[degree, 1]
     pivot[0] = head_row + t.seed_pivot[degree, 0]
     pivot[1] = head_col + t.seed_pivot[degree, 1]
@@ -217,12 +260,12 @@ def set_seed(t, degree, row, col, pivot):
 
 
 @compiled
-def seed_within(state, mask, t, rules, border, placed, pivot):
+def seed_within(state, mask, t, rules, grid, border, placed, pivot):
     """Seeds a snake where its paddle fits; returns its whole-degree orientation, or -1."""
     for _ in range(rules.paddle_draws):
         degree = below(state, 360)
         paddle = t.seed_paddle[degree]
-        row, col = place_seed(state, mask, t, paddle, border)
+        row, col = place_seed(state, mask, t, rules, grid, paddle, border)
         if row < 0:
             return -1
         head_row, head_col = set_seed(t, degree, row, col, pivot)
@@ -252,10 +295,10 @@ def seed_beside(state, t, rules, first, placed, pivot):
 
 
 @compiled
-def extend(state, mask, t, rules, turn, pivot, placed, summed):
+def extend(state, mask, t, rules, grid, turn, pivot, placed, summed):
     """Adds a paddle to a snake whose last has orientation ``turn``; its turn, or -1."""
     row, col = pivot[0] + t.step[turn, 0], pivot[1] + t.step[turn, 1]
-    c = grow(state, mask, t, rules, turn, row, col, summed)
+    c = grow(state, mask, t, rules, grid, turn, row, col, summed)
     if c < 0:
         return -1
     pivot[0], pivot[1] = row, col
@@ -265,28 +308,32 @@ def extend(state, mask, t, rules, turn, pivot, placed, summed):
 
 
 @compiled
-def clear(mask, border):
-    """Empties the mask but for its border; returns how many pixels are free."""
-    height, width = mask.shape
-    mask[:] = 255
-    mask[border : height - border, border : width - border] = 0
-    return (height - 2 * border) * (width - 2 * border)
+def clear(mask, rules, grid):
+    """Empties the mask but for the border; returns how many pixels are free."""
+    mask[:] = 0
+    for row in range(rules.height):
+        start = row * grid.stride + grid.origin
+        if rules.border <= row < rules.height - rules.border:
+            mask[start : start + rules.border] = 255
+            mask[start + rules.width - rules.border : start + rules.width] = 255
+        else:
+            mask[start : start + rules.width] = 255
+    return (rules.height - 2 * rules.border) * (rules.width - 2 * rules.border)
 
 
 @compiled
-def target_snakes(state, mask, t, rules, placed, summed, nothing):
-    """One attempt at the two target snakes, which grow in turn.
+def target_snakes(state, mask, t, rules, grid, placed, summed, history):
+    """One attempt at the two target snakes, which grow in turn; a failure leaves no trace.
 
     ``placed`` (2 · contour_length, 4) takes paddle, row, column and shade, the snakes' in turn. A
     snake's newest paddle joins the mask when its next has been placed; at the end the second
-    snake's does. Returns the number of free pixels, or -1 if the snakes did not fit.
+    snake's does. Returns how many pixels they take, or -1 if they did not fit.
     """
-    free = clear(mask, rules.border)
     pivots = np.empty((2, 2), np.int64)
     turns = np.empty(2, np.int64)
     contrasts = (pick_snake_contrast(state, rules), pick_snake_contrast(state, rules))
     border = max(rules.border, 2 * rules.seed_distance, 1)
-    turns[0] = seed_within(state, mask, t, rules, border, placed[0], pivots[0])
+    turns[0] = seed_within(state, mask, t, rules, grid, border, placed[0], pivots[0])
     if turns[0] < 0:
         return -1
     turns[1] = seed_beside(state, t, rules, placed[0], placed[1], pivots[1])
@@ -294,53 +341,58 @@ def target_snakes(state, mask, t, rules, placed, summed, nothing):
         return -1
     for i in range(2):
         placed[i, 3] = pick_shade(state, rules, contrasts[i])
+    past, taken = 0, 0
     for i in range(2, 2 * rules.contour_length):
         snake = i % 2
         turn = extend(
-            state, mask, t, rules, turns[snake], pivots[snake], placed[i], summed
+            state, mask, t, rules, grid, turns[snake], pivots[snake], placed[i], summed
         )
         if turn < 0:
+            restore(mask, history, past)
             return -1
         turns[snake] = turn
         placed[i, 3] = pick_shade(state, rules, contrasts[snake])
-        free -= occupy(mask, t, placed[i - 2], nothing, 0)[1]
-    free -= occupy(mask, t, placed[2 * rules.contour_length - 1], nothing, 0)[1]
-    return free
+        past, lost = occupy(mask, t, rules, grid, placed[i - 2], history, past)
+        taken += lost
+    last = placed[2 * rules.contour_length - 1]
+    return taken + occupy(mask, t, rules, grid, last, history, past)[1]
 
 
 @compiled
-def distractor(state, mask, t, rules, length, placed, summed, history):
-    """One attempt at a distractor of ``length`` paddles; the mask stays as it was if it fails.
+def distractor(state, mask, t, rules, grid, length, placed, summed, history):
+    """One attempt at a distractor of ``length`` paddles; a failure leaves no trace.
 
     Returns how many pixels it takes, or -1 if it got stuck.
     """
     pivot = np.empty(2, np.int64)
     contrast = pick_snake_contrast(state, rules)
-    turn = seed_within(state, mask, t, rules, max(rules.border, 1), placed[0], pivot)
+    turn = seed_within(state, mask, t, rules, grid, max(rules.border, 1), placed[0], pivot)
     if turn < 0:
         return -1
     placed[0, 3] = pick_shade(state, rules, contrast)
     past, taken = 0, 0
     for i in range(1, length):
-        turn = extend(state, mask, t, rules, turn, pivot, placed[i], summed)
+        turn = extend(state, mask, t, rules, grid, turn, pivot, placed[i], summed)
         if turn < 0:
             restore(mask, history, past)
             return -1
         placed[i, 3] = pick_shade(state, rules, contrast)
-        past, lost = occupy(mask, t, placed[i - 1], history, past)
+        past, lost = occupy(mask, t, rules, grid, placed[i - 1], history, past)
         taken += lost
-    return taken + occupy(mask, t, placed[length - 1], history, past)[1]
+    return taken + occupy(mask, t, rules, grid, placed[length - 1], history, past)[1]
 
 
 @compiled
-def add_snakes(state, mask, t, rules, count, length, tries, free, placed, start, summed, history):
+def add_snakes(
+    state, mask, t, rules, grid, count, length, tries, free, placed, start, summed, history
+):
     """Up to ``count`` distractors; returns where ``placed`` ends and what is left free."""
     for _ in range(count):
         for _ in range(tries):
             if 100 * free < rules.height * rules.width:
                 return start, free
             taken = distractor(
-                state, mask, t, rules, length, placed[start:], summed, history
+                state, mask, t, rules, grid, length, placed[start:], summed, history
             )
             if taken >= 0:
                 start += length
@@ -351,40 +403,48 @@ def add_snakes(state, mask, t, rules, count, length, tries, free, placed, start,
 
 @compiled
 def paint(image, pixels, first, last, row, col, shade):
-    """Draws a template over an image, the lighter winning."""
+    """Draws a template over an image, the lighter winning; returns its lightest pixel."""
     height, width = image.shape
+    lightest = np.uint8(0)
     for i in range(first, last):
         at_row, at_col = row + pixels[i, 0], col + pixels[i, 1]
         if inside(at_row, at_col, height, width):
-            image[at_row, at_col] = max(image[at_row, at_col], shade[pixels[i, 2]])
+            value = max(image[at_row, at_col], shade[pixels[i, 2]])
+            image[at_row, at_col] = value
+            lightest = max(lightest, value)
+    return lightest
 
 
 @compiled
 def draw(image, t, rules, placed, count, markers):
     """The picture: all paddles, the two markers, scaled so that the lightest pixel is 255."""
     image[:] = 0
+    lightest = np.uint8(0)
     for i in range(count):
         paddle = placed[i, 0]
-        paint(image, t.line_pixels, t.line_start[paddle], t.line_start[paddle + 1],
-              placed[i, 1], placed[i, 2], rules.shades[placed[i, 3]])
+        value = paint(image, t.line_pixels, t.line_start[paddle], t.line_start[paddle + 1],
+                      placed[i, 1], placed[i, 2], rules.shades[placed[i, 3]])
+        lightest = max(lightest, value)
     full = np.arange(256).astype(np.uint8)
     for i in range(2):
-        paint(image, t.marker, 0, len(t.marker), markers[i, 0], markers[i, 1], full)
-    lightest = np.int64(image.max())
+        value = paint(image, t.marker, 0, len(t.marker), markers[i, 0], markers[i, 1], full)
+        lightest = max(lightest, value)
     if 0 < lightest < 255:
+        top = np.int64(lightest)
         for row in range(rules.height):
             for col in range(rules.width):
                 value = np.int64(image[row, col])
-                image[row, col] = (510 * value + lightest) // (2 * lightest)
+                image[row, col] = (510 * value + top) // (2 * top)
 
 
 @compiled
-def make_images(key, indices, t, rules, images, labels, placed, counts, markers, marked):
+def make_images(key, indices, t, rules, grid, images, labels, placed, counts, markers, marked):
     """Makes the pictures of ``indices``, each from its own random numbers.
 
     Args:
         key: uint64, of settings and seed.
         indices: (n,) int64.
+        t, rules, grid: tables and settings.
         images, labels: (n, height, width) uint8 and (n,) int64 to be written.
         placed: (n, most paddles, 4) int32: paddle, row, column, shade of all paddles: the two
             targets' in turn, then the distractors' and the single ones.
@@ -395,29 +455,30 @@ def make_images(key, indices, t, rules, images, labels, placed, counts, markers,
     Returns:
         -1, or the first place in ``indices`` whose image could not be made.
     """
-    mask = np.empty((rules.height, rules.width), np.uint8)
+    mask = np.empty(grid.size, np.uint8)
     summed = np.empty(len(t.candidates), np.int64)
     zone = np.max(t.mask_start[1:] - t.mask_start[:-1])
-    history = np.empty((max(rules.distractor_length, 1) * zone, 3), np.int32)
-    nothing = np.empty((0, 3), np.int32)
+    longest = max(2 * rules.contour_length, rules.distractor_length)
+    history = np.empty((longest * zone, 2), np.int64)
     state = np.empty(1, np.uint64)
     for n in range(len(indices)):
         state[0] = mix(np.uint64(key) + mix(np.uint64(indices[n]) * _STEP))
         label = below(state, 2)
-        free = -1
+        free = clear(mask, rules, grid)
+        taken = -1
         for _ in range(rules.image_tries):
-            free = target_snakes(state, mask, t, rules, placed[n], summed, nothing)
-            if free >= 0:
+            taken = target_snakes(state, mask, t, rules, grid, placed[n], summed, history)
+            if taken >= 0:
                 break
-        if free < 0:
+        if taken < 0:
             return n
         end, free = add_snakes(
-            state, mask, t, rules, rules.distractors, rules.distractor_length, rules.snake_tries,
-            free, placed[n], 2 * rules.contour_length, summed, history,
+            state, mask, t, rules, grid, rules.distractors, rules.distractor_length,
+            rules.snake_tries, free - taken, placed[n], 2 * rules.contour_length, summed, history,
         )
         counts[n, 1] = end
         end, free = add_snakes(
-            state, mask, t, rules, rules.single_paddles, 1, rules.single_tries,
+            state, mask, t, rules, grid, rules.single_paddles, 1, rules.single_tries,
             free, placed[n], end, summed, history,
         )
         counts[n, 0] = end

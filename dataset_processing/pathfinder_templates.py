@@ -48,7 +48,9 @@ class Templates(NamedTuple):
     paddle: np.ndarray  # (C,) int64: the paddle of a candidate
     step: np.ndarray  # (360 + C, 2) int64: the next pivot from the last
     weight: np.ndarray  # (360 + C, C) int64: 0 … WEIGHT_ONE
-    neighbours: np.ndarray  # (·, 2) int64: the disc of the margin's radius
+    neighbours: np.ndarray  # (·, 2) int64: the disc of the margin's radius, its centre first
+    ahead: np.ndarray  # (360 + C, rows, 2) int64: by row from the pivot, first and past column of
+    # all that lies within the margin of a candidate with a weight
     marker: np.ndarray  # (·, 3) int64: row, column, brightness of a marker's pixels
 
 
@@ -91,6 +93,11 @@ def templates(
     hit_start, hit_pixels = pixel_lists(masks, COLLISION - 255)
     fits = [fit_zone(mask, length + margin) for mask in masks]
     turns = degrees + [math.atan2(row, col) for row, col in candidates]
+    weight = np.array(
+        [[bend_weight(turn, row, col, continuity) for row, col in candidates] for turn in turns]
+    )
+    disc_offsets = np.argwhere(disc(margin)) - margin
+    neighbours = disc_offsets[np.argsort((disc_offsets**2).sum(axis=1), kind="stable")]
     return Templates(
         end=np.array(distinct),
         radius=radius,
@@ -111,9 +118,9 @@ def templates(
         candidates=np.array(candidates),
         paddle=np.array([number[end] for end in ends]),
         step=np.array([reach(direction, length + 2 * margin) for direction in seeds + grown]),
-        weight=np.array([[bend_weight(turn, row, col, continuity) for row, col in candidates]
-                         for turn in turns]),
-        neighbours=np.argwhere(disc(margin)) - margin,
+        weight=weight,
+        neighbours=neighbours,
+        ahead=zones_ahead(np.array(candidates), weight, neighbours),
         marker=marker_pixels(marker_radius, antialias),
     )
 
@@ -141,6 +148,20 @@ def bend_weight(turn: float, row: int, col: int, continuity: float) -> int:
     bend = abs(math.atan2(row, col) - turn) % (2 * math.pi)
     bend = min(continuity * min(bend, 2 * math.pi - bend), math.pi / 2)
     return round(WEIGHT_ONE * max(math.cos(bend), 0.0) ** 2)
+
+
+def zones_ahead(
+    candidates: np.ndarray, weight: np.ndarray, neighbours: np.ndarray
+) -> np.ndarray:
+    """(turns, rows, 2): the columns, row by row round the pivot, that a growth step looks at."""
+    reach_out = int(np.abs(candidates).max() + np.abs(neighbours).max())
+    zones = np.zeros((len(weight), 2 * reach_out + 1, 2), dtype=np.int64)
+    for turn, weights in enumerate(weight):
+        places = (candidates[weights > 0][:, None] + neighbours).reshape(-1, 2)
+        for row in np.unique(places[:, 0]):
+            columns = places[places[:, 0] == row, 1]
+            zones[turn, row + reach_out] = columns.min(), columns.max() + 1
+    return zones
 
 
 def thick_line(end: tuple[int, int], width: int, centre: int) -> np.ndarray:
