@@ -1,0 +1,21 @@
+"""Training: the loop and what it needs. A script's last line hands itself to ``main``."""
+
+from collections.abc import Callable
+from typing import Any
+
+
+def main(
+    experiment_params: Callable[[], dict[str, Any]], build_model: Callable[[dict[str, Any]], Any]
+) -> None:
+    """Train a script's network as its command line says, then leave with an exit code.
+
+    Args:
+        experiment_params: gives the experiment's parameters.
+        build_model: gives the network of given parameters, a ``torch.nn.Module``.
+
+    Raises:
+        SystemExit: always; ``training.command_line`` lists the exit codes.
+    """
+    from training.command_line import run_script
+
+    raise SystemExit(run_script(experiment_params, build_model))

@@ -1,0 +1,104 @@
+"""The optimizers against TensorFlow's own updates, and against their rules in float64."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training.optimizers import OPTIMIZERS, optimizer
+
+GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "optimizers.npz")
+
+
+def weights_after(name: str, lr: float) -> list[np.ndarray]:
+    """The weights after each of the golden gradients."""
+    w = torch.nn.Parameter(torch.from_numpy(GOLDEN["w0"].copy()))
+    rule = optimizer(name, [w], lr)
+    found = []
+    for gradient in GOLDEN["grads"]:
+        w.grad = torch.from_numpy(gradient.copy())
+        rule.step()
+        found.append(w.detach().numpy().copy())
+    return found
+
+
+@pytest.mark.parametrize("name", ["adam", "nadam"])
+def test_updates_are_those_of_tensorflow(name: str) -> None:
+    found = np.stack(weights_after(name, float(GOLDEN["lr"])))
+    np.testing.assert_allclose(found, GOLDEN[name], rtol=0, atol=1e-6)
+
+
+def rule_in_float64(name: str, w: np.ndarray, grads: np.ndarray, lr: float) -> list[np.ndarray]:
+    """The updates as SPEC's formulas say, number by number."""
+    m, s, a, found = np.zeros_like(w), np.ones_like(w), np.zeros_like(w), []
+    for g in grads:
+        if name == "momentum":
+            a = 0.9 * a + g
+            w = w - lr * a
+        elif name == "sgd":
+            w = w - lr * g
+        elif name == "rmsprop":
+            s = 0.9 * s + 0.1 * g**2
+            w = w - lr * g / np.sqrt(s + 1e-10)
+        else:
+            m = 0.9 * m + 0.1 * g
+            w = w - lr * np.exp(np.sign(g) * np.sign(m)) * g
+        found.append(w)
+    return found
+
+
+@pytest.mark.parametrize("name", ["momentum", "sgd", "rmsprop", "power"])
+def test_updates_follow_the_rule(name: str) -> None:
+    w, grads = GOLDEN["w0"].astype(np.float64), GOLDEN["grads"].astype(np.float64)
+    expected = rule_in_float64(name, w, grads, 0.01)
+    np.testing.assert_allclose(weights_after(name, 0.01), expected, rtol=0, atol=1e-6)
+
+
+def test_the_first_steps_debias_exactly() -> None:
+    # With a constant gradient g, Adam's first update is lr · g / (|g| + ε √(1 − β₂)⁻¹): lr.
+    w = torch.nn.Parameter(torch.zeros(3))
+    rule = optimizer("adam", [w], 1e-3)
+    w.grad = torch.tensor([5.0, -0.3, 20.0])
+    rule.step()
+    np.testing.assert_allclose(w.detach(), [-1e-3, 1e-3, -1e-3], rtol=2e-6)
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_state_goes_on_after_saving(name: str) -> None:
+    """Four updates, or two, saved and loaded, and two more: the same bits."""
+    gradients = torch.from_numpy(GOLDEN["grads"][:4].copy())
+
+    def steps(rule: torch.optim.Optimizer, w: torch.nn.Parameter, which: range) -> None:
+        for i in which:
+            w.grad = gradients[i].clone()
+            rule.step()
+
+    w = torch.nn.Parameter(torch.from_numpy(GOLDEN["w0"].copy()))
+    rule = optimizer(name, [w], 0.01)
+    steps(rule, w, range(2))
+    other = torch.nn.Parameter(w.detach().clone())
+    resumed = optimizer(name, [other], 0.01)
+    resumed.load_state_dict(copy.deepcopy(rule.state_dict()))
+    steps(rule, w, range(2, 4))
+    steps(resumed, other, range(2, 4))
+    assert torch.equal(w, other)
+    assert not torch.equal(w, torch.from_numpy(GOLDEN["w0"]))
+
+
+def test_weights_without_gradient_stay() -> None:
+    moved, still = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    rule = optimizer("nadam", [moved, still], 0.1)
+    moved.grad = torch.ones(2)
+    rule.step()
+    assert torch.equal(still, torch.ones(2))
+    assert (moved < 1).all()
+
+
+def test_names_and_rates_are_checked() -> None:
+    w = torch.nn.Parameter(torch.ones(2))
+    with pytest.raises(ValueError, match=r"'nadm' is not known; did you mean 'nadam'\?"):
+        optimizer("nadm", [w], 0.1)
+    with pytest.raises(ValueError, match="lr must be above 0, found 0"):
+        optimizer("adam", [w], 0)

@@ -1,0 +1,420 @@
+"""The training loop."""
+
+import io
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from dataset_processing.augmentations import Augmentations
+from torch import Tensor, nn
+
+from config import Config
+from dataset_processing import is_stream, load_set, open_dataset
+from dataset_processing.loader import Loader
+from dataset_processing.whole_file import WholeFile
+from models.tf_variables import tf_variables
+from training.checkpoints import CheckpointFolder
+from training.distribution import OtherRankError, Ranks
+from training.history import History
+from training.losses import loss_function
+from training.metrics import metric_function
+from training.optimizers import optimizer
+from training.run_folder import Run
+from training.run_log import RunLog
+from training.seeds import Generators
+from training.settings import Settings
+from training.signals import Stop
+from training.step import TrainStep
+from training.validation import Validation
+
+GO, SAVE, STOP, FAILED = range(4)  # words between the ranks; the gravest holds for all
+NAMED_RECORDS = 64
+STREAM_IMAGE_SIZE = [150, 150, 1]
+
+
+class NotFiniteError(RuntimeError):
+    """A loss, a gradient or a weight became infinite or not a number."""
+
+
+class OutOfMemoryError(RuntimeError):
+    """The device's memory does not suffice."""
+
+
+@dataclass
+class Pending:
+    """Measurements of updates that are still on the device."""
+
+    numbers: list[Tensor] = field(default_factory=list)
+    records: list[np.ndarray] = field(default_factory=list)
+
+
+class Training:
+    """A run, from where it stands to its end.
+
+    Args:
+        settings: the parameters (see ``training.settings``).
+        model: the network, with its initial values, on the CPU.
+        config: the project's paths.
+        ranks: the processes that train together.
+        seed: what all random numbers follow from.
+        workers: processes that load each fold.
+        on_bad_record: ``'error'`` or ``'skip'``.
+
+    Attributes:
+        step: updates done.
+        total: updates of the whole run.
+        history: what was measured.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: nn.Module,
+        config: Config,
+        ranks: Ranks,
+        seed: int,
+        workers: int = 0,
+        on_bad_record: str = "error",
+    ) -> None:
+        self.settings, self.ranks = settings, ranks
+        self.model = model.to(ranks.device)
+        self.generators = Generators(seed, ranks.device, ranks.rank)
+        if hasattr(model, "set_generator"):
+            model.set_generator(self.generators.hidden)
+        self.train_set = open_dataset(settings["dataset"], "train", config, settings)
+        self.validation_set = open_dataset(
+            settings["val_dataset"] or settings["dataset"], "val", config, settings
+        )
+        size = settings["model_input_image_size"]
+        self._image_size = size or _image_size(settings["dataset"], config)
+        self.augment = self._augmentations("data_augmentations")
+        self._load = {"seed": seed, "workers": workers, "on_bad_record": on_bad_record}
+        self.loader = self._loader(self.train_set, settings["shuffle_train"])
+        metric = metric_function(settings["score_metric"])
+        self.train_step = TrainStep(
+            self.model,
+            loss_function(settings["loss_function"]),
+            metric,
+            optimizer(settings["optimizer"], self.model.parameters(), settings["lr"]),
+            settings["clip_gradients"],
+            ranks,
+        )
+        self.validation = Validation(
+            self.train_step,
+            self._loader(self.validation_set, settings["shuffle_val"]),
+            self._augmentations("val_augmentations"),
+            self.generators,
+            settings["num_validation_evals"],
+        )
+        self.total = settings["epochs"] * self.loader.batches_per_epoch
+        self.identity = {
+            "parameters": settings,
+            "seed": seed,
+            "train data": self.train_set.fingerprint(),
+            "validation data": self.validation_set.fingerprint(),
+        }
+        self.step = 0
+        self.history = History()
+        self._pending = Pending()
+        self._saved_step: int | None = None
+        self._saved_at = time.monotonic()
+        self._busy = self._waited = 0.0
+        self._images = 0
+
+    def state(self) -> dict[str, Any]:
+        """All that a checkpoint holds."""
+        return {
+            "step": self.step,
+            "identity": self.identity,
+            "model": self.model.state_dict(),
+            "optimizer": self.train_step.optimizer.state_dict(),
+            "history": self.history.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` gave."""
+        self.model.load_state_dict(state["model"])
+        self.train_step.optimizer.load_state_dict(state["optimizer"])
+        self.history = History.of(state["history"])
+        self.step = self._saved_step = state["step"]
+
+    def data(self) -> dict[str, dict[str, Any]]:
+        """What is trained and validated on: names, sizes, fingerprints."""
+        sets = {"train": self.train_set, "validation": self.validation_set}
+        return {
+            fold: {
+                "images": len(data_set),
+                "fingerprint": data_set.fingerprint(),
+                "description": data_set.describe(),
+            }
+            for fold, data_set in sets.items()
+        }
+
+    def finished(self) -> bool:
+        """Whether nothing is left to do, the validation at the end included."""
+        return self.step >= self.total and self.history.validated_at(self.step)
+
+    def go(self, run: Run, log: RunLog, stop: Stop) -> str | None:
+        """Train to the end, or until ``stop`` wants to leave.
+
+        Args:
+            run: where to write.
+            log: what to say it to.
+            stop: whether to leave.
+
+        Returns:
+            None at the end; else why the run left early, with a checkpoint written.
+
+        Raises:
+            NotFiniteError: a loss, a gradient or a weight is not finite.
+            OtherRankError: another process failed.
+            OutOfMemoryError: the device's memory does not suffice.
+            RuntimeError, ValueError: a record is corrupt, or a file cannot be written.
+        """
+        self.run, self.log = run, log
+        self.checkpoints = CheckpointFolder(
+            run.checkpoints,
+            self.settings["keep_checkpoints"],
+            self.settings["keep_every"] * self.settings["validation_iters"],
+        )
+        try:
+            return self._steps(stop)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(self._out_of_memory()) from error
+
+    def _steps(self, stop: Stop) -> str | None:
+        """Updates and validations from where the run stands."""
+        batches: Iterator[Any] | None = None
+        while self.step < self.total:
+            self._validate_if_due()
+            began = time.perf_counter()
+            if batches is None:
+                batches = self.loader.batches(*divmod(self.step, self.loader.batches_per_epoch))
+            batch, word, sizes = self._next(batches, stop)
+            self._waited += time.perf_counter() - began
+            if word == STOP:
+                self._save()
+                reasons = [r for r in self.ranks.from_all(stop.wanted()) if r]
+                return reasons[0]
+            if word == SAVE:
+                self._save()
+                began = time.perf_counter()
+            self._update(batch, sizes)
+            self._busy += time.perf_counter() - began
+            if self.step % self.settings["log_iters"] == 0:
+                self._log_interval()
+            if self.step % self.loader.batches_per_epoch == 0:
+                batches = None
+        self._validate_if_due(last=True)
+        return None
+
+    def _next(self, batches: Iterator[Any], stop: Stop) -> tuple[Any, int, list[int]]:
+        """The next batch, the word that holds for all ranks, and the images of each rank."""
+        batch, word, failure = None, GO, None
+        try:
+            batch = next(batches)
+            if self._checkpoint_due():
+                word = SAVE
+            if stop.wanted():
+                word = STOP
+        except Exception as error:  # the other ranks must hear of it, whatever it is
+            word, failure = FAILED, error
+        word, sizes = self.ranks.agree(word, 0 if batch is None else len(batch.labels))
+        if word == FAILED:
+            messages = self.ranks.from_all(None if failure is None else str(failure))
+            if failure is not None:
+                raise failure
+            raise OtherRankError("another process failed: " + "; ".join(m for m in messages if m))
+        return batch, word, sizes
+
+    def _update(self, batch: Any, sizes: list[int]) -> None:
+        """One update of the network; its measurements stay on the device."""
+        self.generators.begin("train", self.step)
+        self.ranks.place(self.model, sizes)
+        self.train_step.sizes = sizes
+        images = self.augment(batch.images, self.generators.images)
+        numbers = self.train_step(images, batch.labels)
+        self._pending.numbers.append(torch.stack(numbers))
+        self._pending.records.append(np.asarray(batch.records))
+        self._images += sum(sizes)
+        self.step += 1
+        if self.ranks.device.type == "cpu" or self.step % self.settings["log_iters"] == 0:
+            self._read()
+        self.log.advance(f"loss {self.history.train_loss[-1]:.4f}" if self._has_read() else "")
+
+    def _has_read(self) -> bool:
+        return bool(self.history.train_loss)
+
+    def _read(self) -> None:
+        """Read the measurements from the device.
+
+        Raises:
+            NotFiniteError: one of them is not finite.
+        """
+        if not self._pending.numbers:
+            return
+        numbers = torch.stack(self._pending.numbers).double().cpu().numpy()
+        records, self._pending = self._pending.records, Pending()
+        for loss, metric, norm in numbers.tolist():
+            step = len(self.history.train_loss) + 1
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                batch = records[len(records) - (self.step - step) - 1]
+                raise self._not_finite(
+                    step, f"the loss is {loss:g}, the gradient's norm {norm:g}", batch
+                )
+            self.history.train_loss.append(loss)
+            self.history.train_metric.append(metric)
+            self.history.gradient_norm.append(norm)
+
+    def _not_finite(self, step: int, what: str, records: np.ndarray | None) -> NotFiniteError:
+        """The error for numbers that are not finite, which names what led to them."""
+        message = f"step {step}: {what}. "
+        if records is not None:
+            numbers = np.concatenate(self.ranks.from_all(records)).tolist()
+            names = [self.train_set.name(n) for n in numbers[:4]]
+            message += (
+                f"The batch's records: {', '.join(map(str, numbers[:NAMED_RECORDS]))} "
+                f"({', '.join(names)}, ...). "
+            )
+        good = list(self.checkpoints.files().values())
+        message += f"The last good checkpoint: {good[-1] if good else 'none'}. "
+        return NotFiniteError(message + "Try a smaller lr, or clip_gradients, in a run of its own")
+
+    def _out_of_memory(self) -> str:
+        """What to say when the device's memory does not suffice."""
+        batch, ranks = self.settings["batch_size"], self.ranks
+        share = f" ({ranks.world_size} processes)" if ranks.world_size > 1 else ""
+        device = ranks.device
+        size = ""
+        if device.type == "cuda":
+            total = torch.cuda.get_device_properties(device).total_memory / 2**30
+            size = f" of {total:.1f} GiB"
+        return (
+            f"out of memory on {device}{size} at step {self.step} with batch_size {batch}{share}. "
+            f"Try --set batch_size={max(1, batch // 2)}, more processes "
+            "(torchrun --nproc_per_node=N: each then holds a share of the batch), or end other "
+            "programs that use this device"
+        )
+
+    def _log_interval(self) -> None:
+        """Log the means of the last ``log_iters`` updates."""
+        began = time.perf_counter()
+        self._read()
+        self._busy += time.perf_counter() - began
+        n = self.settings["log_iters"]
+        device = self.ranks.device
+        values = {
+            "loss": float(np.mean(self.history.train_loss[-n:])),
+            self.settings["score_metric"]: float(np.mean(self.history.train_metric[-n:])),
+            "gradient_norm": float(np.mean(self.history.gradient_norm[-n:])),
+            "learning_rate": self.train_step.optimizer.param_groups[0]["lr"],
+            "images_per_second": self._images / self._busy,
+            "data_wait_share": self._waited / self._busy,
+        }
+        if device.type == "cuda":
+            values["memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+        self._busy = self._waited = 0.0
+        self._images = 0
+        epoch = self.step / self.loader.batches_per_epoch
+        self.log.event("train", self.step, {"epoch": epoch, **values})
+        self.log.scalars("train", self.step, values)
+        text = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
+        self.log.say(f"step {self.step}/{self.total}  epoch {epoch:.3f}  {text}", show=False)
+
+    def _validate_if_due(self, last: bool = False) -> None:
+        """Validate at step 0, every ``validation_iters`` steps and at the end; then save."""
+        if self.history.validated_at(self.step):
+            if last and self._saved_step != self.step:
+                self._save()
+            return
+        if not last and self.step % self.settings["validation_iters"]:
+            return
+        self._read()
+        began = time.perf_counter()
+        loss, metric, images = self.validation.measure()
+        if not math.isfinite(loss):
+            raise self._not_finite(self.step, f"the validation loss is {loss:g}", None)
+        self.history.validation_step.append(self.step)
+        self.history.validation_loss.append(loss)
+        self.history.validation_metric.append(metric)
+        values = {"loss": loss, self.settings["score_metric"]: metric}
+        seconds = time.perf_counter() - began
+        self.log.event("validation", self.step, {**values, "images": images, "seconds": seconds})
+        self.log.scalars("validation", self.step, values)
+        text = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+        self.log.say(f"step {self.step}/{self.total}  validation: {text}  ({images} images)")
+        if self.ranks.is_first:
+            if self.settings["save_weights"]:
+                _write_arrays(
+                    self.run.weights / f"weights_{self.step:08d}.npz", tf_variables(self.model)
+                )
+            self.write_results()
+        self._save()
+
+    def write_results(self) -> None:
+        """Write ``results/<run>.npz``: what was measured so far, and the run's settings."""
+        arrays = self.history.results(self.settings["score_metric"])
+        settings = np.array(json.dumps(self.identity))
+        _write_arrays(self.run.results, {**arrays, "settings": settings})
+
+    def _checkpoint_due(self) -> bool:
+        elapsed = time.monotonic() - self._saved_at
+        return self._saved_step != self.step and elapsed >= 60 * self.settings["checkpoint_minutes"]
+
+    def _save(self) -> None:
+        """Write a checkpoint, once all that is to be saved is known to be finite."""
+        self._read()
+        tensors = [t for t in self.model.state_dict().values() if t.is_floating_point()]
+        if not torch.stack(torch._foreach_norm(tensors)).isfinite().all():
+            raise self._not_finite(self.step, "a weight is not finite after this update", None)
+        if self.ranks.is_first and self._saved_step != self.step:
+            best = self.history.best()
+            is_best = best is not None and self.history.validation_step[best] == self.step
+            self.checkpoints.save(self.step, self.state(), is_best)
+            self.log.flush()
+        self._saved_step = self.step
+        self._saved_at = time.monotonic()
+
+    def _augmentations(self, key: str) -> Augmentations:
+        return Augmentations(self.settings[key], self._image_size)
+
+    def _loader(self, dataset: Any, shuffle: bool) -> Loader:
+        batch_size = self.settings["batch_size"]
+        if dataset is self.validation_set:
+            batch_size = min(batch_size, len(dataset))
+        return Loader(
+            dataset,
+            batch_size,
+            shuffle=shuffle,
+            device=self.ranks.device,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            **self._load,
+        )
+
+
+def _image_size(name: str, config: Config) -> list[int]:
+    """[H, W, channels] that the networks are given for a data set."""
+    if is_stream(name):
+        return STREAM_IMAGE_SIZE
+    return load_set(name, config).model_input_image_size
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    told = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return told or "can't allocate memory" in str(error) or "not enough memory" in str(error)
+
+
+def _write_arrays(path: Any, arrays: dict[str, np.ndarray]) -> None:
+    """Write an ``.npz`` file, whole or not at all, without pickles."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    with WholeFile(path) as file:
+        file.write(buffer.getvalue())

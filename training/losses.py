@@ -1,0 +1,67 @@
+"""The losses of the 2018 release, on a batch's logits (N, C) and integer labels (N,)."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.names import choose
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over images of the softmax cross-entropy with integer labels (``cce``), in nats."""
+    return F.cross_entropy(logits, labels)
+
+
+def l2(logits: Tensor, labels: Tensor) -> Tensor:
+    """Half the sum, over images and outputs, of the squared difference to the target.
+
+    The target is the label itself for a network of one output, else its one-hot vector.
+    """
+    return (logits - _target(logits, labels)).square().sum() / 2
+
+
+def pearson(logits: Tensor, labels: Tensor) -> Tensor:
+    """1 − the correlation of outputs and target, in 0–2 (see :func:`correlation`)."""
+    return 1 - correlation(logits, labels)
+
+
+def correlation(logits: Tensor, labels: Tensor) -> Tensor:
+    """Pearson's correlation over images of outputs and target, averaged over outputs.
+
+    As in the release, 10⁻⁴ is added to the means and 10⁻¹² to the product of the deviations.
+    """
+    target = _target(logits, labels)
+    x = logits - (logits.mean(0) + 1e-4)
+    y = target - (target.mean(0) + 1e-4)
+    deviations = torch.sqrt(x.square().mean(0)) * torch.sqrt(y.square().mean(0))
+    return ((x * y).mean(0) / (deviations + 1e-12)).mean()
+
+
+def _target(logits: Tensor, labels: Tensor) -> Tensor:
+    """Labels as numbers of the shape and type of the logits (N, C); of that shape, as they are."""
+    if labels.shape == logits.shape:
+        return labels.to(logits.dtype)
+    if logits.shape[1] == 1:
+        return labels[:, None].to(logits.dtype)
+    return F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+
+
+LOSSES: dict[str, Loss] = {
+    "cce": cross_entropy,
+    "sparse_ce": cross_entropy,
+    "l2": l2,
+    "pearson": pearson,
+}
+
+
+def loss_function(name: str) -> Loss:
+    """The loss of that name.
+
+    Raises:
+        ValueError: the name is not known.
+    """
+    return choose("loss_function", name, LOSSES)

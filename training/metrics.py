@@ -1,0 +1,23 @@
+"""The metrics of the 2018 release, on a batch's logits (N, C) and labels (N,); more is better."""
+
+from torch import Tensor
+
+from training.losses import Loss, correlation
+from training.names import choose
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of images, 0–1, whose larger logit is that of the label."""
+    return (logits.argmax(1) == labels).to(logits.dtype).mean()
+
+
+METRICS: dict[str, Loss] = {"accuracy": accuracy, "pearson": correlation}
+
+
+def metric_function(name: str) -> Loss:
+    """The metric of that name.
+
+    Raises:
+        ValueError: the name is not known.
+    """
+    return choose("score_metric", name, METRICS)

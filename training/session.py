@@ -1,0 +1,214 @@
+"""One call of a script: find or make the run, train, and say where everything is."""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from config import Config
+from dataset_processing import prepare
+from training.checkpoints import CheckpointError, CheckpointFolder
+from training.distribution import Ranks
+from training.loop import Training
+from training.provenance import environment
+from training.run_folder import Run, find_run, new_run, runs, write_yaml
+from training.run_log import RunLog
+from training.seeds import seed_of
+from training.settings import CHANGEABLE, Settings, differences, override_keys, plain, resolve
+from training.signals import Stop
+
+WORKERS = 8
+
+
+def train(
+    experiment_params: Callable[[], Settings],
+    build_model: Callable[[Settings], Any],
+    options: Any,
+    ranks: Ranks,
+) -> bool:
+    """Train as the options say.
+
+    Returns:
+        Whether the run is complete; False if it left early, with a checkpoint.
+
+    Raises:
+        ValueError, FileNotFoundError, RuntimeError: what cannot be done; the message says why.
+    """
+    stop = Stop(options.max_minutes)
+    config = Config()
+    settings = resolve(experiment_params(), options.overrides)
+    run = None
+    if options.resume:
+        run = ranks.first(lambda: _run_to_resume(config, options.resume, settings["exp_name"]))
+    recorded: dict[str, Any] = run.record() if run else {}
+    overrides = [*recorded.get("overrides", []), *options.overrides]
+    settings = resolve(experiment_params(), overrides)
+    seed = _chosen("--seed", options.seed, recorded.get("seed"), 0)
+    deterministic = bool(options.deterministic or recorded.get("deterministic"))
+    _set_up(deterministic, seed)
+
+    for name in {settings["dataset"], settings["val_dataset"] or settings["dataset"]}:
+        ranks.first(lambda name=name: prepare(name, config, settings))
+    training = Training(
+        settings,
+        _build(build_model, settings),
+        config,
+        ranks,
+        seed,
+        _workers(options.workers, ranks.world_size),
+        options.on_bad_record,
+    )
+    state = None
+    if run:
+        folder = CheckpointFolder(run.checkpoints)
+        state = folder.newest(ranks.device)
+        if state:
+            _check_identity(run, state, training, override_keys(options.overrides))
+            training.restore(state)
+    where = environment(ranks.device, ranks.world_size)
+    if run is None:
+        record = {
+            "script": Path(sys.argv[0]).name,
+            "parameters": settings,
+            "overrides": overrides,
+            "seed": seed,
+            "deterministic": deterministic,
+            "data": training.data(),
+            "environment": where,
+            "resumed": [],
+        }
+        run = ranks.first(lambda: _begin(config, settings["exp_name"], record))
+    elif ranks.is_first:
+        run.clear_partial_files()
+        recorded.setdefault("resumed", []).append({"step": training.step, "environment": where})
+        recorded |= {"parameters": settings, "overrides": overrides}
+        write_yaml(run.settings, recorded)
+    ranks.barrier()
+    with stop:
+        return _go(training, run, stop, resumed=bool(recorded))
+
+
+def _go(training: Training, run: Run, stop: Stop, resumed: bool) -> bool:
+    """Train, and say how it began and ended."""
+    ranks = training.ranks
+    log = RunLog(run, training.total, training.step, quiet=not ranks.is_first)
+    began, first = time.monotonic(), training.step
+    try:
+        log.say(_opening(training, run, resumed))
+        if training.step >= training.total and training.finished():
+            log.say("this run is complete already; --set epochs=N with a larger N makes it longer")
+            reason = None
+        else:
+            reason = training.go(run, log, stop)
+        minutes = (time.monotonic() - began) / 60
+        log.say(_closing(training, run, training.step - first, minutes, reason))
+        log.event("end", training.step, {"complete": reason is None, "reason": reason})
+        return reason is None
+    except Exception as error:
+        log.say(traceback.format_exc(), show=False)
+        log.event("error", training.step, {"error": type(error).__name__, "message": str(error)})
+        raise
+    finally:
+        log.close()
+
+
+def _opening(training: Training, run: Run, resumed: bool) -> str:
+    settings, ranks = training.settings, training.ranks
+    weights = sum(p.numel() for p in training.model.parameters())
+    processes = f", {ranks.world_size} processes" if ranks.world_size > 1 else ""
+    data = training.data()
+    lines = [
+        f"{'resumed' if resumed else 'run'} {run.name}"
+        + (f" at step {training.step}" if resumed else ""),
+        f"  {settings['model_name']}: {weights} parameters on {ranks.device}{processes}",
+        f"  training on {data['train']['description']}",
+        f"  validating on {data['validation']['description']}",
+        f"  {training.total} steps: {settings['epochs']} epochs of "
+        f"{training.loader.batches_per_epoch} batches of {settings['batch_size']} images",
+        f"  everything of this run: {run.folder}",
+    ]
+    return "\n".join(lines)
+
+
+def _closing(training: Training, run: Run, steps: int, minutes: float, reason: str | None) -> str:
+    history, metric = training.history, training.settings["score_metric"]
+    head = "complete" if reason is None else f"left early: {reason}"
+    done = f"step {training.step} of {training.total}"
+    lines = [f"{head} at {done} ({steps} steps in {minutes:.1f} minutes)"]
+    best = history.best()
+    if best is not None:
+        lines.append(
+            f"  validation: last {metric} {history.validation_metric[-1]:.4f}, best "
+            f"{history.validation_metric[best]:.4f} at step {history.validation_step[best]}"
+        )
+    lines += [f"  {name}: {place}" for name, place in run.places().items() if place.exists()]
+    if reason is not None:
+        lines.append(f"  go on with:  python {Path(sys.argv[0]).name} --resume {run.name}")
+    return "\n".join(lines)
+
+
+def _run_to_resume(config: Config, which: str, exp_name: str) -> Run | None:
+    if which == "auto":
+        of_experiment = runs(config, exp_name)
+        return of_experiment[-1] if of_experiment else None
+    return find_run(config, which, exp_name)
+
+
+def _begin(config: Config, exp_name: str, record: dict[str, Any]) -> Run:
+    run = new_run(config, exp_name)
+    run.begin({"run": run.name, **record})
+    return run
+
+
+def _build(build_model: Callable[[Settings], Any], settings: Settings) -> Any:
+    """The network; an option that the layer does not know is an error of the settings."""
+    try:
+        return build_model(settings)
+    except TypeError as error:
+        if settings["aux"] and "keyword argument" in str(error):
+            raise ValueError(f"aux: {error}; layers/hgru.py lists the layer's options") from error
+        raise
+
+
+def _check_identity(run: Run, state: dict[str, Any], training: Training, changed: set[str]) -> None:
+    """Raise ValueError where the checkpoint is of other settings, seed or data than these."""
+    found, here = state["identity"], plain(training.identity)
+    lines = differences(found["parameters"], here["parameters"])
+    lines = [x for x in lines if x.split(":")[0] not in changed & set(CHANGEABLE)]
+    others = {key: value for key, value in found.items() if key != "parameters"}
+    lines += differences(others, {k: v for k, v in here.items() if k != "parameters"})
+    if lines:
+        raise CheckpointError(
+            f"the checkpoint of {run.name} is of other settings (there: the checkpoint; here: this "
+            f"script): {'; '.join(lines)}. Set them back, or start a new run without --resume"
+        )
+
+
+def _chosen(name: str, given: int | None, recorded: int | None, default: int) -> int:
+    if recorded is None:
+        return default if given is None else given
+    if given is not None and given != recorded:
+        raise ValueError(f"{name} {given}: this run was started with {recorded}")
+    return recorded
+
+
+def _set_up(deterministic: bool, seed: int) -> None:
+    """Set PyTorch up for repeatable or for fast work, and seed the initial values."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.manual_seed(seed_of(seed, "initial values"))
+
+
+def _workers(given: int | None, world_size: int) -> int:
+    if given is not None:
+        return given
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(WORKERS, (cores or 1) // (2 * world_size))
