@@ -48,7 +48,7 @@ def save(path: Path, state: State) -> None:
     torch.save({"format": FORMAT, "version": VERSION, **state}, buffer)
     content = buffer.getvalue()[:-2] + COMMENT.to_bytes(2, "little")  # the comment's length
     with WholeFile(path) as file:
-        file.write(content + MARK + hashlib.sha256(content).hexdigest().encode())
+        file.append(content + MARK + hashlib.sha256(content).hexdigest().encode())
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> State:
@@ -136,7 +136,7 @@ class CheckpointFolder:
         save(path, state)
         if best:
             with WholeFile(self.best) as copy:
-                copy.write(path.read_bytes())
+                copy.append(path.read_bytes())
         for old, file in list(self.files().items())[: -self.keep]:
             if not (self.keep_steps and old % self.keep_steps == 0):
                 file.unlink(missing_ok=True)

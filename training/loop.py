@@ -417,4 +417,4 @@ def _write_arrays(path: Any, arrays: dict[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     with WholeFile(path) as file:
-        file.write(buffer.getvalue())
+        file.append(buffer.getvalue())

@@ -63,9 +63,7 @@ class Run:
 
     def begin(self, record: dict[str, Any]) -> None:
         """Make the run's folders, write ``settings.yaml`` and link everything together."""
-        for folder in (self.logs, self.checkpoints, self.summaries):
-            folder.mkdir(parents=True, exist_ok=True)
-        self.results.parent.mkdir(parents=True, exist_ok=True)
+        self.logs.mkdir(parents=True, exist_ok=True)
         write_yaml(self.settings, record)
         self.folder.mkdir(parents=True, exist_ok=True)
         links = {place.name: place for place in (self.log, self.json_log, self.settings)}
@@ -163,7 +161,7 @@ def write_yaml(path: Path, value: Any) -> None:
     """Write plain values as YAML, whole or not at all."""
     text = yaml.safe_dump(plain(value), sort_keys=False, allow_unicode=True, width=100)
     with WholeFile(path) as file:
-        file.write(text.encode())
+        file.append(text.encode())
 
 
 def settings_of(run: Run) -> Settings:

@@ -40,10 +40,12 @@ class RunLog:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         for line in text.splitlines() or [""]:
             self._text.write(f"{stamp}  {line}\n")
-        if show:
+        if show and sys.stderr.isatty():
             self._bar.clear()
-            print(text, file=sys.stdout, flush=True)
+            print(text, flush=True)
             self._bar.refresh()
+        elif show:
+            print(text, flush=True)
 
     def event(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Write a line to ``log.jsonl``: ``{"event": kind, "step": step, "time": …, **values}``."""
@@ -94,4 +96,4 @@ def _forget_after(run: Run, step: int) -> None:
         except (ValueError, KeyError):
             continue  # cut off when the process was killed
     with WholeFile(run.json_log) as file:
-        file.write(b"".join(kept))
+        file.append(b"".join(kept))

@@ -130,7 +130,7 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+    return value if value is None or type(value) in (bool, int, float) else str(value)
 
 
 def _typed(key: str, text: str, default: Any) -> Any:
