@@ -1,0 +1,210 @@
+"""Looking inside a network while it works: recordings, lesions, fewer steps, gradient maps.
+
+All of it works on a trained network as it is, as a physiologist would; nothing is retrained::
+
+    run = load_run("latest")
+    recording = record(run.network, images)          # recording["H2"]: (T, N, K, H, W)
+    with lesioned(run.network, "omega"), steps(run.network, 4):
+        logits, _ = run.network(images)
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layers.hgru import HGRU
+
+SYMBOLS = ("G1", "C1", "H1", "G2", "C2", "H2")
+MEANINGS = {
+    "G1": "gain gate",
+    "C1": "horizontal convolution of the first stage",
+    "H1": "hidden state of the first stage (inhibition)",
+    "G2": "mix gate",
+    "C2": "horizontal convolution of the second stage",
+    "H2": "hidden state of the second stage (excitation)",
+}
+SMOOTHGRAD_SAMPLES = 50
+SMOOTHGRAD_SPREAD = 0.15
+
+
+def circuit(network: nn.Module) -> HGRU:
+    """The network's hGRU layer.
+
+    Raises:
+        ValueError: it has none (the feedforward control).
+    """
+    layers = [module for module in network.modules() if isinstance(module, HGRU)]
+    if len(layers) != 1:
+        raise ValueError(
+            f"a network with one hGRU layer is needed, {type(network).__name__} has {len(layers)}"
+        )
+    return layers[0]
+
+
+def is_recurrent(network: nn.Module) -> bool:
+    """Whether the network has an hGRU layer to look into."""
+    return any(isinstance(module, HGRU) for module in network.modules())
+
+
+@torch.no_grad()
+def record(
+    network: nn.Module,
+    images: Tensor,
+    symbols: Sequence[str] = SYMBOLS,
+    seed: int | None = 0,
+) -> dict[str, Tensor]:
+    """What the circuit holds at each step while the network sees these images.
+
+    Args:
+        network: a network with an hGRU layer; it runs in the mode (training or evaluation) it is in.
+        images: (N, 1, H, W), float32 in 0–1, on the network's device.
+        symbols: which of ``SYMBOLS``: gates G1, G2, convolutions C1, C2, hidden states H1, H2, as
+            in section 3 of the paper; H2 is that at the end of the step.
+        seed: of the random hidden state; None draws on from where the network's generator stands.
+
+    Returns:
+        By symbol, (T, N, K, H, W), and ``logits`` (N, 2), on the network's device.
+
+    Raises:
+        ValueError: a symbol is not known, or the network has no hGRU layer.
+    """
+    for symbol in symbols:
+        if symbol not in SYMBOLS:
+            raise ValueError(f"a symbol must be one of {', '.join(SYMBOLS)}; found {symbol!r}")
+    layer = circuit(network)
+    seen: dict[str, list[Tensor]] = {symbol: [] for symbol in symbols}
+
+    def note(t: int, tensors: dict[str, Tensor]) -> None:
+        for symbol in symbols:
+            seen[symbol].append(tensors[symbol].clone())
+
+    before, layer.probe = layer.probe, note
+    try:
+        with hidden_seed(network, seed):
+            logits, _ = network(images)
+    finally:
+        layer.probe = before
+    return {**{symbol: torch.stack(steps) for symbol, steps in seen.items()}, "logits": logits}
+
+
+@contextlib.contextmanager
+def lesioned(network: nn.Module, *letters: str) -> Iterator[nn.Module]:
+    """Within the block, hold these Greek letters at 0, whatever was learned.
+
+    Args:
+        letters: any of alpha, mu, gamma, kappa, omega (see ``layers.hgru.HGRU.lesion``).
+
+    Raises:
+        ValueError: the circuit has no such letter, or the network no circuit.
+    """
+    layer = circuit(network)
+    before = layer.lesioned
+    layer.lesion(*letters)
+    try:
+        yield network
+    finally:
+        layer.lesioned = before
+
+
+@contextlib.contextmanager
+def steps(network: nn.Module, count: int) -> Iterator[nn.Module]:
+    """Within the block, let the circuit run this many timesteps.
+
+    More than it was built with is possible where neither η nor the normalisation is a step's own.
+
+    Raises:
+        ValueError: the number cannot be, or the network has no circuit.
+    """
+    layer = circuit(network)
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"timesteps must be a whole number of at least 1, found {count!r}")
+    most = longest(layer)
+    if most is not None and count > most:
+        raise ValueError(
+            f"timesteps is {count}, but this circuit has η or normalisation for {most} steps only"
+        )
+    before, layer.timesteps = layer.timesteps, count
+    try:
+        yield network
+    finally:
+        layer.timesteps = before
+
+
+def longest(layer: HGRU) -> int | None:
+    """The most timesteps the circuit can run; None: any number."""
+    if layer.adaptation:
+        return len(layer.eta)
+    if layer.batch_norm and not layer.reuse:
+        return len(layer.norms["g1"])
+    return None
+
+
+@contextlib.contextmanager
+def hidden_seed(network: nn.Module, seed: int | None) -> Iterator[None]:
+    """Within the block, draw the random hidden state from a generator of this seed."""
+    if seed is None or not is_recurrent(network):
+        yield
+        return
+    layer = circuit(network)
+    before = layer.noise_generator
+    layer.noise_generator = torch.Generator(layer.W1.device).manual_seed(seed)
+    try:
+        yield
+    finally:
+        layer.noise_generator = before
+
+
+def smoothgrad(
+    network: nn.Module,
+    image: Tensor,
+    label: int,
+    samples: int = SMOOTHGRAD_SAMPLES,
+    spread: float = SMOOTHGRAD_SPREAD,
+    seed: int = 0,
+    batch: int = 1,
+    progress: Any = iter,
+) -> Tensor:
+    """Mean gradient of a label's logit by the image, over noisy copies of it.
+
+    SmoothGrad (Smilkov et al. 2017, arXiv:1706.03825, equation 1) with the release's numbers: 50
+    copies; normal noise whose standard deviation is 0.15 of the image's range (maximum minus
+    minimum). The same random hidden state is used for every copy of a batch of one.
+
+    Args:
+        network: in evaluation mode.
+        image: (1, H, W), float32 in 0–1, on the network's device.
+        label: the logit's index, 0 or 1.
+        samples: number of noisy copies.
+        spread: noise, as a share of the image's range.
+        seed: of the noise and the hidden state.
+        batch: copies at once.
+        progress: wraps the list of batches, e.g. a progress bar.
+
+    Returns:
+        (H, W): the mean of the signed gradients, logit units per unit of intensity.
+
+    Raises:
+        ValueError: samples or spread are out of range.
+    """
+    if samples < 1 or spread < 0:
+        raise ValueError(
+            f"SmoothGrad needs at least 1 sample and a spread of 0 or more, found {samples} and "
+            f"{spread}"
+        )
+    noise = torch.Generator(image.device).manual_seed(seed)
+    sd = spread * (image.max() - image.min())
+    total = torch.zeros_like(image[0])
+    parts = [min(batch, samples - start) for start in range(0, samples, batch)]
+    for count in progress(parts):
+        noisy = torch.randn(
+            (count, *image.shape), generator=noise, device=image.device, dtype=image.dtype
+        )
+        noisy = (image + sd * noisy).requires_grad_()
+        with torch.enable_grad(), hidden_seed(network, seed):
+            logits, _ = network(noisy)
+            (gradient,) = torch.autograd.grad(logits[:, label].sum(), noisy)
+        total += gradient.sum((0, 1))
+    return total / samples

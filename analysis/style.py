@@ -1,0 +1,96 @@
+"""One look for all figures: sizes, type, colours that colour-blind readers tell apart, maps."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from analysis.files import write_bytes
+
+COLUMN, PAGE = 3.4, 7.0  # widths of a journal's column and page, inches
+# Okabe & Ito (2008), darkest first; line styles and markers differ too, for grey prints.
+BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW, BLACK = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000",
+)  # fmt: skip
+SERIES = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY, BLACK)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+EXCITATORY, INHIBITORY = RED, BLUE
+INK, MUTED, GRID = "#1a1a1a", "#5c5c5c", "#d9d9d9"
+
+ACTIVITY = colormaps["magma"]  # perceptually uniform; 0 is dark
+SIGNED = LinearSegmentedColormap.from_list(  # as dark at +x as at −x, white at 0
+    "blue_white_red", ["#08306b", "#2b7bba", "#a6cee3", "#ffffff", "#f4b183", "#c8500a", "#6b2700"]
+)
+SEQUENTIAL = colormaps["cividis"]  # made for colour-blind readers
+
+RC = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": "white",
+    "savefig.dpi": 200,
+    "image.interpolation": "nearest",
+    "pdf.fonttype": 42,  # text stays text
+    "svg.fonttype": "none",
+}
+DATE = {"pdf": {"CreationDate": None}, "png": {}}  # the same figure twice is the same file
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Within the block, figures are drawn in this look."""
+    with matplotlib.rc_context(RC):
+        yield
+
+
+def new_figure(width: float = PAGE, height: float = 2.6) -> Figure:
+    """An empty figure, in inches; call it, and draw, within :func:`style`."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as ``<stem>.png`` and ``<stem>.pdf``; both paths."""
+    written = []
+    for kind in ("png", "pdf"):
+        content = io.BytesIO()
+        with style():
+            figure.savefig(content, format=kind, metadata=DATE[kind])
+        written.append(write_bytes(stem.with_name(f"{stem.name}.{kind}"), content.getvalue()))
+    return written
+
+
+def picture(axes: Axes) -> None:
+    """Axes that hold a picture: no ticks, no frame."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
