@@ -32,11 +32,12 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from dataset_processing.pathfinder_kernel import Rules, make_grid, make_images
+from dataset_processing.pathfinder_kernel import Grid, Rules, make_grid, make_images
 from dataset_processing.pathfinder_templates import Templates, half_up, templates
 
 CHUNK = 256  # images made at once
@@ -90,6 +91,9 @@ class Settings:
     image_tries: int = 10000
 
     def __post_init__(self) -> None:
+        for name in ("window", "margin", "snake_contrasts", "paddle_contrasts"):
+            if isinstance(getattr(self, name), list):  # so that settings can be hashed
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         least = {
             "contour_length": 2, "border": 0, "paddle_length": 1, "seed_distance": 0,
             "marker_radius": 1, "antialias": 1, "image_tries": 1,
@@ -106,7 +110,7 @@ class Settings:
             _check("window", side, int, 2 * self.border + 1)
         for name in ("snake_contrasts", "paddle_contrasts"):
             values = getattr(self, name)
-            if not isinstance(values, Sequence) or not values:
+            if not isinstance(values, tuple) or not values:
                 raise ValueError(f"{name}: a list of numbers 0–1 is expected, not {values!r}")
             for value in values:
                 _check(name, value, float, 0)
@@ -123,15 +127,21 @@ class Settings:
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width of an image."""
-        if isinstance(self.window, int):
+        if not isinstance(self.window, tuple):
             return self.window, self.window
+        if len(self.window) != 2:
+            raise ValueError(f"window: height and width are expected, not {self.window!r}")
         height, width = self.window
         return height, width
 
     @property
     def margins(self) -> tuple[int, ...]:
         """The margins that an image may have."""
-        return (self.margin,) if isinstance(self.margin, int) else tuple(self.margin)
+        if not isinstance(self.margin, tuple):
+            return (self.margin,)
+        if not self.margin:
+            raise ValueError("margin: a whole number, or several, is expected")
+        return self.margin
 
     @property
     def paddles_a_distractor(self) -> int:
@@ -234,7 +244,7 @@ class Pathfinder:
         labels = np.empty(1, np.int64)
         placed, counts, markers, marked = self._make(wanted, images, labels)
         margin = self.settings.margins[int(self._margin_numbers(wanted)[0])]
-        drawn = _templates(self.settings, margin)
+        drawn = _tables(self.settings, margin)[0]
         made = placed[0, : counts[0, 0]]
         targets = 2 * self.settings.contour_length
         ends = paddle_ends(drawn, made, self.settings)
@@ -282,10 +292,8 @@ class Pathfinder:
             outputs = [
                 array if whole else array[mine] for array in (images, labels, *told)
             ]
-            drawn = _templates(settings, margin)
             failed = make_images(
-                self._key, indices[mine], drawn, _rules(settings, margin),
-                make_grid(drawn, *settings.shape), *outputs,
+                self._key, indices[mine], *_tables(settings, margin), *outputs
             )
             if failed >= 0:
                 raise ValueError(_no_room(settings, margin, int(indices[mine[failed]])))
@@ -350,11 +358,14 @@ def _contour(drawn: Templates, placed: np.ndarray, shape: tuple[int, int]) -> np
     return mask
 
 
-def _templates(settings: Settings, margin: int) -> Templates:
-    return templates(
+@lru_cache(maxsize=32)
+def _tables(settings: Settings, margin: int) -> tuple[Templates, Rules, Grid]:
+    """What the kernel needs besides indices."""
+    drawn = templates(
         settings.paddle_length, settings.paddle_thickness, margin, settings.continuity,
         settings.marker_radius, settings.antialias,
     )
+    return drawn, _rules(settings, margin), make_grid(drawn, *settings.shape)
 
 
 def _rules(settings: Settings, margin: int) -> Rules:

@@ -10,7 +10,6 @@ Coordinates are (row, column); orientations turn from the columns' direction tow
 """
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -54,7 +53,6 @@ class Templates(NamedTuple):
     marker: np.ndarray  # (·, 3) int64: row, column, brightness of a marker's pixels
 
 
-@lru_cache(maxsize=32)
 def templates(
     length: int, thickness: float, margin: int, continuity: float, marker_radius: int, antialias: int
 ) -> Templates:
