@@ -1,13 +1,17 @@
 """Batches: every record once an epoch, shuffled over the whole of it, from where a run stopped."""
 
+import atexit
 import logging
+import multiprocessing.util
+import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from dataset_processing.names import unknown
 
@@ -90,14 +94,14 @@ class Loader:
                 *(rest, len(dataset), world_size),
             )
         self._order = _Order()
-        self._data = DataLoader(
+        self._data: DataLoader[Any] = DataLoader(
             _Guarded(dataset),
             batch_sampler=self._order,
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=self.device.type == "cuda",
             persistent_workers=workers > 0,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=partial(_ignore_signals, _closing()) if workers else None,
             prefetch_factor=4 if workers else None,
         )
 
@@ -107,7 +111,11 @@ class Loader:
         Raises:
             ValueError: a record cannot be used (CorruptRecordError names it), or too many of them.
         """
-        self._order.batches = [self._slice(epoch, i) for i in range(start, self.batches_per_epoch)]
+        self._order.batches = _slices(
+            self.order(epoch)[start * self.batch_size :],
+            *(self.batches_per_epoch - start, self.batch_size, self.rank, self.world_size),
+            epoch * len(self.dataset),
+        )
         for images, labels, records, failures in self._data:
             for index, error in failures:
                 self._note(index, error)
@@ -127,15 +135,6 @@ class Loader:
         if not self.shuffle:
             return np.arange(len(self.dataset))
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
-
-    def _slice(self, epoch: int, batch: int) -> list[int]:
-        """Indices of this rank's part of a batch."""
-        if epoch != self._order.epoch:
-            self._order.epoch, self._order.permutation = epoch, self.order(epoch)
-        first = batch * self.batch_size
-        chosen = self._order.permutation[first : first + self.batch_size]
-        bounds = [len(chosen) * rank // self.world_size for rank in (self.rank, self.rank + 1)]
-        return (epoch * len(self.dataset) + chosen[slice(*bounds)]).tolist()
 
     def _note(self, index: int, error: Exception) -> None:
         """Raises a record's error, or logs and counts it."""
@@ -157,18 +156,23 @@ class _Order:
     """What the DataLoader iterates over: the lists of indices of the batches to come."""
 
     def __init__(self) -> None:
-        self.batches: list[list[int]] = []
-        self.epoch = -1
-        self.permutation = np.empty(0, dtype=np.int64)
+        self.batches: Iterator[list[int]] = iter(())
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
+        return self.batches
 
 
-class _Guarded:
+def _slices(
+    order: np.ndarray, batches: int, batch_size: int, rank: int, world_size: int, offset: int
+) -> Iterator[list[int]]:
+    """A rank's part of each of the next batches, as indices that count from ``offset``."""
+    for batch in range(batches):
+        chosen = order[batch * batch_size : (batch + 1) * batch_size]
+        first, end = (len(chosen) * r // world_size for r in (rank, rank + 1))
+        yield (offset + chosen[first:end]).tolist()
+
+
+class _Guarded(Dataset[Any]):
     """Reads records so that one's error becomes a value: it reaches the main process as it is."""
 
     def __init__(self, dataset: Any) -> None:
@@ -209,11 +213,17 @@ def _collate(items: list[tuple[int, Any]]) -> Read:
     return torch.from_numpy(images), labels, records, failures
 
 
-def _ignore_signals(worker: int) -> None:
-    """A signal to the whole job is the main process's to answer; it ends its workers itself."""
+def _closing() -> Any:
+    """A byte that workers can see; it becomes 1 when this process comes to its end."""
+    flag = multiprocessing.RawValue("b", 0)
+    atexit.register(setattr, flag, "value", 1)  # runs before multiprocessing ends the workers
+    return flag
+
+
+def _ignore_signals(closing: Any, worker: int) -> None:
+    """Leaves a signal to the whole job to the main process, which ends its workers itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if closing.value else None)
 
 
 def _describe(dataset: Any) -> str:
