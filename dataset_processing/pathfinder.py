@@ -243,7 +243,7 @@ class Pathfinder:
         images = np.empty((1, *self.settings.shape), np.uint8)
         labels = np.empty(1, np.int64)
         placed, counts, markers, marked = self._make(wanted, images, labels)
-        margin = self.settings.margins[int(self._margin_numbers(wanted)[0])]
+        margin = self.margin(index)
         drawn = _tables(self.settings, margin)[0]
         made = placed[0, : counts[0, 0]]
         targets = 2 * self.settings.contour_length
@@ -259,6 +259,10 @@ class Pathfinder:
             marked_snakes=(int(marked[0, 0]), int(marked[0, 1])),
             margin=margin,
         )
+
+    def margin(self, index: int) -> int:
+        """The margin of one image."""
+        return self.settings.margins[int(self._margin_numbers(np.array([index]))[0])]
 
     def _margin_numbers(self, indices: np.ndarray) -> np.ndarray:
         """Which of the margins each image has."""

@@ -10,6 +10,7 @@ Coordinates are (row, column); orientations turn from the columns' direction tow
 """
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -234,6 +235,7 @@ def shrink(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return image
 
 
+@lru_cache(maxsize=16)
 def lanczos(size: int, shrunk: int) -> np.ndarray:
     """(shrunk, size) int64 coefficients, in units of 2^-22."""
     scale = size / shrunk

@@ -1,0 +1,81 @@
+"""One picture of many stimuli, with contours and markers coloured in."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from dataset_processing.pathfinder import Pathfinder, Settings, Stimulus
+from dataset_processing.whole_file import WholeFile
+
+COLUMNS = 4  # stimuli of a label and length
+GAP, TITLE = 6, 18  # pixels
+CONTOURS = ((255, 170, 40), (90, 170, 255))  # the contour with the first marker; the other
+MARKERS = (255, 80, 90)
+
+
+def write_sheet(path: Path, chosen: list[Settings], seed: int = 0) -> str:
+    """Writes the sheet as a PNG file: a row for each of the settings and labels.
+
+    Returns:
+        One line that says what was written.
+
+    Raises:
+        ValueError: the snakes do not fit.
+        RuntimeError: the file cannot be written.
+    """
+    rows = [(settings, label) for settings in chosen for label in (1, 0)]
+    strips = [strip(settings, label, seed) for settings, label in rows]
+    sheet = Image.new("RGB", (max(s.width for s in strips), sum(s.height for s in strips)))
+    top = 0
+    for picture in strips:
+        sheet.paste(picture, (0, top))
+        top += picture.height
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    with WholeFile(path) as file:
+        file.append(buffer.getvalue())
+    return f"{path}: {len(rows)} rows of {COLUMNS} stimuli, {sheet.width}×{sheet.height} pixels"
+
+
+def strip(settings: Settings, label: int, seed: int) -> Image.Image:
+    """A row: the first stimuli of one label."""
+    height, width = settings.shape
+    result = Image.new(
+        "RGB", (COLUMNS * (width + GAP) + GAP, height + TITLE + GAP), (40, 40, 40)
+    )
+    where = "both markers on one contour" if label else "markers on two contours"
+    title = f"{settings.contour_length} paddles, label {label}: {where}"
+    ImageDraw.Draw(result).text((GAP, 3), title, fill=(230, 230, 230))
+    for column, stimulus in enumerate(first_of(label, Pathfinder(settings, seed))):
+        result.paste(
+            Image.fromarray(coloured(stimulus)), (GAP + column * (width + GAP), TITLE)
+        )
+    return result
+
+
+def first_of(label: int, generator: Pathfinder) -> list[Stimulus]:
+    """The first stimuli of that label."""
+    found, index = [], 0
+    while len(found) < COLUMNS:
+        if generator.image(index)[1] == label:
+            found.append(generator.stimulus(index))
+        index += 1
+    return found
+
+
+def coloured(stimulus: Stimulus) -> np.ndarray:
+    """(H, W, 3) uint8: the image with its two contours and its markers in colour."""
+    rows, cols = np.indices(stimulus.image.shape)
+    tint = np.ones((*stimulus.image.shape, 3))
+    order = (stimulus.marked_snakes[0], 1 - stimulus.marked_snakes[0])
+    for snake, colour in zip(order, CONTOURS, strict=True):
+        for tail, head in stimulus.paddles[snake]:
+            centre, reach = (tail + head) / 2, np.hypot(*(head - tail)) / 2 + 2
+            tint[(rows - centre[0]) ** 2 + (cols - centre[1]) ** 2 <= reach**2] = (
+                np.array(colour) / 255
+            )
+    for row, col in stimulus.markers:
+        tint[(rows - row) ** 2 + (cols - col) ** 2 <= 7**2] = np.array(MARKERS) / 255
+    return (stimulus.image[..., None] * tint).astype(np.uint8)

@@ -1,0 +1,164 @@
+"""What Pathfinder images measure, beside the published generator's.
+
+``pathfinder_statistics.json`` holds the means and spreads of 1,000 images that the published
+generator made of each length. Lit pixels are those over half the full brightness (127); components
+are 8-connected; markers are what an erosion by a disc of radius 3 leaves.
+"""
+
+import json
+import math
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from dataset_processing.pathfinder import Pathfinder, Settings
+from dataset_processing.pathfinder_templates import disc
+from dataset_processing.progress import Progress
+
+PUBLISHED = Path(__file__).with_name("pathfinder_statistics.json")
+ROUNDING = 1e-4 / math.sqrt(12)  # the published numbers have four decimals
+TWO_VALUES = {  # quantities with a mean and a spread
+    "mean intensity": "mean_intensity",
+    "lit fraction": "lit_fraction",
+    "components": "connected_components",
+}
+BLOCK = 50
+
+
+def table(count: int = 1000, seed: int = 0, workers: int = 1) -> str:
+    """A table of all quantities for the lengths 6, 9 and 14: ours, the published, and by how many
+    standard errors they differ.
+
+    Args:
+        count: images measured of each length.
+        seed: of the images.
+        workers: processes.
+
+    Raises:
+        ValueError: fewer than 100 images.
+    """
+    if count < 100:
+        raise ValueError(f"count: at least 100 images are needed, not {count}")
+    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    lines = [
+        f"{count} images of each length, seed {seed}; published: "
+        f"{published['14']['n']:.0f} each. z: difference in standard errors",
+        f"{'length':>6}  {'quantity':<26}{'ours':>10}{'± s.e.':>9}{'published':>11}{'± s.e.':>9}"
+        f"{'z':>7}",
+    ]
+    for length, reference in published.items():
+        found = measure(int(length), count, seed, workers)
+        for name, ours, our_error, theirs, their_error in compare(found, reference):
+            z = (ours - theirs) / math.hypot(our_error, their_error)
+            lines.append(
+                f"{length:>6}  {name:<26}{ours:10.4f}{our_error:9.4f}{theirs:11.4f}"
+                f"{their_error:9.4f}{z:7.2f}"
+            )
+    return "\n".join(lines)
+
+
+def measure(length: int, count: int, seed: int, workers: int = 1) -> dict[str, np.ndarray]:
+    """The quantities of each of ``count`` images, by name, (count,) each; nan where undefined."""
+    generator = Pathfinder(Settings(contour_length=length), seed)
+    generator.images([])
+    blocks = [
+        (generator, range(start, min(start + BLOCK, count))) for start in range(0, count, BLOCK)
+    ]
+    with Progress(total=count, unit="image", desc=f"measuring length {length}") as bar:
+        parts = []
+        if workers == 1:
+            for block in blocks:
+                parts.append(measure_block(block))
+                bar.update(len(block[1]))
+        else:
+            with get_context("fork").Pool(workers) as pool:
+                for part in pool.imap(measure_block, blocks):
+                    parts.append(part)
+                    bar.update(len(part["label"]))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def measure_block(block: tuple[Pathfinder, range]) -> dict[str, np.ndarray]:
+    """The quantities of some images."""
+    generator, indices = block
+    images, labels = generator.images(indices)
+    rows = [measure_image(image) for image in images]
+    found = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return {"label": labels, **found}
+
+
+def measure_image(image: np.ndarray) -> dict[str, float]:
+    """The quantities of one image (H, W) uint8."""
+    lit = image > 127
+    row, col = np.nonzero(lit)
+    left, markers = ndimage.label(ndimage.binary_erosion(lit, disc(3)), np.ones((3, 3)))
+    distance = math.nan
+    if markers == 2:
+        one, two = ndimage.center_of_mass(left > 0, left, [1, 2])
+        distance = math.dist(one, two)
+    return {
+        "mean intensity": float(image.mean()),
+        "lit fraction": float(lit.mean()),
+        "components": ndimage.label(lit, np.ones((3, 3)))[1],
+        "row spread of lit pixels": float(row.std()),
+        "column spread of lit pixels": float(col.std()),
+        "two markers found": float(markers == 2),
+        "marker distance": distance,
+        "full brightness": float((image == 255).sum() / (image > 0).sum()),
+    }
+
+
+def compare(
+    found: dict[str, np.ndarray], reference: dict[str, Any]
+) -> list[tuple[str, float, float, float, float]]:
+    """Rows of (quantity, ours, its standard error, published, its standard error).
+
+    A published spread's error is taken from the shape of our distribution.
+    """
+    n = reference["n"]
+    pairs = [(name, found[name], reference[key], n) for name, key in TWO_VALUES.items()]
+    positive = reference["positive_fraction"]
+    for label, word, share in ((1, "positive", positive), (0, "negative", 1 - positive)):
+        values = found["marker distance"][found["label"] == label]
+        entry = reference[f"marker_distance_px_{word}"]
+        pairs.append(
+            (f"marker distance, label {label}", values[np.isfinite(values)],
+             (entry["mean"], entry["sd"]), n * share)
+        )
+    rows = [
+        ("positive fraction", *mean_and_error(found["label"]), positive,
+         math.sqrt(positive * (1 - positive) / n)),
+    ]
+    for name, values, (mean, spread), number in pairs:
+        rows.append((name, *mean_and_error(values), mean,
+                     math.hypot(spread / math.sqrt(number), ROUNDING)))
+        relative = spread_error(values) / values.std()
+        rows.append((f"{name}, s.d.", float(values.std()), relative * values.std(),
+                     spread, math.hypot(
+                         relative * spread * math.sqrt(len(values) / number), ROUNDING)))
+    for name, key in (("row spread of lit pixels", "lit_pixel_row_sd"),
+                      ("column spread of lit pixels", "lit_pixel_col_sd"),
+                      ("full brightness", "fraction_of_nonzero_pixels_at_255")):
+        ours, error = mean_and_error(found[name])
+        their_error = math.hypot(error * math.sqrt(len(found[name]) / n), ROUNDING)
+        rows.append((name, ours, error, reference[key], their_error))
+    share = float(found["two markers found"].mean())
+    rows.append(("two markers found", share, 1 / len(found["label"]),
+                 reference["two_markers_found"], 1 / n))
+    return rows
+
+
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    """A mean and its standard error."""
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def spread_error(values: np.ndarray) -> float:
+    """The standard error of a standard deviation, from the fourth moment."""
+    off = values - values.mean()
+    variance = float((off**2).mean())
+    excess = float((off**4).mean()) - variance**2
+    return math.sqrt(max(excess, 0.0) / len(values)) / (2 * math.sqrt(variance))
