@@ -133,6 +133,19 @@ def steps(network: nn.Module, count: int) -> Iterator[nn.Module]:
         layer.timesteps = before
 
 
+@contextlib.contextmanager
+def altered(
+    network: nn.Module, lesion: Sequence[str] = (), timesteps: int | None = None
+) -> Iterator[nn.Module]:
+    """Within the block, both: letters at 0 (see :func:`lesioned`), another number of steps."""
+    with contextlib.ExitStack() as stack:
+        if lesion:
+            stack.enter_context(lesioned(network, *lesion))
+        if timesteps is not None:
+            stack.enter_context(steps(network, timesteps))
+        yield network
+
+
 def longest(layer: HGRU) -> int | None:
     """The most timesteps the circuit can run; None: any number."""
     if layer.adaptation:
@@ -155,6 +168,20 @@ def hidden_seed(network: nn.Module, seed: int | None) -> Iterator[None]:
         yield
     finally:
         layer.noise_generator = before
+
+
+@contextlib.contextmanager
+def default_generator(network: nn.Module) -> Iterator[None]:
+    """Within the block, draw the random hidden state from PyTorch's default generator."""
+    layers = [circuit(network)] if is_recurrent(network) else []
+    before = [layer.noise_generator for layer in layers]
+    for layer in layers:
+        layer.noise_generator = None
+    try:
+        yield
+    finally:
+        for layer, generator in zip(layers, before, strict=True):
+            layer.noise_generator = generator
 
 
 def smoothgrad(

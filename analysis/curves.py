@@ -1,0 +1,150 @@
+"""Learning curves: accuracy and loss over training images, with the spread over seeds."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from analysis.runs import TrainedRun
+from analysis.style import GRID, LINES, MARKERS, MUTED, PAGE, SERIES, new_figure, style
+from training.history import History
+
+SMOOTH = 200  # points that a training curve is reduced to
+# Parameters that say nothing of what was learned.
+BOOKKEEPING = {
+    "exp_name", "save_weights", "log_iters", "checkpoint_minutes", "keep_checkpoints", "keep_every",
+    "validation_iters", "num_validation_evals", "shuffle_val", "epochs", "stream_seed",
+    "stream_val_images", "model_name", "dataset",
+}  # fmt: skip
+
+
+def labels(runs: Sequence[TrainedRun]) -> list[str]:
+    """A short name for each run: its model, and the parameters by which the runs differ.
+
+    Runs of one name differ by their seed alone.
+    """
+    names = [run.model_name for run in runs]
+    if len({run.params["dataset"] for run in runs}) > 1:
+        names = [f"{name}, {run.params['dataset']}" for name, run in zip(names, runs, strict=True)]
+    groups: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        groups.setdefault(name, []).append(place)
+    for places in groups.values():
+        keys = sorted({key for i in places for key in runs[i].params} - BOOKKEEPING)
+        differing = [k for k in keys if len({repr(runs[i].params.get(k)) for i in places}) > 1]
+        for i in places:
+            values = [f"{key} {_value(runs[i].params.get(key))}" for key in differing]
+            names[i] = ", ".join([names[i], *values])
+    return names
+
+
+def images_to(history: History, batch_size: int, level: float = 0.9) -> int | None:
+    """Training images at the first validation whose metric reached the level; None if none did."""
+    for step, metric in zip(history.validation_step, history.validation_metric, strict=True):
+        if metric >= level:
+            return step * batch_size
+    return None
+
+
+def training_curve(values: Sequence[float], points: int = SMOOTH) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and means of a training curve over as many equal stretches."""
+    stretches = np.array_split(np.asarray(values, dtype=np.float64), min(points, len(values)))
+    ends = np.cumsum([len(part) for part in stretches])
+    return ends, np.array([part.mean() for part in stretches])
+
+
+def learning_curves(runs: Sequence[TrainedRun]) -> Figure:
+    """Validation (thick) and training (thin) accuracy and loss over training images.
+
+    Runs that differ by their seed alone share a colour: the line is their mean, the band reaches
+    from the lowest to the highest of them.
+
+    Raises:
+        ValueError: none of the runs has a history.
+    """
+    drawn = [run for run in runs if run.history.validation_step or run.history.train_loss]
+    if not drawn:
+        raise ValueError("none of these runs has a history to draw curves from")
+    names = labels(drawn)
+    most = max(
+        int(run.params["batch_size"]) * max([*run.history.validation_step, len(run.history.train_loss)])
+        for run in drawn
+    )
+    unit, word = (1e6, "millions") if most >= 2e5 else (1e3, "thousands") if most >= 1e3 else (1, "")
+    with style():
+        figure = new_figure(PAGE, 2.9)
+        accuracy, loss = figure.subplots(1, 2)
+        for number, name in enumerate(dict.fromkeys(names)):
+            group = [run for run, other in zip(drawn, names, strict=True) if other == name]
+            look = {
+                "color": SERIES[number % len(SERIES)],
+                "linestyle": LINES[number % len(LINES)],
+                "marker": MARKERS[number % len(MARKERS)],
+            }
+            seeds = f" ({len(group)} seeds)" if len(group) > 1 else ""
+            _series(accuracy, group, "metric", unit, name + seeds, look)
+            _series(loss, group, "loss", unit, None, look)
+        metric = drawn[0].metric
+        accuracy.set_title(f"{metric}, validation and training (thin)")
+        loss.set_title("loss, validation and training (thin)")
+        accuracy.set_ylabel(metric)
+        loss.set_ylabel("cross-entropy (nats)" if "cce" in _losses(drawn) else "loss")
+        if metric == "accuracy":
+            accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            accuracy.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
+            accuracy.annotate(
+                "chance", (1, 0.5), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+                color=MUTED, fontsize=7,
+            )  # fmt: skip
+            accuracy.set_ylim(top=min(1.02, accuracy.get_ylim()[1]))
+        for axes in (accuracy, loss):
+            axes.grid(axis="y")
+            axes.set_xlabel(f"training images{f' ({word})' if word else ''}")
+            axes.set_xlim(left=0)
+        figure.legend(loc="outside lower center", ncols=min(3, len(set(names))))
+    return figure
+
+
+def _series(
+    axes: Axes, group: list[TrainedRun], what: str, unit: float, name: str | None,
+    look: dict[str, Any],
+) -> None:  # fmt: skip
+    """The mean of a group's validations, its band, and its training curves."""
+    batch = int(group[0].params["batch_size"])
+    for run in group:
+        values = getattr(run.history, f"train_{what}")
+        if values:
+            ends, means = training_curve(values)
+            axes.plot(ends * batch / unit, means, color=look["color"], linewidth=0.6, alpha=0.55)
+    steps = set.intersection(*(set(run.history.validation_step) for run in group))
+    common = np.array(sorted(steps))
+    if not len(common):
+        return
+    table = np.array(
+        [
+            [dict(zip(run.history.validation_step, getattr(run.history, f"validation_{what}"),
+                      strict=True))[step] for step in common]
+            for run in group
+        ]
+    )  # fmt: skip
+    x = common * batch / unit
+    every = max(1, len(x) // 12)
+    axes.plot(x, table.mean(0), label=name, markevery=every, **look)
+    if len(group) > 1:
+        axes.fill_between(
+            x, table.min(0), table.max(0), color=look["color"], alpha=0.18, linewidth=0,
+            edgecolor=GRID,
+        )  # fmt: skip
+
+
+def _losses(runs: Sequence[TrainedRun]) -> set[str]:
+    return {str(run.params.get("loss_function")).replace("sparse_ce", "cce") for run in runs}
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key}={item}" for key, item in value.items()) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,362 @@
+"""How well do runs do on sets of images?
+
+python -m analysis.evaluate latest --dataset pathfinder_14
+python -m analysis.evaluate RUN RUN --dataset pathfinder_6 pathfinder_9 pathfinder_18 --images 10000
+
+A set is ``pathfinder_<length>`` (generated anew, any length), a data set or stream by name (its
+validation fold), a .tfrecords file, or a folder of images in any of the three layouts.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from analysis import command_line, statistics
+from analysis.files import text_table, write_arrays, write_csv, write_json
+from analysis.image_sets import contour_length, marker_distance, open_images, title
+from analysis.probing import altered, circuit, hidden_seed, is_recurrent
+from analysis.runs import TrainedRun, load_run
+from config import Config
+from dataset_processing.augmentations import Augmentations
+from dataset_processing.loader import Loader
+from dataset_processing.progress import Progress
+
+IMAGES = 10_000
+DISTANCE_BIN = 20  # pixels
+LABELS = {0: "two contours", 1: "one contour"}
+
+
+@dataclass
+class Evaluation:
+    """A network's answers to a set of images; a row an image, ordered by number.
+
+    Attributes:
+        run: the run's name.
+        dataset: the set's name.
+        record: (n,) the images' numbers in the set.
+        label: (n,) 0 or 1.
+        logits: (n, 2) float32.
+        distance: (n,) between the markers, pixels of the stimulus; not a number where not found.
+        about: what was evaluated: weights, step, lesions, timesteps, seed …
+    """
+
+    run: str
+    dataset: str
+    record: np.ndarray
+    label: np.ndarray
+    logits: np.ndarray
+    distance: np.ndarray
+    about: dict[str, Any]
+
+    @property
+    def correct(self) -> np.ndarray:
+        """(n,) whether the larger logit is the label's."""
+        return self.logits.argmax(1) == self.label
+
+    @property
+    def probability(self) -> np.ndarray:
+        """(n,) of label 1, by softmax."""
+        return (1 + np.tanh(self.margin / 2)) / 2
+
+    @property
+    def margin(self) -> np.ndarray:
+        """(n,) logit of label 1 minus that of label 0."""
+        return self.logits[:, 1].astype(np.float64) - self.logits[:, 0]
+
+    @property
+    def loss(self) -> float:
+        """Mean softmax cross-entropy, in nats."""
+        signed = np.where(self.label == 1, self.margin, -self.margin)
+        return float(np.logaddexp(0, -signed).mean())
+
+    def accuracy(self, chosen: np.ndarray | None = None, exact: bool = False) -> dict[str, Any]:
+        """Images, accuracy and its 95% interval, over all images or some.
+
+        Args:
+            chosen: (n,) bool; None takes all.
+            exact: Clopper and Pearson's interval rather than Wilson's.
+        """
+        right = self.correct if chosen is None else self.correct[chosen]
+        if not len(right):
+            return {"images": 0, "accuracy": math.nan, "low": math.nan, "high": math.nan}
+        interval = statistics.clopper_pearson if exact else statistics.wilson
+        low, high = interval(int(right.sum()), len(right))
+        return {
+            "images": len(right), "accuracy": float(right.mean()), "low": low, "high": high,
+        }  # fmt: skip
+
+    def confusion(self) -> list[list[int]]:
+        """Numbers of images: row the label, column the answer."""
+        answer = self.logits.argmax(1)
+        return [[int(((self.label == r) & (answer == c)).sum()) for c in (0, 1)] for r in (0, 1)]
+
+    def by_property(self, exact: bool = False) -> list[dict[str, Any]]:
+        """Accuracy by label, and by distance between the markers within each label.
+
+        Images without two markers are a row of their own.
+        """
+        rows = []
+        for label, name in LABELS.items():
+            of_label = self.label == label
+            rows.append({"label": name, "distance": "all", **self.accuracy(of_label, exact)})
+            known = of_label & np.isfinite(self.distance)
+            bins = np.floor(np.where(known, self.distance, -1) / DISTANCE_BIN).astype(int)
+            for number in np.unique(bins[known]):
+                low = int(number) * DISTANCE_BIN
+                span = f"{low}–{low + DISTANCE_BIN} px"
+                chosen = known & (bins == number)
+                rows.append({"label": name, "distance": span, **self.accuracy(chosen, exact)})
+            if (of_label & ~known).any():
+                chosen = of_label & ~known
+                rows.append({"label": name, "distance": "unknown", **self.accuracy(chosen, exact)})
+        return rows
+
+    def summary(self, exact: bool = False) -> dict[str, Any]:
+        """All numbers of the evaluation."""
+        return {
+            "run": self.run,
+            "dataset": self.dataset,
+            **self.accuracy(exact=exact),
+            "interval": "Clopper–Pearson, 95%" if exact else "Wilson, 95%",
+            "loss": self.loss,
+            "auc": statistics.area_under_curve(self.margin, self.label),
+            "confusion": self.confusion(),
+            "by_property": self.by_property(exact),
+            **self.about,
+        }
+
+
+def evaluate(
+    run: TrainedRun,
+    dataset: str,
+    images: int = IMAGES,
+    *,
+    seed: int = 0,
+    lesion: Sequence[str] = (),
+    timesteps: int | None = None,
+    fold: str = "val",
+    workers: int = 0,
+) -> Evaluation:
+    """A run's answers to a set of images.
+
+    Images are taken in a random order that the seed fixes, in batches of the run's ``batch_size``:
+    a circuit that normalises by the batch at hand, and the random hidden state, depend on it. The
+    same arguments therefore give the same numbers, and two runs see the same images.
+
+    Args:
+        run: the run.
+        dataset: see :func:`analysis.image_sets.open_images`.
+        images: how many at most; generated sets have just as many.
+        seed: of generated images, of the choice among more, of the hidden state.
+        lesion: letters held at 0.
+        timesteps: of the circuit; None: the run's own.
+        fold: 'train' or 'val', of a data set or stream.
+        workers: processes that load.
+
+    Raises:
+        ValueError, FileNotFoundError: the set cannot be had or a setting cannot be.
+    """
+    data = open_images(dataset, run.config, run.params, images, seed, fold)
+    return _evaluate(run, dataset, data, images, seed, lesion, timesteps, fold, workers)
+
+
+def evaluated(
+    run: TrainedRun, dataset: str, images: int = IMAGES, *, seed: int = 0,
+    lesion: Sequence[str] = (), timesteps: int | None = None, fold: str = "val", workers: int = 0,
+) -> tuple[Evaluation, Path]:  # fmt: skip
+    """As :func:`evaluate`, kept under ``condition_evaluations``: what is there is not done again.
+
+    Returns:
+        The evaluation, and the ``.npz`` file of its answers; the ``.json`` of its numbers is beside.
+    """
+    data = open_images(dataset, run.config, run.params, images, seed, fold)
+    wanted = _about(run, data, images, seed, lesion, timesteps, fold)
+    key = hashlib.sha256(json.dumps([dataset, wanted], sort_keys=True).encode()).hexdigest()[:8]
+    words = [title(dataset), f"step{run.step}", *(f"lesion_{name}" for name in lesion)]
+    words += [f"T{timesteps}"] if timesteps else []
+    path = run.config.condition_evaluations / run.name / f"{'_'.join(words)}_{key}.npz"
+    if path.exists():
+        with np.load(path, allow_pickle=False) as arrays:
+            about = json.loads(str(arrays["about"]))
+            if {**wanted, "seconds": about.get("seconds")} == about:
+                names = ("record", "label", "logits", "distance")
+                found = Evaluation(run.name, dataset, *(arrays[n] for n in names), about=about)
+                return found, path
+    found = _evaluate(run, dataset, data, images, seed, lesion, timesteps, fold, workers)
+    write_arrays(
+        path,
+        {
+            "record": found.record, "label": found.label, "logits": found.logits,
+            "distance": found.distance, "about": np.array(json.dumps(found.about)),
+        },
+    )  # fmt: skip
+    write_json(path.with_suffix(".json"), found.summary())
+    return found, path
+
+
+def _evaluate(
+    run: TrainedRun, dataset: str, data: Any, images: int, seed: int, lesion: Sequence[str],
+    timesteps: int | None, fold: str, workers: int,
+) -> Evaluation:  # fmt: skip
+    about = _about(run, data, images, seed, lesion, timesteps, fold)
+    count = min(images, len(data))
+    loader = Loader(
+        data, min(int(run.params["batch_size"]), len(data)), seed, True, workers, run.device
+    )
+    augment = Augmentations(run.params["val_augmentations"], [*run.image_size, 1])
+    generator = torch.Generator(run.device).manual_seed(seed)
+    rows: list[tuple[np.ndarray, ...]] = []
+    began = time.perf_counter()
+    with ExitStack() as stack, torch.no_grad():
+        stack.enter_context(hidden_seed(run.network, seed))
+        stack.enter_context(altered(run.network, lesion, timesteps))
+        bar = stack.enter_context(
+            Progress(total=count, unit="image", desc=f"{run.name} on {title(dataset)}")
+        )
+        for batch in loader.batches(0):
+            n = min(len(batch.labels), count - bar.n)
+            logits, _ = run.network(augment(batch.images, generator))
+            distances = marker_distance(batch.images[:n].cpu().numpy())
+            tensors = (batch.records[:n], batch.labels[:n].cpu(), logits[:n].float().cpu())
+            rows.append((*(tensor.numpy() for tensor in tensors), distances))
+            bar.update(n)
+            if bar.n >= count:
+                break
+    columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
+    order = np.argsort(columns[0], kind="stable")
+    record, label, logits, distance = (column[order] for column in columns)
+    about["seconds"] = round(time.perf_counter() - began, 2)
+    return Evaluation(run.name, dataset, record, label, logits, distance, about)
+
+
+def _about(
+    run: TrainedRun, data: Any, images: int, seed: int, lesion: Sequence[str],
+    timesteps: int | None, fold: str,
+) -> dict[str, Any]:  # fmt: skip
+    """What the numbers of an evaluation depend on."""
+    if timesteps is None and is_recurrent(run.network):
+        timesteps = circuit(run.network).timesteps
+    return {
+        "model_name": run.model_name,
+        "weights": run.weights,
+        "step": run.step,
+        "set": data.fingerprint(),
+        "set_described": data.describe(),
+        "fold": fold,
+        "images_at_most": images,
+        "seed": seed,
+        "lesion": sorted(lesion),
+        "timesteps": timesteps,
+        "batch_size": int(run.params["batch_size"]),
+        "val_augmentations": list(run.params["val_augmentations"]),
+        "device": run.device.type,
+        "torch": torch.__version__,
+    }
+
+
+def percent(row: dict[str, Any]) -> str:
+    """``97.4% (97.1–97.7)`` of a row with accuracy, low and high."""
+    if not row["images"]:
+        return "–"
+    return f"{100 * row['accuracy']:.1f}% ({100 * row['low']:.1f}–{100 * row['high']:.1f})"
+
+
+def table(found: Sequence[Evaluation], exact: bool = False) -> list[dict[str, Any]]:
+    """A row for each evaluation, for reading."""
+    rows = []
+    for one in found:
+        numbers = one.summary(exact)
+        lesion = " ".join(numbers["lesion"]) or "–"
+        rows.append(
+            {
+                "run": one.run,
+                "step": numbers["step"],
+                "set": title(one.dataset),
+                "length": contour_length(title(one.dataset)) or "–",
+                "lesion": lesion,
+                "T": numbers["timesteps"] or "–",
+                "images": numbers["images"],
+                "accuracy (95%)": percent(numbers),
+                "loss": f"{numbers['loss']:.4f}",
+                "AUC": f"{numbers['auc']:.4f}",
+            }
+        )
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parse = command_line.Parser("evaluate", "Evaluate runs on sets of images.")
+    parse.add_run()
+    parse.add_argument(
+        "--dataset", nargs="+", metavar="NAME",
+        help="pathfinder_<length> (generated anew), a data set or stream, a .tfrecords file or a "
+        "folder of images; default: what the run validated on",
+    )  # fmt: skip
+    parse.add_argument("--fold", choices=("val", "train"), default="val", help="of a data set")
+    parse.add_images(IMAGES)
+    parse.add_circuit()
+    parse.add_argument(
+        "--exact", action="store_true", help="Clopper–Pearson intervals rather than Wilson's"
+    )
+    parse.add_device()
+    options = parse.parse_args(arguments)
+    config = Config()
+    found, paths = [], []
+    for which in options.runs:
+        run = load_run(which, options.weights, options.device, config)
+        own = run.params.get("val_dataset") or run.params["dataset"]
+        for name in options.dataset or [own]:
+            one, path = evaluated(
+                run, name, options.images, seed=options.seed, lesion=options.lesion,
+                timesteps=options.timesteps, fold=options.fold, workers=options.workers,
+            )  # fmt: skip
+            found.append(one)
+            paths += [path, path.with_suffix(".json")]
+    report(found, paths, config, options.exact)
+
+
+def report(
+    found: Sequence[Evaluation], paths: list[Path], config: Config, exact: bool
+) -> None:
+    """Print the tables, and write the rows of all evaluations as a table file."""
+    print(text_table(table(found, exact)))
+    for one in found:
+        print(f"\n{one.run} on {title(one.dataset)}")
+        print(_confusion_text(one))
+        rows = [
+            {"label": r["label"], "marker distance": r["distance"], "images": r["images"],
+             "accuracy (95%)": percent(r)}
+            for r in one.by_property(exact)
+        ]  # fmt: skip
+        print(text_table(rows))
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    flat = [
+        {k: v for k, v in one.summary(exact).items() if not isinstance(v, (list, dict))}
+        | {"lesion": " ".join(one.about["lesion"])}
+        for one in found
+    ]
+    paths.append(write_csv(config.condition_evaluations / f"evaluation_{stamp}.csv", flat))
+    print()
+    command_line.name_outputs(paths)
+
+
+def _confusion_text(one: Evaluation) -> str:
+    (a, b), (c, d) = one.confusion()
+    rows = [
+        {"label \\ answer": LABELS[0], LABELS[0]: a, LABELS[1]: b},
+        {"label \\ answer": LABELS[1], LABELS[0]: c, LABELS[1]: d},
+    ]
+    return text_table(rows)
+
+
+if __name__ == "__main__":
+    command_line.run_command(main)

@@ -1,0 +1,160 @@
+"""Write a run's weights, or its whole network, for other programs.
+
+python -m analysis.export latest                             (all three)
+python -m analysis.export RUN --format safetensors npy
+python -m analysis.export RUN --format torch --size 300 300 --batch 8
+
+safetensors  the network's tensors by this project's names; metadata hold the run's settings, so
+             that  python -m analysis.predict FILE.safetensors image.png  and all others load it
+npy          a folder of the 2018 release's variables, <run>_<step>_<variable>.npy, which
+             models.tf_variables.load_npy_folder reads
+torch        a program of torch.export (.pt2) for one batch and image size, which
+             torch.export.load runs without this project; checked against the network
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from analysis import command_line
+from analysis.files import write_bytes
+from analysis.probing import default_generator
+from analysis.runs import FORMAT, TrainedRun, load_run
+from config import Config
+from layers.horizontal import horizontal_method
+from models.tf_variables import tf_variables
+from training.settings import plain
+
+FORMATS = ("safetensors", "npy", "torch")
+TOLERANCE = 1e-4  # largest difference, relative to the largest value, that an export may show
+
+
+def export_safetensors(run: TrainedRun, path: Path) -> Path:
+    """Write the network's tensors, with what is needed to build it again as metadata."""
+    kept = {key: run.record[key] for key in ("script", "seed", "data") if key in run.record}
+    environment = run.record.get("environment") or {}
+    record = {**kept, "parameters": run.params, "git_commit": environment.get("git_commit")}
+    tensors = {name: t.contiguous().cpu() for name, t in run.network.state_dict().items()}
+    metadata = {
+        "format": FORMAT,
+        "run": run.name,
+        "step": str(run.step),
+        "weights": run.weights,
+        "record": json.dumps(plain(record)),
+    }
+    return write_bytes(path, safetensors.torch.save(tensors, metadata))
+
+
+def export_npy(run: TrainedRun, folder: Path) -> list[Path]:
+    """Write the 2018 release's variables, one ``.npy`` file each, named as the release named them."""
+    written = []
+    for name, array in tf_variables(run.network).items():
+        content = io.BytesIO()
+        np.save(content, array, allow_pickle=False)
+        flat = name.removesuffix(":0").replace("/", "_")
+        path = folder / f"{run.experiment}_{run.step}_{flat}.npy"
+        written.append(write_bytes(path, content.getvalue()))
+    return written
+
+
+def export_program(
+    run: TrainedRun, path: Path, size: Sequence[int] | None = None, batch: int = 1
+) -> tuple[Path, float]:
+    """Write the network as a program of ``torch.export``, and check what was written.
+
+    The program takes images (batch, 1, H, W), float32 in 0–1, and gives logits and activity. Its
+    horizontal convolution is the direct one, which any back end knows. A random hidden state is
+    drawn from PyTorch's default generator at each call.
+
+    Args:
+        run: the run.
+        path: a ``.pt2`` file.
+        size: (H, W) in pixels; None: the run's own.
+        batch: images a call.
+
+    Returns:
+        The path, and the largest difference to the network on random images, relative to the
+        largest value.
+
+    Raises:
+        RuntimeError: the program gives other numbers than the network.
+    """
+    height, width = size or run.image_size
+    random = torch.Generator().manual_seed(0)
+    images = torch.rand(batch, 1, height, width, generator=random).to(run.device)
+    content = io.BytesIO()
+    with torch.no_grad(), default_generator(run.network), horizontal_method("direct"):
+        program = torch.export.export(run.network, (images,), strict=False)
+    torch.export.save(program, content)
+    content.seek(0)
+    loaded = torch.export.load(content).module()
+    difference = compare(run.network, loaded, images)
+    if not difference <= TOLERANCE:
+        raise RuntimeError(
+            f"the exported program differs from the network by {difference:.1e} of the largest "
+            f"value (at most {TOLERANCE:g} is allowed); nothing was written"
+        )
+    return write_bytes(path, content.getvalue()), difference
+
+
+@torch.no_grad()
+def compare(network: nn.Module, program: Any, images: Tensor) -> float:
+    """Largest difference of logits and activity, each relative to its largest value."""
+    results = []
+    for module in (network, program):
+        torch.manual_seed(0)
+        with default_generator(network):
+            results.append(module(images))
+    return max(
+        float((a - b).abs().max() / b.abs().max().clamp(min=1e-12))
+        for a, b in zip(*results, strict=True)
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parse = command_line.Parser("export", "Write a run's weights or network for other programs.")
+    parse.add_run(many=False)
+    parse.add_argument(
+        "--format", nargs="+", choices=FORMATS, default=list(FORMATS), metavar="FORMAT",
+        help=f"any of {', '.join(FORMATS)}",
+    )  # fmt: skip
+    parse.add_argument(
+        "--size", nargs=2, type=command_line.whole(1), metavar=("H", "W"),
+        help="of the images that the torch program takes; default: the run's",
+    )  # fmt: skip
+    parse.add_argument(
+        "--batch", type=command_line.whole(1), default=1, help="images that the program takes"
+    )
+    parse.add_device()
+    parse.add_output("folder to write to; default: the run's, under experiment_evaluations")
+    options = parse.parse_args(arguments)
+    config = Config()
+    run = load_run(options.run, options.weights, options.device, config)
+    folder = options.output or config.experiment_evaluations / run.name / "export"
+    stem = f"{run.experiment}_step{run.step}"
+    paths: list[Path] = []
+    if "safetensors" in options.format:
+        paths.append(export_safetensors(run, folder / f"{stem}.safetensors"))
+    if "npy" in options.format:
+        variables = folder / f"{stem}_npy"
+        count = len(export_npy(run, variables))
+        print(f"{count} variables of the 2018 release")
+        paths.append(variables)
+    if "torch" in options.format:
+        height, width = options.size or run.image_size
+        name = f"{stem}_{options.batch}x1x{height}x{width}.pt2"
+        path, difference = export_program(run, folder / name, options.size, options.batch)
+        print(f"the program differs from the network by {difference:.1e} of the largest value")
+        paths.append(path)
+    command_line.name_outputs(paths)
+
+
+if __name__ == "__main__":
+    command_line.run_command(main)

@@ -1,0 +1,204 @@
+"""What does a run say to these images?
+
+python -m analysis.predict latest image.png other.png
+
+For each image: the answer, its probability, and a figure of H2, the circuit's activity after its
+last step (root mean square over channels; of the control without a circuit, its last layer), with
+the two places where the readout finds its maxima.
+"""
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from analysis import command_line
+from analysis.evaluate import LABELS
+from analysis.files import text_table, write_csv
+from analysis.probing import altered, hidden_seed, is_recurrent, record
+from analysis.runs import TrainedRun, load_run
+from analysis.style import ACTIVITY, PAGE, SKY, new_figure, picture, save, style
+from config import Config
+from dataset_processing.augmentations import Augmentations
+from dataset_processing.progress import Progress
+
+
+@dataclass
+class Prediction:
+    """A network's answer to one image.
+
+    Attributes:
+        answer: 0 (two contours) or 1 (one contour).
+        probability: of that answer, 0.5–1.
+        logits: (2,).
+        strength: (H, W) root mean square over channels of H2 at the last step.
+        maxima: ((row, column), (row, column)): where each of the readout's two maps is largest.
+        image: (H, W) as the network was given it, 0–1.
+    """
+
+    answer: int
+    probability: float
+    logits: np.ndarray
+    strength: np.ndarray
+    maxima: tuple[tuple[int, int], tuple[int, int]]
+    image: np.ndarray
+
+
+def read_image(path: Path, size: Sequence[int], resize: bool = False) -> np.ndarray:
+    """A grey image (H, W), uint8, from an image file.
+
+    Args:
+        path: of any format that Pillow reads, 8 bits a channel. Of a colour image whose channels
+            differ the luminance is taken, with a warning; transparency is put on black.
+        size: (H, W) that it must have.
+        resize: shrink or stretch an image of another size (Lanczos).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not an image of 8 bits, or of another size and not to be resized.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with Image.open(path) as file:
+            image = _grey(file, path)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{path}: not an image that can be read ({error})") from error
+    height, width = size
+    if image.size != (width, height):
+        if not resize:
+            raise ValueError(
+                f"{path}: the image is {image.size[1]}×{image.size[0]} pixels (height × width), "
+                f"the run takes {height}×{width}; --resize resizes it"
+            )
+        if image.size[0] * height != image.size[1] * width:
+            warnings.warn(f"{path}: resizing changes the ratio of width to height", stacklevel=2)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    return np.array(image)
+
+
+def _grey(file: Image.Image, path: Path) -> Image.Image:
+    if file.mode in ("1", "L"):
+        return file.convert("L")
+    if file.mode in ("LA", "PA", "RGBA") or "transparency" in file.info:
+        over = file.convert("RGBA")
+        file = Image.alpha_composite(Image.new("RGBA", over.size, (0, 0, 0, 255)), over)
+    elif file.mode not in ("RGB", "P", "CMYK", "YCbCr"):
+        raise ValueError(f"{path}: an image of 8 bits is expected, not of mode {file.mode}")
+    red, green, blue = (np.asarray(c) for c in file.convert("RGB").split())
+    if np.array_equal(red, green) and np.array_equal(green, blue):
+        return Image.fromarray(red)
+    warnings.warn(f"{path}: a colour image; its luminance is taken", stacklevel=2)
+    return file.convert("RGB").convert("L")
+
+
+def prepare_images(run: TrainedRun, images: np.ndarray, seed: int = 0) -> Tensor:
+    """Images (N, H, W), 0–255, as the run's network is given them: (N, 1, h, w) in 0–1."""
+    augment = Augmentations(run.params["val_augmentations"], [*run.image_size, 1])
+    generator = torch.Generator(run.device).manual_seed(seed)
+    return augment(torch.from_numpy(np.ascontiguousarray(images)).to(run.device), generator)
+
+
+@torch.no_grad()
+def predict(run: TrainedRun, image: np.ndarray, seed: int = 0) -> Prediction:
+    """A run's answer to one image, by itself: no other image changes it.
+
+    Args:
+        image: (H, W), 0–255.
+        seed: of the random hidden state.
+    """
+    images = prepare_images(run, image[None], seed)
+    with hidden_seed(run.network, seed):
+        logits, activity = run.network(images)
+    if is_recurrent(run.network):
+        activity_shown = record(run.network, images, ["H2"], seed)["H2"][-1]
+    else:
+        activity_shown = activity
+    evidence = F.conv2d(activity, run.network.readout.evidence)[0]  # (2, H, W)
+    width = evidence.shape[-1]
+    places = [divmod(int(which), width) for which in evidence.flatten(1).argmax(1)]
+    probabilities = logits[0].double().softmax(0)
+    answer = int(logits[0].argmax())
+    return Prediction(
+        answer,
+        float(probabilities[answer]),
+        logits[0].cpu().numpy(),
+        activity_shown[0].square().mean(0).sqrt().cpu().numpy(),
+        (places[0], places[1]),
+        images[0, 0].cpu().numpy(),
+    )
+
+
+def prediction_figure(found: Prediction, name: str, run: TrainedRun) -> Figure:
+    """The image beside the map of H2."""
+    with style():
+        figure = new_figure(PAGE * 0.75, PAGE * 0.75 / 2 + 0.1)
+        left, right = figure.subplots(1, 2)
+        left.imshow(found.image, cmap="gray", vmin=0, vmax=1)
+        left.set_title(name)
+        shown = right.imshow(found.strength, cmap=ACTIVITY, vmin=0)
+        for (row, column), marker, label in zip(found.maxima, "ox", ("0", "1"), strict=True):
+            right.plot(
+                column, row, marker, mec=SKY, mfc="none", ms=8, mew=1.4,
+                label=f"maximum of the readout's map {label}",
+            )  # fmt: skip
+        what = "H2" if is_recurrent(run.network) else "last layer"
+        right.set_title(f"{LABELS[found.answer]}, p = {found.probability:.3f}")
+        figure.colorbar(shown, ax=right, label=f"{what}, r.m.s. over channels", shrink=0.85)
+        figure.legend(loc="outside lower right", ncols=2)
+        for axes in (left, right):
+            picture(axes)
+    return figure
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parse = command_line.Parser("predict", "A run's answers to images.")
+    parse.add_run(many=False)
+    parse.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
+    parse.add_argument(
+        "--resize", action="store_true", help="resize images of another size than the run takes"
+    )
+    parse.add_argument("--seed", type=command_line.whole(0), default=0, help="of the hidden state")
+    parse.add_circuit()
+    parse.add_device()
+    parse.add_output("folder of the figures; default: the run's, under visualizations")
+    options = parse.parse_args(arguments)
+    config = Config()
+    run = load_run(options.run, options.weights, options.device, config)
+    images = [read_image(path, run.stimulus_size, options.resize) for path in options.images]
+    folder = options.output or config.visualizations / run.name
+    rows: list[dict[str, Any]] = []
+    paths = []
+    for number, (path, image) in enumerate(zip(options.images, Progress(images), strict=True)):
+        with altered(run.network, options.lesion, options.timesteps):
+            found = predict(run, image, options.seed)
+        same = [other.stem for other in options.images[:number]].count(path.stem)
+        stem = f"predict_{path.stem}" + (f"_{same + 1}" if same else "")
+        paths += save(prediction_figure(found, path.name, run), folder / stem)
+        rows.append(
+            {
+                "image": str(path),
+                "answer": found.answer,
+                "meaning": LABELS[found.answer],
+                "probability": f"{found.probability:.4f}",
+                "logit 0": f"{found.logits[0]:.4f}",
+                "logit 1": f"{found.logits[1]:.4f}",
+            }
+        )
+    print(text_table(rows))
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    paths.append(write_csv(folder / f"predictions_{stamp}.csv", rows))
+    command_line.name_outputs(paths)
+
+
+if __name__ == "__main__":
+    command_line.run_command(main)

@@ -1,0 +1,250 @@
+"""A run as it was trained: its settings, its network with the weights of a step, its history."""
+
+import importlib.util
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from config import CLONE, Config
+from models.tf_variables import load_tf_variables
+from training.checkpoints import CheckpointError, CheckpointFolder, State, load
+from training.distribution import device_of
+from training.history import History
+from training.run_folder import TIMESTAMP, Run, find_run, runs
+
+IMAGE_SIZE = (150, 150)  # that networks are given unless a run or its data set says otherwise
+STIMULUS_SIZE = (300, 300)  # of the stimuli that are brought to that size
+FORMAT = "hgru weights"  # what a .safetensors file of this project says of itself
+
+
+@dataclass
+class TrainedRun:
+    """A run, ready to be looked at.
+
+    Attributes:
+        name: the run's name.
+        params: its parameters (as ``experiment_params`` gives, with what was set).
+        record: all of ``settings.yaml``: parameters, seed, data, versions, command.
+        network: on ``device``, in evaluation mode, with the weights of ``step``.
+        step: updates done when the weights were these.
+        weights: 'last', 'best', or the step asked for.
+        history: losses and metrics up to now (empty for a file of weights).
+        device: where the network is.
+        config: the project's paths.
+        files: where the run's files lie; None for a file of weights.
+    """
+
+    name: str
+    params: dict[str, Any]
+    record: dict[str, Any]
+    network: nn.Module
+    step: int
+    weights: str
+    device: torch.device
+    config: Config
+    history: History = field(default_factory=History)
+    files: Run | None = None
+
+    @property
+    def seed(self) -> int:
+        """What the run's random numbers followed from."""
+        return int(self.record.get("seed") or 0)
+
+    @property
+    def experiment(self) -> str:
+        """The run's name without the time."""
+        return TIMESTAMP.sub("", self.name)
+
+    @property
+    def model_name(self) -> str:
+        """The network's name: that of its script."""
+        return str(self.params["model_name"])
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that were trained."""
+        return sum(p.numel() for p in self.network.parameters())
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) that the network is given, in pixels."""
+        size = self.params.get("model_input_image_size") or IMAGE_SIZE
+        return int(size[0]), int(size[1])
+
+    @property
+    def stimulus_size(self) -> tuple[int, int]:
+        """(H, W) of the stimuli as they come, in pixels: 300×300 unless a stream's differ."""
+        window = (self.params.get("stream_settings") or {}).get("window", STIMULUS_SIZE)
+        height, width = (window, window) if isinstance(window, int) else window
+        return int(height), int(width)
+
+    @property
+    def images_seen(self) -> int:
+        """Training images up to ``step``, repeats counted."""
+        return self.step * int(self.params["batch_size"])
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric in the history."""
+        return str(self.params.get("score_metric") or "accuracy")
+
+
+def load_run(
+    which: str | Path,
+    weights: str | int = "last",
+    device: str = "auto",
+    config: Config | None = None,
+) -> TrainedRun:
+    """Load a run, or a file of weights that :mod:`analysis.export` wrote.
+
+    Args:
+        which: the run's name, the path of one of its files or folders, 'latest' (the newest run of
+            all), or a ``.safetensors`` file.
+        weights: 'last' (the newest checkpoint), 'best' (the best validation), or a step.
+        device: 'auto' (a GPU where there is one), 'cpu', 'cuda', 'cuda:1' …
+        config: the project's paths; None reads the project's.
+
+    Raises:
+        ValueError, FileNotFoundError: there is no such run, or no such weights in it, or they do
+            not fit the script's network; the message says what and where.
+    """
+    config = config or Config()
+    place = device_of(device)
+    if str(which).endswith(".safetensors"):
+        return _from_safetensors(Path(which), place, config)
+    files = _find(str(which), config)
+    record = files.record()
+    params = dict(record["parameters"])
+    network = build_network(record)
+    step = _load_weights(network, files, str(weights))
+    history = _history(files, str(params.get("score_metric") or "accuracy"))
+    return TrainedRun(
+        files.name, params, record, network.to(place).eval(), step, str(weights), place, config,
+        history, files,
+    )  # fmt: skip
+
+
+def build_network(record: dict[str, Any]) -> nn.Module:
+    """The network that a run's script builds with the run's parameters.
+
+    Args:
+        record: with ``parameters`` and, optionally, ``script`` (a file name in the clone); else
+            the script is that of the parameter ``model_name``.
+
+    Raises:
+        FileNotFoundError: the clone has no such script.
+        ValueError: the script cannot build a network with these parameters.
+    """
+    params = record["parameters"]
+    names = [Path(str(record.get("script") or "")).stem, str(params.get("model_name"))]
+    for name in names:
+        script = CLONE / f"{name}.py"
+        if name and script.is_file() and "def build_model" in script.read_text(encoding="utf-8"):
+            return _build(script, params)
+    tried = ", ".join(f"{name}.py" for name in dict.fromkeys(names) if name)
+    raise FileNotFoundError(
+        f"{CLONE} has no script with build_model() for this run (looked for {tried}); put the "
+        "script that trained it back"
+    )
+
+
+def _build(script: Path, params: dict[str, Any]) -> nn.Module:
+    spec = importlib.util.spec_from_file_location(f"script_{script.stem}", script)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    try:
+        return module.build_model(params)
+    except TypeError as error:
+        raise ValueError(f"{script.name} cannot build the run's network: {error}") from error
+
+
+def _find(which: str, config: Config) -> Run:
+    if which == "latest":
+        known = runs(config)
+        if not known:
+            raise ValueError(f"no run in {config.log_dir}; train one with  python hgru.py")
+        return known[-1]
+    try:
+        return find_run(config, which, which)
+    except ValueError as error:
+        raise ValueError(str(error).replace("--resume ", "RUN ")) from None
+
+
+def _load_weights(network: nn.Module, files: Run, weights: str) -> int:
+    """Set the network's weights; the step they are of."""
+    folder = CheckpointFolder(files.checkpoints)
+    if weights == "best":
+        return _set(network, load(folder.best), folder.best)
+    if weights == "last":
+        state = folder.newest()
+        if state is None:
+            raise FileNotFoundError(f"{files.checkpoints} holds no checkpoint of {files.name}")
+        return _set(network, state, files.checkpoints)
+    if not weights.isdigit():
+        raise ValueError(f"weights must be last, best or the number of a step, found {weights!r}")
+    step = int(weights)
+    if step in folder.files():
+        return _set(network, load(folder.path(step)), folder.path(step))
+    saved = files.weights / f"weights_{step:08d}.npz"
+    if not saved.exists():
+        steps = sorted({*folder.files(), *(int(f.stem[8:]) for f in files.weights.glob("*.npz"))})
+        raise FileNotFoundError(
+            f"{files.name} has no weights of step {step}; it has those of "
+            f"{', '.join(map(str, steps)) or 'none'}"
+        )
+    with np.load(saved, allow_pickle=False) as arrays:
+        load_tf_variables(network, dict(arrays))
+    return step
+
+
+def _set(network: nn.Module, state: State, path: Path) -> int:
+    try:
+        network.load_state_dict(state["model"])
+    except (RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{path} does not fit the script's network: {error}") from error
+    return int(state["step"])
+
+
+def _history(files: Run, metric: str) -> History:
+    """What the results file holds; empty before the first validation."""
+    if not files.results.exists():
+        return History()
+    with np.load(files.results, allow_pickle=False) as arrays:
+        return History(
+            train_loss=arrays["train_loss"].tolist(),
+            train_metric=arrays[f"train_{metric}"].tolist(),
+            gradient_norm=arrays["train_gradient_norm"].tolist(),
+            validation_step=arrays["val_step"].tolist(),
+            validation_loss=arrays["val_loss"].tolist(),
+            validation_metric=arrays[f"val_{metric}"].tolist(),
+        )
+
+
+def _from_safetensors(path: Path, device: torch.device, config: Config) -> TrainedRun:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    if about.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has no settings of this project in its metadata; write it with  python -m "
+            "analysis.export"
+        )
+    record = json.loads(about["record"])
+    network = build_network(record)
+    step = _set(network, {"model": state, "step": int(about["step"])}, path)
+    return TrainedRun(
+        about["run"], dict(record["parameters"]), record, network.to(device).eval(), step,
+        about["weights"], device, config,
+    )  # fmt: skip
