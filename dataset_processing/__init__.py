@@ -35,7 +35,11 @@ class Dataset(Protocol):
 
 
 def open_dataset(
-    name: str, fold: str, config: Config, params: Mapping[str, Any] | None = None
+    name: str,
+    fold: str,
+    config: Config,
+    params: Mapping[str, Any] | None = None,
+    on_bad_record: str = "error",
 ) -> Dataset:
     """A fold of a data set, by name.
 
@@ -45,6 +49,8 @@ def open_dataset(
         config: the paths to look under.
         params: experiment parameters; ``split_seed`` (0) is the seed of the split where images are
             read without records, the others are a stream's.
+        on_bad_record: 'error' refuses a record file whose lengths are damaged or whose end is
+            missing; 'skip' opens it, and the damaged records raise when they are read.
 
     Returns:
         ``len``; ``[index] -> (image (H, W) uint8 or float32, label)``; ``name(index)``;
@@ -65,8 +71,14 @@ def open_dataset(
     data_set = load_set(name, config)
     title = f"{name} {fold}"
     paths = record_files(config.tf_records, name, data_set.folds[fold])
+    generated = config.tf_records / f"{name}.generated.json"
+    if paths and generated.exists() and data_set.on_disk():
+        raise ValueError(
+            f"{name!r} is there twice: generated, as {generated} says, and as images in "
+            f"{data_set.folder()}; move one of them away"
+        )
     if paths:
-        return RecordDataset(title, paths, data_set.im_size)
+        return RecordDataset(title, paths, data_set.im_size, on_bad_record == "skip")
     if _any_records(name, config):
         raise FileNotFoundError(
             f"{config.tf_records / f'{name}_{fold}.tfrecords'}: missing, though the other fold is "

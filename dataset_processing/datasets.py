@@ -20,15 +20,22 @@ class RecordDataset:
         name: what it is called in messages.
         paths: its record files, in order.
         im_size: (H, W) that its images must have; None takes them as they are.
+        keep_damaged: see :class:`RecordReader`.
 
     Raises:
         FileNotFoundError, CorruptRecordError: as :class:`RecordReader` does.
         ValueError: there is no record in the files.
     """
 
-    def __init__(self, name: str, paths: Sequence[Path], im_size: Sequence[int] | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        paths: Sequence[Path],
+        im_size: Sequence[int] | None,
+        keep_damaged: bool = False,
+    ) -> None:
         self.title, self.im_size = name, im_size
-        self.reader = RecordReader(paths)
+        self.reader = RecordReader(paths, keep_damaged)
         if not len(self.reader):
             raise ValueError(f"{', '.join(map(str, paths))}: no record in it; encode the set again")
 

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from dataset_processing.whole_file import WholeFile
 
 AT_ONCE = 256  # images read ahead of the one that is written
 MAX_DROPPED = 100
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 @dataclass
@@ -147,10 +151,10 @@ class Encoder:
 
 
 def read_ahead(
-    pool: ThreadPoolExecutor, read: Callable[[str], object], files: Sequence[str]
-) -> Iterator[object]:
-    """What ``read`` gives for each file, in order, read by the pool a block ahead."""
-    blocks = [files[start : start + AT_ONCE] for start in range(0, len(files), AT_ONCE)]
+    pool: ThreadPoolExecutor, read: Callable[[Item], Found], items: Sequence[Item]
+) -> Iterator[Found]:
+    """What ``read`` gives for each item, in order, read by the pool a block ahead."""
+    blocks = [items[start : start + AT_ONCE] for start in range(0, len(items), AT_ONCE)]
     ahead = pool.map(read, blocks[0]) if blocks else iter(())
     for following in [*blocks[1:], []]:
         now, ahead = ahead, pool.map(read, following)

@@ -100,15 +100,18 @@ class RecordReader(Sequence):
 
     Args:
         paths: the files, in order.
+        keep_damaged: open files with damaged lengths or a cut end too; what lies between two whole
+            records there counts as one record, and reading it raises.
 
     Raises:
         FileNotFoundError: a file is missing.
         CorruptRecordError: a length field is damaged, or a file ends inside a record.
     """
 
-    def __init__(self, paths: Sequence[str | Path]) -> None:
+    def __init__(self, paths: Sequence[str | Path], keep_damaged: bool = False) -> None:
         self.paths = [Path(path) for path in paths]
-        self.offsets = [scan(path) for path in self.paths]  # each has the file's end as its last
+        # Each file's record offsets, and its end as the last.
+        self.offsets = [scan(path, keep_damaged) for path in self.paths]
         self.starts = np.cumsum([0] + [len(offsets) - 1 for offsets in self.offsets])
         self._descriptors: dict[int, int] = {}
 
@@ -164,17 +167,22 @@ class RecordReader(Sequence):
         if len(frame) != end - start:
             raise ValueError(f"the file has been cut short since it was opened (offset {start})")
         if _length(frame[:HEADER]) != end - start - HEADER - FOOTER:
-            raise ValueError(f"its length field is damaged (offset {start})")
+            raise ValueError(f"its length is damaged or its end is missing (offset {start})")
         payload = frame[HEADER:-FOOTER]
         if TFRecordWriter.masked_crc(payload) != frame[-FOOTER:]:
             raise ValueError(f"its contents do not match their checksum (offset {start})")
         return payload
 
 
-def scan(path: Path) -> np.ndarray:
+def scan(path: Path, keep_damaged: bool = False) -> np.ndarray:
     """Offsets of a file's records and, last, of its end: int64.
 
     Reads the length fields alone, through a window where records are small.
+
+    Args:
+        path: the file.
+        keep_damaged: count what lies between two whole records as one record, which cannot be
+            read, instead of raising.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -184,23 +192,37 @@ def scan(path: Path) -> np.ndarray:
         raise FileNotFoundError(f"{path}: no such record file")
     offsets = [0]
     with open(path, "rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
+        descriptor = file.fileno()
+        size = os.fstat(descriptor).st_size
         window, start, offset = b"", 0, 0
         while offset < size:
             if offset + HEADER > start + len(window):
                 ahead = 1 << 22 if offset < 65536 * len(offsets) else HEADER
-                window, start = os.pread(file.fileno(), ahead, offset), offset
+                window, start = os.pread(descriptor, ahead, offset), offset
             length = _length(window[offset - start : offset - start + HEADER])
-            number = len(offsets) - 1
-            if length is None and size - offset >= HEADER:
-                raise CorruptRecordError(path, number, f"its length is damaged (offset {offset})")
-            if length is None or offset + HEADER + length + FOOTER > size:
-                raise CorruptRecordError(
-                    path, number, f"the file ends inside it (offset {offset}, file {size} bytes)"
-                )
-            offset += HEADER + length + FOOTER
+            if length is not None and offset + HEADER + length + FOOTER <= size:
+                offset += HEADER + length + FOOTER
+            elif keep_damaged:
+                offset = _next_header(descriptor, offset + 1, size)
+            else:
+                damaged = length is None and size - offset >= HEADER
+                what = "its length is damaged" if damaged else "the file ends inside it"
+                where = f"offset {offset} of {size} bytes"
+                raise CorruptRecordError(path, len(offsets) - 1, f"{what} ({where})")
             offsets.append(offset)
     return np.array(offsets, dtype=np.int64)
+
+
+def _next_header(descriptor: int, offset: int, size: int) -> int:
+    """Where the next whole record begins, from ``offset`` on; else the file's end."""
+    while offset < size:
+        window = os.pread(descriptor, 1 << 20, offset)
+        for at in range(len(window) - HEADER + 1):
+            length = _length(window[at : at + HEADER])
+            if length is not None and offset + at + HEADER + length + FOOTER <= size:
+                return offset + at
+        offset += max(len(window) - HEADER + 1, 1)
+    return size
 
 
 def _length(header: bytes) -> int | None:
