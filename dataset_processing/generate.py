@@ -36,7 +36,7 @@ from dataset_processing.progress import Progress
 from dataset_processing.records import RecordReader, RecordWriter
 from dataset_processing.whole_file import WholeFile
 
-SETS = {  # sets with a name of their own
+SETS: dict[str, dict[str, Any]] = {  # sets with a name of their own
     "curv_baseline_full": {"contour_length": 6},
     "curv_contour_length_9_full": {"contour_length": 9},
     "curv_contour_length_14_full": {"contour_length": 14},
@@ -448,7 +448,7 @@ def save_array(path: Path, array: np.ndarray) -> None:
 def run_all(
     work: Callable[..., Any], job: Job, shards: list[Shard], workers: int, what: str
 ) -> list[Any]:
-    """Calls ``work(job, shard, tell)`` for all shards, with a progress bar; the results in order."""
+    """Calls ``work(job, shard, tell)`` for all shards under a progress bar; results in order."""
     total = sum(shard.stop - shard.start for shard in shards)
     if not shards:
         return []
@@ -561,9 +561,10 @@ def changed_settings(options: argparse.Namespace) -> dict[str, Any]:
     changed = {}
     for field in fields(Settings):
         value = getattr(options, field.name, None)
+        if isinstance(value, list):
+            value = value[0] if len(value) == 1 and "contrasts" not in field.name else tuple(value)
         if value is not None:
-            many = isinstance(value, list) and (len(value) > 1 or "contrasts" in field.name)
-            changed[field.name] = tuple(value) if many else value[0] if isinstance(value, list) else value
+            changed[field.name] = value
     if changed.get("single_paddles") == "auto":
         changed["single_paddles"] = None
     return changed

@@ -100,7 +100,8 @@ class Settings:
         }
         for name, smallest in least.items():
             _check(name, getattr(self, name), int, smallest)
-        for name, smallest in {"distractor_length": 1, "distractors": 0, "single_paddles": 0}.items():
+        optional = {"distractor_length": 1, "distractors": 0, "single_paddles": 0}
+        for name, smallest in optional.items():
             if getattr(self, name) is not None:
                 _check(name, getattr(self, name), int, smallest)
         _check("continuity", self.continuity, float, 0)
@@ -206,8 +207,9 @@ class Pathfinder:
     """
 
     def __init__(self, settings: Settings, seed: int = 0) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
-            raise ValueError(f"seed: a whole number 0 … 2**64 - 1 is expected, not {seed!r}")
+        _check("seed", seed, int, 0)
+        if seed >= 2**64:
+            raise ValueError(f"seed: below 2**64 is expected, not {seed!r}")
         self.settings, self.seed = settings, int(seed)
         digest = hashlib.sha256(f"{settings.fingerprint()} {self.seed}".encode()).digest()
         self._key = np.uint64(int.from_bytes(digest[:8], "little"))
@@ -413,7 +415,7 @@ def _no_room(settings: Settings, margin: int, index: int) -> str:
         f"{settings.image_tries} attempts (window {height}×{width}, border {settings.border}, "
         f"paddle_length {settings.paddle_length}, margin {margin}, seed_distance "
         f"{settings.seed_distance}); use a larger window, shorter contours, or a smaller border, "
-        "margin or seed_distance"
+        "margin or seed_distance, or allow more attempts (image_tries)"
     )
 
 

@@ -16,6 +16,8 @@ from dataset_processing.pathfinder_templates import COLLISION, TAKEN, WEIGHT_ONE
 DEAD_END = int(255 * WEIGHT_ONE * 1e-4)  # candidates that together weigh less are no way on
 PROPOSALS = 100  # random places tried for a seed before all free ones are listed
 
+ZERO, ONE = np.int64(0), np.int64(1)  # numba compiles a function anew for a bare 0 or 1
+
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
@@ -51,6 +53,7 @@ class Grid(NamedTuple):
     size: int  # pixels of the mask
     stride: int  # from a row to the next
     origin: int  # the window's first pixel
+    zone: int  # pixels of the largest paddle's zone
     neighbours: np.ndarray  # the templates' offsets, each as one number
     hit: np.ndarray
     fit: np.ndarray
@@ -65,6 +68,7 @@ def make_grid(t: Templates, height: int, width: int) -> Grid:
         size=(height + 2 * rim) * stride,
         stride=stride,
         origin=rim * stride + rim,
+        zone=int(np.diff(t.mask_start).max()),
         neighbours=t.neighbours @ flat,
         hit=t.hit_pixels[:, :2] @ flat,
         fit=t.fit_pixels @ flat,
@@ -148,9 +152,11 @@ def occupancy_near(mask, grid, place):
     """The mask's maximum within the margin of a pixel."""
     highest = np.int64(0)
     for i in range(len(grid.neighbours)):
-        highest = max(highest, np.int64(mask[place + grid.neighbours[i]]))
-        if highest == 255:
-            break
+        value = np.int64(mask[place + grid.neighbours[i]])
+        if value > highest:
+            highest = value
+            if value == 255:
+                break
     return highest
 
 
@@ -341,7 +347,7 @@ def target_snakes(state, mask, t, rules, grid, placed, summed, history):
         return -1
     for i in range(2):
         placed[i, 3] = pick_shade(state, rules, contrasts[i])
-    past, taken = 0, 0
+    past, taken = ZERO, ZERO
     for i in range(2, 2 * rules.contour_length):
         snake = i % 2
         turn = extend(
@@ -370,7 +376,7 @@ def distractor(state, mask, t, rules, grid, length, placed, summed, history):
     if turn < 0:
         return -1
     placed[0, 3] = pick_shade(state, rules, contrast)
-    past, taken = 0, 0
+    past, taken = ZERO, ZERO
     for i in range(1, length):
         turn = extend(state, mask, t, rules, grid, turn, pivot, placed[i], summed)
         if turn < 0:
@@ -409,9 +415,11 @@ def paint(image, pixels, first, last, row, col, shade):
     for i in range(first, last):
         at_row, at_col = row + pixels[i, 0], col + pixels[i, 1]
         if inside(at_row, at_col, height, width):
-            value = max(image[at_row, at_col], shade[pixels[i, 2]])
-            image[at_row, at_col] = value
-            lightest = max(lightest, value)
+            value = shade[pixels[i, 2]]
+            if value > image[at_row, at_col]:
+                image[at_row, at_col] = value
+            if value > lightest:
+                lightest = value
     return lightest
 
 
@@ -424,11 +432,13 @@ def draw(image, t, rules, placed, count, markers):
         paddle = placed[i, 0]
         value = paint(image, t.line_pixels, t.line_start[paddle], t.line_start[paddle + 1],
                       placed[i, 1], placed[i, 2], rules.shades[placed[i, 3]])
-        lightest = max(lightest, value)
+        if value > lightest:
+            lightest = value
     full = np.arange(256).astype(np.uint8)
     for i in range(2):
-        value = paint(image, t.marker, 0, len(t.marker), markers[i, 0], markers[i, 1], full)
-        lightest = max(lightest, value)
+        value = paint(image, t.marker, ZERO, len(t.marker), markers[i, 0], markers[i, 1], full)
+        if value > lightest:
+            lightest = value
     if 0 < lightest < 255:
         top = np.int64(lightest)
         for row in range(rules.height):
@@ -457,9 +467,8 @@ def make_images(key, indices, t, rules, grid, images, labels, placed, counts, ma
     """
     mask = np.empty(grid.size, np.uint8)
     summed = np.empty(len(t.candidates), np.int64)
-    zone = np.max(t.mask_start[1:] - t.mask_start[:-1])
     longest = max(2 * rules.contour_length, rules.distractor_length)
-    history = np.empty((longest * zone, 2), np.int64)
+    history = np.empty((longest * grid.zone, 2), np.int64)
     state = np.empty(1, np.uint64)
     for n in range(len(indices)):
         state[0] = mix(np.uint64(key) + mix(np.uint64(indices[n]) * _STEP))
@@ -478,7 +487,7 @@ def make_images(key, indices, t, rules, grid, images, labels, placed, counts, ma
         )
         counts[n, 1] = end
         end, free = add_snakes(
-            state, mask, t, rules, grid, rules.single_paddles, 1, rules.single_tries,
+            state, mask, t, rules, grid, rules.single_paddles, ONE, rules.single_tries,
             free, placed[n], end, summed, history,
         )
         counts[n, 0] = end

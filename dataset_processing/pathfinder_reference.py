@@ -231,7 +231,9 @@ class Reference:
         end = ahead((centre, centre), turn, s.paddle_length * s.antialias)
         blown = Image.new("L", (2 * centre + 1, 2 * centre + 1))
         ImageDraw.Draw(blown).line(
-            [(centre, centre), (end[1], end[0])], fill=255, width=round(s.paddle_thickness * s.antialias)
+            [(centre, centre), (end[1], end[0])],
+            fill=255,
+            width=round(s.paddle_thickness * s.antialias),
         )
         zone = Image.fromarray(ndimage.maximum_filter(
             np.asarray(blown), footprint=round_disc(self.margin * s.antialias), mode="constant"
@@ -278,7 +280,8 @@ def opposite(turn: float) -> float:
 
 def nearest(value: float, origin: int) -> int:
     """Nearest whole number, halves away from ``origin``."""
-    return origin + int(math.copysign(math.floor(abs(round(value - origin, 9)) + 0.5), value - origin))
+    step = round(value - origin, 9)
+    return origin + int(math.copysign(math.floor(abs(step) + 0.5), step))
 
 
 def round_disc(radius: int) -> np.ndarray:

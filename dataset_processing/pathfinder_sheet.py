@@ -57,7 +57,8 @@ def strip(settings: Settings, label: int, seed: int) -> Image.Image:
 
 def first_of(label: int, generator: Pathfinder) -> list[Stimulus]:
     """The first stimuli of that label."""
-    found, index = [], 0
+    found: list[Stimulus] = []
+    index = 0
     while len(found) < COLUMNS:
         if generator.image(index)[1] == label:
             found.append(generator.stimulus(index))

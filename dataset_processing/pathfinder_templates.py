@@ -55,7 +55,12 @@ class Templates(NamedTuple):
 
 
 def templates(
-    length: int, thickness: float, margin: int, continuity: float, marker_radius: int, antialias: int
+    length: int,
+    thickness: float,
+    margin: int,
+    continuity: float,
+    marker_radius: int,
+    antialias: int,
 ) -> Templates:
     """Draws the templates of one geometry.
 
@@ -185,7 +190,7 @@ def thick_line(end: tuple[int, int], width: int, centre: int) -> np.ndarray:
     corners = [(below, -left), (rows + below, cols - left),
                (rows - above, cols + right), (-above, right)]
     for row in range(-centre, centre + 1):
-        crossings = []
+        crossings: list[float] = []
         for (row0, col0), (row1, col1) in zip(corners, corners[1:] + corners[:1], strict=True):
             if row0 == row1 == row:
                 crossings += [col0, col1]
