@@ -6,15 +6,17 @@ SHA-256 of all that precedes it as the comment of the zip archive, its last 71 b
 
 import hashlib
 import io
+import logging
 import pickle
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dataset_processing.whole_file import WholeFile
+
+log = logging.getLogger(__name__)
 
 FORMAT = "hgru training checkpoint"
 VERSION = 1
@@ -142,7 +144,7 @@ class CheckpointFolder:
                 file.unlink(missing_ok=True)
         return path
 
-    def newest(self, device: torch.device | str = "cpu") -> State | None:
+    def newest(self) -> Path | None:
         """The newest checkpoint that is intact; None where there is none at all.
 
         A damaged one is passed over with a warning.
@@ -153,10 +155,13 @@ class CheckpointFolder:
         damaged = None
         for path in reversed(list(self.files().values())):
             try:
-                return load(path, device)
+                load(path)
+                return path
             except DamagedCheckpointError as error:
-                warnings.warn(f"{error}; the checkpoint before it is used", stacklevel=2)
+                log.warning("%s; the checkpoint before it is used", error)
                 damaged = error
         if damaged is not None:
-            raise CheckpointError(f"{self.folder} holds no checkpoint that is intact") from damaged
+            raise CheckpointError(
+                f"{self.folder} holds no checkpoint that is intact; start a new run"
+            ) from damaged
         return None

@@ -7,6 +7,7 @@ finite; 4 out of memory; 75 left early, with a checkpoint to go on from (a signa
 """
 
 import argparse
+import logging
 import os
 import sys
 import textwrap
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from training.run_log import NOTICES
 from training.settings import DEFAULTS, Settings, resolve
 
 CLONE = Path(__file__).resolve().parent.parent
@@ -96,6 +98,7 @@ def run_script(
         arguments: the command line without the program's name; None takes ``sys.argv``'s.
     """
     warnings.showwarning = _show_warning
+    logging.basicConfig(handlers=[NOTICES], level=logging.WARNING)
     try:
         module = sys.modules[experiment_params.__module__]
         known = {**DEFAULTS, **experiment_params()}
@@ -149,8 +152,8 @@ def _fail(message: str, code: int, show: bool = True) -> int:
 
 
 def _show_warning(message: Any, *_: Any, **__: Any) -> None:
-    """A warning as one line without the place in the code."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    """A library's warning, without the place in the code."""
+    logging.getLogger("warnings").warning("%s", message)
 
 
 def _minutes(text: str) -> float:

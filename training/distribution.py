@@ -67,19 +67,22 @@ class Ranks:
             gradient_as_bucket_view=True,
         )
 
-    def place(self, model: nn.Module, sizes: list[int]) -> None:
+    def place(self, model: nn.Module, sizes: list[int]) -> tuple[int, int]:
         """Tell the layers that draw random numbers an image which images of a batch are here.
 
         Args:
             model: its modules with the attributes ``draw_images`` and ``draw_offset`` are told.
             sizes: images of each rank.
+
+        Returns:
+            Images of the total batch, and which of them this rank's first is.
         """
-        if self.world_size == 1:
-            return
-        for module in model.modules():
-            if hasattr(module, "draw_images"):
-                module.draw_images = sum(sizes)
-                module.draw_offset = sum(sizes[: self.rank])
+        total, offset = sum(sizes), sum(sizes[: self.rank])
+        if self.world_size > 1:
+            for module in model.modules():
+                if hasattr(module, "draw_images"):
+                    module.draw_images, module.draw_offset = total, offset
+        return total, offset
 
     def agree(self, word: int, images: int = 0) -> tuple[int, list[int]]:
         """The gravest word of all ranks, and how many images each holds."""

@@ -237,9 +237,9 @@ class Training:
     def _update(self, batch: Any, sizes: list[int]) -> None:
         """One update of the network; its measurements stay on the device."""
         self.generators.begin("train", self.step)
-        self.ranks.place(self.model, sizes)
         self.train_step.sizes = sizes
-        images = self.augment(batch.images, self.generators.images)
+        place = self.ranks.place(self.model, sizes)
+        images = self.augment(batch.images, self.generators.images, *place)
         numbers = self.train_step(images, batch.labels)
         self._pending.numbers.append(torch.stack(numbers))
         self._pending.records.append(np.asarray(batch.records))
@@ -326,7 +326,7 @@ class Training:
         self.log.event("train", self.step, {"epoch": epoch, **values})
         self.log.scalars("train", self.step, values)
         text = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
-        self.log.say(f"step {self.step}/{self.total}  epoch {epoch:.3f}  {text}", show=False)
+        self.log.note(f"step {self.step}/{self.total}  epoch {epoch:.3f}  {text}")
 
     def _validate_if_due(self, last: bool = False) -> None:
         """Validate at step 0, every ``validation_iters`` steps and at the end; then save."""

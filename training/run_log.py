@@ -1,14 +1,42 @@
 """What a run says while it goes: a log to read, a log to parse, TensorBoard, a progress bar."""
 
 import json
+import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dataset_processing.progress import Progress
 from dataset_processing.whole_file import WholeFile
 from training.run_folder import Run
+
+
+class Notices(logging.Handler):
+    """Shows the project's warnings on standard error, and passes them on to a run's log.
+
+    What comes before there is a log is kept for it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._kept: list[str] = []
+        self._to: Callable[[str], None] | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show and pass on one warning."""
+        text = f"warning: {record.getMessage()}"
+        print(text, file=sys.stderr, flush=True)
+        (self._to or self._kept.append)(text)
+
+    def pass_on(self, to: Callable[[str], None] | None) -> None:
+        """Give what was kept and what comes to ``to``; None keeps what comes."""
+        self._to = to
+        while to and self._kept:
+            to(self._kept.pop(0))
+
+
+NOTICES = Notices()
 
 
 class RunLog:
@@ -33,18 +61,24 @@ class RunLog:
         self._board = SummaryWriter(str(run.summaries), purge_step=step + 1 if step else None)
         self._bar = Progress(total=total, initial=step, unit="step")
 
-    def say(self, text: str, show: bool = True) -> None:
-        """Write a line to ``log.txt`` and, unless ``show`` is False, to the terminal."""
+    def note(self, text: str) -> None:
+        """Write a text to ``log.txt`` alone, each line with the time."""
         if self.quiet:
             return
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        for line in text.splitlines() or [""]:
+        for line in text.splitlines():
             self._text.write(f"{stamp}  {line}\n")
-        if show and sys.stderr.isatty():
+
+    def say(self, text: str) -> None:
+        """Write a text to ``log.txt`` and to the terminal."""
+        if self.quiet:
+            return
+        self.note(text)
+        if sys.stderr.isatty():
             self._bar.clear()
             print(text, flush=True)
             self._bar.refresh()
-        elif show:
+        else:
             print(text, flush=True)
 
     def event(self, kind: str, step: int, values: Mapping[str, Any]) -> None:

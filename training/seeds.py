@@ -24,8 +24,9 @@ class Generators:
         rank: this process's number.
 
     Attributes:
-        hidden: for the random hidden state; the same on all ranks.
-        images: for the augmentations; each rank's own.
+        hidden: for the random hidden state.
+        images: for the augmentations. Both are the same on all ranks, which draw for the total
+            batch; PyTorch's default generators are each rank's own.
     """
 
     def __init__(self, seed: int, device: torch.device, rank: int = 0) -> None:
@@ -37,4 +38,4 @@ class Generators:
         """Seed them, and PyTorch's default generators, for a batch of training or validation."""
         torch.manual_seed(seed_of(self.seed, "default", self.rank, *use))
         self.hidden.manual_seed(seed_of(self.seed, "hidden", *use))
-        self.images.manual_seed(seed_of(self.seed, "images", self.rank, *use))
+        self.images.manual_seed(seed_of(self.seed, "images", *use))

@@ -12,12 +12,12 @@ import torch
 
 from config import Config
 from dataset_processing import prepare
-from training.checkpoints import CheckpointError, CheckpointFolder
+from training.checkpoints import CheckpointError, CheckpointFolder, load
 from training.distribution import Ranks
 from training.loop import Training
 from training.provenance import environment
 from training.run_folder import Run, find_run, new_run, runs, write_yaml
-from training.run_log import RunLog
+from training.run_log import NOTICES, RunLog
 from training.seeds import seed_of
 from training.settings import CHANGEABLE, Settings, differences, override_keys, plain, resolve
 from training.signals import Stop
@@ -52,7 +52,7 @@ def train(
     deterministic = bool(options.deterministic or recorded.get("deterministic"))
     _set_up(deterministic, seed)
 
-    for name in {settings["dataset"], settings["val_dataset"] or settings["dataset"]}:
+    for name in dict.fromkeys([settings["dataset"], settings["val_dataset"] or settings["dataset"]]):
         ranks.first(lambda name=name: prepare(name, config, settings))
     training = Training(
         settings,
@@ -63,11 +63,10 @@ def train(
         _workers(options.workers, ranks.world_size),
         options.on_bad_record,
     )
-    state = None
     if run:
-        folder = CheckpointFolder(run.checkpoints)
-        state = folder.newest(ranks.device)
-        if state:
+        checkpoint = ranks.first(CheckpointFolder(run.checkpoints).newest)
+        if checkpoint:
+            state = load(checkpoint, ranks.device)
             _check_identity(run, state, training, override_keys(options.overrides))
             training.restore(state)
     where = environment(ranks.device, ranks.world_size)
@@ -97,6 +96,7 @@ def _go(training: Training, run: Run, stop: Stop, resumed: bool) -> bool:
     """Train, and say how it began and ended."""
     ranks = training.ranks
     log = RunLog(run, training.total, training.step, quiet=not ranks.is_first)
+    NOTICES.pass_on(log.note)
     began, first = time.monotonic(), training.step
     try:
         log.say(_opening(training, run, resumed))
@@ -110,10 +110,11 @@ def _go(training: Training, run: Run, stop: Stop, resumed: bool) -> bool:
         log.event("end", training.step, {"complete": reason is None, "reason": reason})
         return reason is None
     except Exception as error:
-        log.say(traceback.format_exc(), show=False)
+        log.note(traceback.format_exc())
         log.event("error", training.step, {"error": type(error).__name__, "message": str(error)})
         raise
     finally:
+        NOTICES.pass_on(None)
         log.close()
 
 
@@ -202,7 +203,6 @@ def _set_up(deterministic: bool, seed: int) -> None:
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not deterministic
     torch.manual_seed(seed_of(seed, "initial values"))
 

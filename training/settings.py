@@ -115,13 +115,16 @@ def check(settings: Settings) -> None:
 
 
 def differences(found: Settings, wanted: Settings) -> list[str]:
-    """One line for each setting that differs: ``lr: 0.01 in the checkpoint, 0.001 wanted``."""
-    absent = "nothing"
-    return [
-        f"{key}: {found.get(key, absent)!r} there, {wanted.get(key, absent)!r} here"
-        for key in sorted({*found, *wanted})
-        if found.get(key, absent) != wanted.get(key, absent)
-    ]
+    """One line for each setting that differs: ``lr: 0.01 there, 0.001 here``.
+
+    A setting that one of them lacks counts as having its default.
+    """
+    lines = []
+    for key in sorted({*found, *wanted}):
+        there, here = (x.get(key, DEFAULTS.get(key)) for x in (found, wanted))
+        if there != here:
+            lines.append(f"{key}: {there!r} there, {here!r} here")
+    return lines
 
 
 def plain(value: Any) -> Any:

@@ -44,9 +44,9 @@ class Validation:
             batch = next(batches)
             _, sizes = ranks.agree(0, len(batch.labels))
             self.generators.begin("validation", number)
-            ranks.place(network, sizes)
             self.step.sizes = sizes
-            images = self.augment(batch.images, self.generators.images)
+            place = ranks.place(network, sizes)
+            images = self.augment(batch.images, self.generators.images, *place)
             measured = self.step.measure(images, batch.labels)
             sums += sum(sizes) * torch.stack(measured).double()
             count += sum(sizes)

@@ -1,0 +1,63 @@
+"""A small experiment that trains in a second: the hGRU on 12×12 images of a handmade set.
+
+``python -m tests.training.tiny`` runs it as a script, with a script's options.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import hgru
+import training
+from dataset_processing.records import RecordWriter
+
+TRAIN, VAL, BATCH, EPOCHS = 22, 9, 4, 3
+STEPS = EPOCHS * -(-TRAIN // BATCH)
+
+
+def make_records(project: Path) -> None:
+    """Two folds of 300×300 images: blocks of noise, darker in the upper half for label 1."""
+    random = np.random.default_rng(0)
+    for fold, count in (("train", TRAIN), ("val", VAL)):
+        path = project / "tf_records" / f"curv_contour_length_14_full_{fold}.tfrecords"
+        with RecordWriter(path) as writer:
+            for i in range(count):
+                blocks = random.integers(0, 256, (20, 20), dtype=np.uint8)
+                if i % 2:
+                    blocks[:10] //= 3
+                writer.write(np.kron(blocks, np.ones((15, 15), np.uint8)), i % 2)
+
+
+def experiment_params() -> dict[str, Any]:
+    params = hgru.experiment_params()
+    params |= {
+        "batch_size": BATCH,
+        "epochs": EPOCHS,
+        "validation_iters": 4,
+        "log_iters": 3,
+        "model_input_image_size": [12, 12],
+        "data_augmentations": ["uint8_rescale", "resize", "left_right", "gaussian_noise_small"],
+        "val_augmentations": ["uint8_rescale", "resize"],
+        "exp_name": "tiny",
+        "aux": {"timesteps": 3, "h_ext": 5},
+    }
+    return params
+
+
+build_model = hgru.build_model
+
+
+def run(arguments: list[str], project: Path) -> None:
+    """The script's last line, in a process of its own."""
+    from training.command_line import run_script
+
+    torch.set_num_threads(1)
+    os.environ["HGRU_PROJECT_DIRECTORY"] = str(project)
+    raise SystemExit(run_script(experiment_params, build_model, arguments))
+
+
+if __name__ == "__main__":
+    training.main(experiment_params, build_model)
