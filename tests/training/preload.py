@@ -1,5 +1,6 @@
 """What the fork server imports once, so that each test process starts at once."""
 
+import torch._dynamo
 import torch.utils.tensorboard
 
 import dataset_processing.augmentations

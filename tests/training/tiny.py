@@ -4,6 +4,7 @@
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,22 @@ def experiment_params() -> dict[str, Any]:
 build_model = hgru.build_model
 
 
-def run(arguments: list[str], project: Path) -> None:
-    """The script's last line, in a process of its own."""
+def run(
+    arguments: list[str],
+    project: Path,
+    environment: dict[str, str] | None = None,
+    build: Callable[..., torch.nn.Module] = build_model,
+) -> None:
+    """The script's last line, for a process of its own; what it says goes to ``said.txt``."""
     from training.command_line import run_script
 
+    rank = (environment or {}).get("RANK", "0")
+    said = open(project / f"said_{rank}.txt", "a")  # noqa: SIM115  (to the process's end)
+    os.dup2(said.fileno(), 1)
+    os.dup2(said.fileno(), 2)
     torch.set_num_threads(1)
-    os.environ["HGRU_PROJECT_DIRECTORY"] = str(project)
-    raise SystemExit(run_script(experiment_params, build_model, arguments))
+    os.environ.update({"HGRU_PROJECT_DIRECTORY": str(project), **(environment or {})})
+    raise SystemExit(run_script(experiment_params, build, arguments))
 
 
 if __name__ == "__main__":

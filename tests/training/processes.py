@@ -1,0 +1,83 @@
+"""The tiny experiment in processes of its own, and what they leave."""
+
+import multiprocessing
+import multiprocessing.process
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tests.training import tiny
+
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload(["tests.training.preload"])
+SECONDS = 120  # longest that a test waits for a process
+
+Process = multiprocessing.process.BaseProcess
+
+
+def start(arguments: list[str], project: Path, **others: Any) -> Process:
+    """The tiny experiment, begun in a process of its own."""
+    process = FORK.Process(target=tiny.run, args=(arguments, project), kwargs=others)
+    process.start()
+    return process
+
+
+def finish(process: Process) -> int | None:
+    """Wait for a process; its exit code."""
+    process.join(SECONDS)
+    if process.exitcode is None:
+        process.kill()
+        raise TimeoutError(f"still running after {SECONDS} s")
+    return process.exitcode
+
+
+def run(arguments: list[str], project: Path, **others: Any) -> int | None:
+    """The tiny experiment from beginning to end; its exit code."""
+    return finish(start(arguments, project, **others))
+
+
+def start_ranks(count: int, arguments: list[str], project: Path, **others: Any) -> list[Process]:
+    """The tiny experiment in so many processes that train together, as torchrun starts them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        start(arguments, project, environment={**common, "RANK": str(r), "LOCAL_RANK": str(r)},
+              **others)
+        for r in range(count)
+    ]  # fmt: skip
+
+
+def said(project: Path, rank: int = 0) -> str:
+    """What the processes of a project printed."""
+    return (project / f"said_{rank}.txt").read_text()
+
+
+def newest_checkpoint(project: Path) -> dict[str, Any]:
+    """What the newest checkpoint of a project holds."""
+    path = sorted(project.glob("checkpoints/*/step_*.pt"))[-1]
+    return torch.load(path, weights_only=True)
+
+
+def outcome(project: Path) -> dict[str, Any]:
+    """All that a complete run leaves, by name: weights, optimizer, history, results."""
+    state = newest_checkpoint(project)
+    found = {f"model {k}": v for k, v in state["model"].items()}
+    for number, tensors in state["optimizer"]["state"].items():
+        found |= {f"optimizer {number} {k}": v for k, v in tensors.items()}
+    found |= {f"history {k}": v for k, v in state["history"].items()}
+    (results,) = project.glob("results/*.npz")
+    with np.load(results, allow_pickle=False) as arrays:
+        found |= {f"results {k}": v for k, v in arrays.items() if k != "settings"}
+    return found
+
+
+def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """The names of what is not the same, bit for bit."""
+    if a.keys() != b.keys():
+        return sorted(a.keys() ^ b.keys())
+    return [k for k in a if np.asarray(a[k]).tobytes() != np.asarray(b[k]).tobytes()]
