@@ -78,7 +78,8 @@ def watch(run: TrainedRun, data: Any, index: int, seed: int = 0) -> Seen:
     seen = record(run.network, images, ("G1", "H1", "G2", "H2"), seed)
     outline = None
     if stimulus is not None:
-        outline = widened(stimulus.contour_mask, tuple(images.shape[-2:]))
+        height, width = images.shape[-2:]
+        outline = widened(stimulus.contour_mask, (height, width))
     return Seen(
         images[0, 0].cpu().numpy(),
         int(label),

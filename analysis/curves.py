@@ -21,13 +21,14 @@ BOOKKEEPING = {
 }  # fmt: skip
 
 
-def labels(runs: Sequence[TrainedRun]) -> list[str]:
-    """A short name for each run: its model, and the parameters by which the runs differ.
+def labels(runs: Sequence[TrainedRun], with_dataset: bool = True) -> list[str]:
+    """A short name for each run: its model, its data, and other parameters by which runs differ.
 
-    Runs of one name differ by their seed alone.
+    Runs of one name differ by their seed alone (or by their data too, without ``with_dataset``).
+    Data and parameters that are the same in all runs of a model are left out.
     """
     names = [run.model_name for run in runs]
-    if len({run.params["dataset"] for run in runs}) > 1:
+    if with_dataset and len({run.params["dataset"] for run in runs}) > 1:
         names = [f"{name}, {run.params['dataset']}" for name, run in zip(names, runs, strict=True)]
     groups: dict[str, list[int]] = {}
     for place, name in enumerate(names):
@@ -69,11 +70,7 @@ def learning_curves(runs: Sequence[TrainedRun]) -> Figure:
     if not drawn:
         raise ValueError("none of these runs has a history to draw curves from")
     names = labels(drawn)
-    most = max(
-        int(run.params["batch_size"]) * max([*run.history.validation_step, len(run.history.train_loss)])
-        for run in drawn
-    )
-    unit, word = (1e6, "millions") if most >= 2e5 else (1e3, "thousands") if most >= 1e3 else (1, "")
+    unit, word = _unit(drawn)
     with style():
         figure = new_figure(PAGE, 2.9)
         accuracy, loss = figure.subplots(1, 2)
@@ -138,6 +135,17 @@ def _series(
             x, table.min(0), table.max(0), color=look["color"], alpha=0.18, linewidth=0,
             edgecolor=GRID,
         )  # fmt: skip
+
+
+def _unit(runs: Sequence[TrainedRun]) -> tuple[float, str]:
+    """What the axis of images counts in."""
+    most = 0
+    for run in runs:
+        steps = [*run.history.validation_step, len(run.history.train_loss)]
+        most = max(most, int(run.params["batch_size"]) * max(steps))
+    if most >= 2e5:
+        return 1e6, "millions"
+    return (1e3, "thousands") if most >= 2e3 else (1, "")
 
 
 def _losses(runs: Sequence[TrainedRun]) -> set[str]:

@@ -176,7 +176,7 @@ def evaluated(
     """As :func:`evaluate`, kept under ``condition_evaluations``: what is there is not done again.
 
     Returns:
-        The evaluation, and the ``.npz`` file of its answers; the ``.json`` of its numbers is beside.
+        The evaluation, and the ``.npz`` file of its answers, beside the ``.json`` of its numbers.
     """
     data = open_images(dataset, run.config, run.params, images, seed, fold)
     wanted = _about(run, data, images, seed, lesion, timesteps, fold)
@@ -188,8 +188,10 @@ def evaluated(
         with np.load(path, allow_pickle=False) as arrays:
             about = json.loads(str(arrays["about"]))
             if {**wanted, "seconds": about.get("seconds")} == about:
-                names = ("record", "label", "logits", "distance")
-                found = Evaluation(run.name, dataset, *(arrays[n] for n in names), about=about)
+                found = Evaluation(
+                    run.name, dataset, arrays["record"], arrays["label"], arrays["logits"],
+                    arrays["distance"], about,
+                )  # fmt: skip
                 return found, path
     found = _evaluate(run, dataset, data, images, seed, lesion, timesteps, fold, workers)
     write_arrays(

@@ -38,9 +38,8 @@ TOLERANCE = 1e-4  # largest difference, relative to the largest value, that an e
 
 def export_safetensors(run: TrainedRun, path: Path) -> Path:
     """Write the network's tensors, with what is needed to build it again as metadata."""
-    kept = {key: run.record[key] for key in ("script", "seed", "data") if key in run.record}
-    environment = run.record.get("environment") or {}
-    record = {**kept, "parameters": run.params, "git_commit": environment.get("git_commit")}
+    record: dict[str, Any] = {"parameters": run.params, "environment": run.record["environment"]}
+    record |= {key: run.record[key] for key in ("script", "seed", "data") if key in run.record}
     tensors = {name: t.contiguous().cpu() for name, t in run.network.state_dict().items()}
     metadata = {
         "format": FORMAT,
@@ -53,7 +52,7 @@ def export_safetensors(run: TrainedRun, path: Path) -> Path:
 
 
 def export_npy(run: TrainedRun, folder: Path) -> list[Path]:
-    """Write the 2018 release's variables, one ``.npy`` file each, named as the release named them."""
+    """Write the 2018 release's variables, one ``.npy`` file each, by the release's names."""
     written = []
     for name, array in tf_variables(run.network).items():
         content = io.BytesIO()

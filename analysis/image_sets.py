@@ -105,7 +105,8 @@ def open_images(
         return ImageDataset(path.name, positives + negatives, labels, size)
     if "/" in name or name.endswith(".tfrecords"):
         raise FileNotFoundError(f"{name}: no such file or folder")
-    raise unknown("data set", name, ["pathfinder_<length>", "pathfinder_<length>_stream", *data_sets()])
+    generated = ["pathfinder_<length>", "pathfinder_<length>_stream"]
+    raise unknown("data set", name, [*generated, *data_sets()])
 
 
 def title(name: str) -> str:

@@ -1,4 +1,6 @@
-"""Figures of what was learned: Gabor bank, horizontal kernels, association field, letters, gates."""
+"""Figures of what was learned: filters, horizontal kernels, association field, letters, gates."""
+
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -33,6 +35,8 @@ from analysis.style import (
 )
 from layers.gabor import ORIENTATIONS, gabor_bank
 from layers.hgru import LETTERS
+from models.feedforward import FeedforwardNetwork
+from models.recurrent import RecurrentNetwork
 
 SYMBOL = {"alpha": "α", "mu": "μ", "gamma": "γ", "kappa": "κ", "omega": "ω", "eta": "η"}
 ROLE = {
@@ -44,7 +48,7 @@ ROLE = {
 }
 
 
-def gabor_figure(network: nn.Module) -> Figure:
+def gabor_figure(network: RecurrentNetwork | FeedforwardNetwork) -> Figure:
     """The filter bank before training (the formula) and after, by orientation; phases in turn."""
     after = network.drive.weight.detach().float().cpu().numpy()[:, 0]
     before = gabor_bank(after.shape[-1]).numpy()[:, 0]
@@ -116,12 +120,14 @@ def association_figure(network: nn.Module, stage: str = "weights") -> Figure:
     found = association_field(connections(network, stage))
     with style():
         figure = new_figure(PAGE, 3.5)
-        upper, lower = figure.subfigures(2, 1, height_ratios=[0.62, 1])
+        parts: Any = figure.subfigures(2, 1, height_ratios=[0.62, 1])
+        upper, lower = parts
         _fields(upper, found, stage)
         left, middle, right = lower.subplots(1, 3, width_ratios=[1, 1, 1.25])
         largest = max(found.excitatory.max(), found.inhibitory.max())
         for axes, values, name in (
-            (left, found.excitatory, "mean excitatory"), (middle, found.inhibitory, "mean inhibitory"),
+            (left, found.excitatory, "mean excitatory"),
+            (middle, found.inhibitory, "mean inhibitory"),
         ):  # fmt: skip
             shown = axes.imshow(
                 values, cmap=SEQUENTIAL, vmin=0, vmax=largest, aspect="auto", origin="lower"
@@ -136,39 +142,42 @@ def association_figure(network: nn.Module, stage: str = "weights") -> Figure:
     return figure
 
 
-def _fields(figure: Figure, found: AssociationField, stage: str) -> None:
+def _fields(figure: Any, found: AssociationField, stage: str) -> None:
     """Mean connection by place, the receiving unit horizontal in the centre."""
     grid = figure.subplots(1, len(found.relative))
     scale = np.percentile(np.abs(found.field), 99.5) or 1.0
-    r = (found.field.shape[-1] - 1) / 2
+    edge = found.field.shape[-1] / 2  # the unit's own pixel is centred on 0
+    extent = (-edge, edge, edge, -edge)
     for axes, angle, field in zip(grid, found.relative, found.field, strict=True):
         shown = axes.imshow(
-            field, cmap=SIGNED, vmin=-scale, vmax=scale, extent=(-r - 0.5, r + 0.5, r + 0.5, -r - 0.5)
+            field, cmap=SIGNED, vmin=-scale, vmax=scale, extent=extent
         )
         axes.plot([-1.5, 1.5], [0, 0], color="#000000", linewidth=1.2, solid_capstyle="round")
         axes.set_title(f"{angle:g}°", loc="center", fontweight="normal")
         picture(axes)
     figure.colorbar(shown, ax=grid, shrink=0.9, extend="both")
     figure.suptitle(
-        f"mean connection ({STAGES[stage]}) to a horizontal unit, by relative orientation", x=0.01, ha="left", fontsize=8.5, fontweight="bold",
+        f"mean connection ({STAGES[stage]}) to a horizontal unit, by relative orientation",
+        x=0.01, ha="left", fontsize=8.5, fontweight="bold",
     )  # fmt: skip
 
 
 def _by_distance(axes: Axes, found: AssociationField) -> None:
     for angle, line, marker in ((0, "-", "o"), (45, "--", "s"), (90, ":", "^")):
         row = int(np.flatnonzero(np.isclose(found.relative, angle))[0])
-        look = {"linestyle": line, "marker": marker, "markersize": 3}
+        look: dict[str, Any] = {"linestyle": line, "marker": marker, "markersize": 3}
         axes.plot(found.distance, found.excitatory[row], color=EXCITATORY, **look)
         axes.plot(found.distance, -found.inhibitory[row], color=INHIBITORY, **look)
     axes.axhline(0, color=MUTED, linewidth=0.7)
     axes.set_title("by distance")
     axes.set_xlabel("distance (pixels)")
     axes.set_ylabel("connection")
+    dashes: Any = ((0, "-", "o"), (45, "--", "s"), (90, ":", "^"))
     handles = [
         Line2D([], [], color=EXCITATORY, label="excitatory"),
         Line2D([], [], color=INHIBITORY, label="inhibitory"),
         *(Line2D([], [], color=MUTED, linestyle=s, marker=m, markersize=3, label=f"{a}°")
-          for a, s, m in ((0, "-", "o"), (45, "--", "s"), (90, ":", "^"))),
+          for a, s, m in dashes),
     ]  # fmt: skip
     axes.legend(
         handles=handles, fontsize=6.5, handlelength=2.2, loc="center left", bbox_to_anchor=(1, 0.5)
@@ -200,7 +209,7 @@ def letter_figure(network: nn.Module, gates: dict[str, np.ndarray] | None = None
             _absent(axes, "none in this circuit")
         axes = grid[6]
         axes.set_title("gates at rest, σ(b)")
-        orientation, place = _places()
+        place = _places()
         for bias, colour, marker in ((layer.b_gain, BLUE, "o"), (layer.b_mix, RED, "s")):
             value = bias.detach().float().cpu().numpy().ravel()
             axes.plot(place, 1 / (1 + np.exp(-value)), marker, color=colour, markersize=3)
@@ -216,7 +225,7 @@ def _letter(axes: Axes, name: str, values: np.ndarray | None, constant: object) 
     if values is None:
         _absent(axes, f"the constant {constant:g}" + (" (lesioned)" if constant == 0 else ""))
         return
-    _, place = _places()
+    place = _places()
     for phase, marker, colour in ((0, "o", BLUE), (1, "s", ORANGE)):
         chosen = slice(phase * ORIENTATIONS, (phase + 1) * ORIENTATIONS)
         axes.plot(place[chosen], values[chosen], marker, color=colour, markersize=3)
@@ -225,10 +234,9 @@ def _letter(axes: Axes, name: str, values: np.ndarray | None, constant: object) 
     _by_orientation(axes)
 
 
-def _places() -> tuple[np.ndarray, np.ndarray]:
-    """Orientation of each channel and its place on an axis of orientations; the disc at 195."""
-    orientation = channel_orientation()
-    return orientation, np.nan_to_num(orientation, nan=195.0)
+def _places() -> np.ndarray:
+    """(K,) the place of each channel on an axis of orientations; the disc at 195."""
+    return np.nan_to_num(channel_orientation(), nan=195.0)
 
 
 def _by_orientation(axes: Axes) -> None:

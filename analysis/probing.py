@@ -59,7 +59,7 @@ def record(
     """What the circuit holds at each step while the network sees these images.
 
     Args:
-        network: a network with an hGRU layer; it runs in the mode (training or evaluation) it is in.
+        network: with an hGRU layer; it runs in the mode (training or evaluation) it is in.
         images: (N, 1, H, W), float32 in 0–1, on the network's device.
         symbols: which of ``SYMBOLS``: gates G1, G2, convolutions C1, C2, hidden states H1, H2, as
             in section 3 of the paper; H2 is that at the end of the step.
@@ -151,7 +151,8 @@ def longest(layer: HGRU) -> int | None:
     if layer.adaptation:
         return len(layer.eta)
     if layer.batch_norm and not layer.reuse:
-        return len(layer.norms["g1"])
+        own: Any = layer.norms["g1"]
+        return len(own)
     return None
 
 

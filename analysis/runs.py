@@ -43,7 +43,7 @@ class TrainedRun:
     name: str
     params: dict[str, Any]
     record: dict[str, Any]
-    network: nn.Module
+    network: Any
     step: int
     weights: str
     device: torch.device
@@ -144,9 +144,8 @@ def build_network(record: dict[str, Any]) -> nn.Module:
     params = record["parameters"]
     names = [Path(str(record.get("script") or "")).stem, str(params.get("model_name"))]
     for name in names:
-        script = CLONE / f"{name}.py"
-        if name and script.is_file() and "def build_model" in script.read_text(encoding="utf-8"):
-            return _build(script, params)
+        if _is_script(CLONE / f"{name}.py"):
+            return _build(name, params)
     tried = ", ".join(f"{name}.py" for name in dict.fromkeys(names) if name)
     raise FileNotFoundError(
         f"{CLONE} has no script with build_model() for this run (looked for {tried}); put the "
@@ -154,15 +153,35 @@ def build_network(record: dict[str, Any]) -> nn.Module:
     )
 
 
-def _build(script: Path, params: dict[str, Any]) -> nn.Module:
-    spec = importlib.util.spec_from_file_location(f"script_{script.stem}", script)
+def script_module(name: str) -> Any:
+    """A script of the clone, as a module.
+
+    Args:
+        name: its file's name, without .py.
+
+    Raises:
+        FileNotFoundError: the clone has no script of that name with ``build_model``.
+    """
+    script = CLONE / f"{name}.py"
+    if not _is_script(script):
+        known = sorted(path.stem for path in CLONE.glob("*.py") if _is_script(path))
+        raise FileNotFoundError(f"{script}: no such script; there are: {', '.join(known)}")
+    spec = importlib.util.spec_from_file_location(f"script_{name}", script)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def _is_script(path: Path) -> bool:
+    return path.is_file() and "\ndef build_model(" in path.read_text(encoding="utf-8")
+
+
+def _build(name: str, params: dict[str, Any]) -> nn.Module:
     try:
-        return module.build_model(params)
+        return script_module(name).build_model(params)
     except TypeError as error:
-        raise ValueError(f"{script.name} cannot build the run's network: {error}") from error
+        raise ValueError(f"{name}.py cannot build the run's network: {error}") from error
 
 
 def _find(which: str, config: Config) -> Run:
@@ -233,7 +252,7 @@ def _from_safetensors(path: Path, device: torch.device, config: Config) -> Train
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            state = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
     if about.get("format") != FORMAT:

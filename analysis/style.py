@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib import colormaps
@@ -30,7 +31,7 @@ SIGNED = LinearSegmentedColormap.from_list(  # as dark at +x as at −x, white a
 )
 SEQUENTIAL = colormaps["cividis"]  # made for colour-blind readers
 
-RC = {
+RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 8.5,

@@ -1,0 +1,349 @@
+"""Train a family of runs, or collect them, and compare them.
+
+python -m analysis.sweep scripts=hgru,multiplicative_lesion,additive_lesion,ff_5 \\
+    datasets=pathfinder_6_stream,pathfinder_14_stream seeds=0,1 --name ablation
+python -m analysis.sweep scripts=hgru,ff_5 seeds=0,1,2 --submit 'sbatch --gres=gpu:1 --wrap {command}'
+python -m analysis.sweep scripts=hgru,ff_5 seeds=0,1,2 --collect
+python -m analysis.sweep --runs RUN RUN RUN --dataset pathfinder_6 pathfinder_14
+
+Each combination is an experiment <name>_<script>_<dataset>_seed<seed>. Runs are trained one after
+another; what is complete is not trained again and what was left early goes on, so the same command
+resumes a sweep. The comparison has accuracy by model and set with intervals, parameters, training
+images to 90%, and paired tests against a reference on the same images.
+"""
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from analysis import command_line, comparison
+from analysis.curves import learning_curves
+from analysis.evaluate import IMAGES
+from analysis.files import text_table, write_csv, write_text
+from analysis.image_sets import title
+from analysis.runs import TrainedRun, load_run, script_module
+from analysis.style import save
+from config import CLONE, Config
+from dataset_processing.names import unknown
+from training.command_line import COMPLETE, LEFT_EARLY
+from training.run_folder import Run, runs
+from training.settings import differences, plain, resolve
+
+AXES = ("scripts", "datasets", "seeds")
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of a sweep.
+
+    Attributes:
+        script: name of the script, without .py.
+        settings: the run's parameters, all overrides applied.
+        overrides: ``key=value`` texts for ``--set``.
+        seed: of the run.
+    """
+
+    script: str
+    settings: dict[str, Any]
+    overrides: tuple[str, ...]
+    seed: int
+
+    @property
+    def experiment(self) -> str:
+        """Its experiment's name."""
+        return str(self.settings["exp_name"])
+
+    def command(self, device: str = "auto") -> list[str]:
+        """The command that trains it, or goes on with it."""
+        sets = [word for text in self.overrides for word in ("--set", text)]
+        return [
+            sys.executable, str(CLONE / f"{self.script}.py"), *sets, "--seed", str(self.seed),
+            "--device", device, "--resume", "auto",
+        ]  # fmt: skip
+
+    def run(self, config: Config) -> Run | None:
+        """Its newest run.
+
+        Raises:
+            ValueError: that run has other settings than this sweep.
+        """
+        known = runs(config, self.experiment)
+        if not known:
+            return None
+        found = plain(known[-1].record()["parameters"])
+        other = [
+            line for line in differences(found, plain(self.settings))
+            if not line.startswith(("epochs:", "log_iters:", "checkpoint_minutes:"))
+        ]  # fmt: skip
+        if other:
+            raise ValueError(
+                f"{known[-1].name} has other settings than this sweep (there: the run; here: the "
+                f"sweep): {'; '.join(other)}. Give this sweep another --name"
+            )
+        return known[-1]
+
+    def is_complete(self, config: Config) -> bool:
+        """Whether its newest run trained to the end, for as many epochs as wanted."""
+        run = self.run(config)
+        if run is None or run.record()["parameters"]["epochs"] < self.settings["epochs"]:
+            return False
+        return ended(run)
+
+
+def ended(run: Run) -> bool:
+    """Whether a run trained to its end: what the last line of its log says."""
+    if not run.json_log.exists():
+        return False
+    lines = run.json_log.read_text(encoding="utf-8").splitlines()
+    events = [json.loads(line) for line in lines if '"event": "end"' in line]
+    return bool(events) and bool(events[-1].get("complete"))
+
+
+def cells(
+    name: str, axes: dict[str, list[str]], overrides: Sequence[str] = ()
+) -> list[Cell]:
+    """All combinations of scripts, data sets and seeds.
+
+    Args:
+        name: of the sweep; experiments' names begin with it.
+        axes: ``scripts``; optionally ``datasets`` (else each script's own) and ``seeds`` (else 0).
+        overrides: ``key=value`` texts for all runs.
+
+    Raises:
+        ValueError, FileNotFoundError: a script, a parameter or a seed is not known.
+    """
+    if not axes.get("scripts"):
+        raise ValueError("a sweep needs scripts=NAME,NAME (--help shows examples)")
+    found = []
+    seeds = [_seed(text) for text in axes.get("seeds", ["0"])]
+    for script, dataset, seed in product(axes["scripts"], axes.get("datasets", [""]), seeds):
+        script = script.removesuffix(".py")
+        params = script_module(script).experiment_params()
+        dataset = dataset or params["dataset"]
+        own = [f"dataset={dataset}", f"exp_name={name}_{script}_{dataset}_seed{seed}"]
+        texts = (*overrides, *own)
+        found.append(Cell(script, resolve(params, texts), texts, seed))
+    return found
+
+
+def axes_of(texts: Iterable[str]) -> dict[str, list[str]]:
+    """``scripts=a,b seeds=0,1`` as lists by name."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"expected name=value,value (scripts=hgru,ff_5), found {text!r}")
+        if key not in AXES:
+            raise unknown("axis", key, AXES)
+        found[key] = [part.strip() for part in value.split(",") if part.strip()]
+        if not found[key]:
+            raise ValueError(f"{key}= has no value")
+    return found
+
+
+def train(wanted: Sequence[Cell], config: Config, device: str = "auto") -> list[str]:
+    """Train what is not complete, one after another.
+
+    Returns:
+        A line for each that failed.
+
+    Raises:
+        RuntimeError: a run left early; the same call goes on.
+    """
+    failed = []
+    for number, cell in enumerate(wanted, start=1):
+        head = f"[{number}/{len(wanted)}] {cell.experiment}"
+        if cell.is_complete(config):
+            print(f"{head}: complete", flush=True)
+            continue
+        print(f"{head}: training", flush=True)
+        code = run_forwarding_signals(cell.command(device))
+        if code in (LEFT_EARLY, -signal.SIGTERM, -signal.SIGINT):
+            raise RuntimeError(f"stopped during {cell.experiment}; the same command goes on")
+        if code != COMPLETE:
+            failed.append(f"{cell.experiment} ended with exit code {code}")
+            print(f"{head}: failed with exit code {code}", flush=True)
+    return failed
+
+
+def run_forwarding_signals(command: Sequence[str]) -> int:
+    """Run a program to its end, hand it the signals that reach this one; its exit code."""
+    process = subprocess.Popen(command, cwd=CLONE, start_new_session=True)
+    before = {
+        number: signal.signal(number, lambda which, _: process.send_signal(which))
+        for number in FORWARDED
+    }
+    try:
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def submit(wanted: Sequence[Cell], config: Config, template: str, device: str = "auto") -> int:
+    """Hand each combination that is not complete to a job system; how many.
+
+    Args:
+        template: a command in which a word with ``{command}`` takes the training command.
+
+    Raises:
+        ValueError: the template has no such word.
+        RuntimeError: a submission fails.
+    """
+    words = shlex.split(template)
+    if not any("{command}" in word for word in words):
+        raise ValueError(f"--submit needs {{command}} in it, found {template!r}")
+    count = 0
+    for cell in wanted:
+        if cell.is_complete(config):
+            continue
+        command = shlex.join(cell.command(device))
+        answer = subprocess.run([word.replace("{command}", command) for word in words], cwd=CLONE)
+        if answer.returncode:
+            raise RuntimeError(
+                f"{words[0]} ended with exit code {answer.returncode} for {cell.experiment}"
+            )
+        count += 1
+    return count
+
+
+def collect(
+    wanted: Sequence[Cell], config: Config, weights: str, device: str
+) -> tuple[list[TrainedRun], list[str]]:
+    """The runs of a sweep, and a line for each that is missing or not complete."""
+    found, notes = [], []
+    for cell in wanted:
+        run = cell.run(config)
+        if run is None:
+            notes.append(f"{cell.experiment}: not trained yet, left out")
+            continue
+        if not ended(run):
+            notes.append(f"{run.name}: not complete, compared as it stands")
+        found.append(load_run(run.name, weights, device, config))
+    return found, notes
+
+
+def compare(
+    trained: Sequence[TrainedRun], name: str, config: Config, options: Any
+) -> list[Path]:
+    """Evaluate runs, print the comparison and write it; the files."""
+    members, paths = comparison.family(
+        trained, options.dataset or [], options.images, options.seed, options.workers
+    )
+    table = comparison.rows(members)
+    models = list(dict.fromkeys(member.model for member in members))
+    reference = options.reference or ("hgru" if "hgru" in models else models[0])
+    tests = comparison.paired_tests(members, reference)
+    print(text_table([_shown(row) for row in table]))
+    if tests:
+        print(f"\nagainst {reference}, on the same images:")
+        print(text_table([_shown_test(row) for row in tests]))
+    folder, plots = config.condition_evaluations / name, config.plots / name
+    paths.append(write_csv(folder / "comparison.csv", table))
+    if tests:
+        paths.append(write_csv(folder / "tests.csv", tests))
+    paths.append(write_text(folder / "comparison.md", comparison.markdown(table, tests)))
+    paths += save(comparison.comparison_figure(members), plots / "comparison")
+    if any(run.history.validation_step for run in trained):
+        paths += save(learning_curves(trained), plots / "curves")
+    return paths
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parse = command_line.Parser("sweep", "Train a family of runs, or collect them; compare them.")
+    parse.add_argument(
+        "axes", nargs="*", metavar="AXIS=VALUE,VALUE", help="scripts=…, datasets=…, seeds=…"
+    )
+    parse.add_argument("--name", default="sweep", help="of the sweep; experiments begin with it")
+    parse.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="override a parameter in all runs; may be repeated",
+    )  # fmt: skip
+    parse.add_argument("--runs", nargs="+", metavar="RUN", help="compare these runs; train nothing")
+    parse.add_argument("--collect", action="store_true", help="train nothing, compare what is there")
+    parse.add_argument("--list", action="store_true", help="print the commands; train nothing")
+    parse.add_argument(
+        "--submit", metavar="TEMPLATE",
+        help="hand each run to a job system: a command with {command} in it; then use --collect",
+    )  # fmt: skip
+    parse.add_argument(
+        "--dataset", nargs="+", metavar="NAME",
+        help="sets to compare on; default: what each run validated on",
+    )  # fmt: skip
+    parse.add_argument("--reference", metavar="MODEL", help="of the paired tests; default: hgru")
+    parse.add_argument(
+        "--weights", default="last", metavar="WHICH", help="last, best or the number of a step"
+    )
+    parse.add_images(IMAGES)
+    parse.add_device()
+    options = parse.parse_args(arguments)
+    config = Config()
+    failed: list[str] = []
+    if options.runs:
+        if options.axes:
+            raise ValueError("give either axes (scripts=…) or --runs, not both")
+        trained = [load_run(r, options.weights, options.device, config) for r in options.runs]
+    else:
+        wanted = cells(options.name, axes_of(options.axes), options.overrides)
+        if options.list:
+            print("\n".join(shlex.join(cell.command(options.device)) for cell in wanted))
+            return
+        if options.submit:
+            count = submit(wanted, config, options.submit, options.device)
+            print(f"{count} of {len(wanted)} runs submitted; compare them later with --collect")
+            return
+        if not options.collect:
+            failed = train(wanted, config, options.device)
+        trained, notes = collect(wanted, config, options.weights, options.device)
+        for note in notes:
+            print(f"note: {note}")
+    if not trained:
+        raise ValueError("no run to compare" + (f": {'; '.join(failed)}" if failed else ""))
+    paths = compare(trained, options.name, config, options)
+    command_line.name_outputs(paths)
+    if failed:
+        raise RuntimeError("; ".join(failed))
+
+
+def _seed(text: str) -> int:
+    if not text.isdigit():
+        raise ValueError(f"seeds must be whole numbers of 0 or more, found {text!r}")
+    return int(text)
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "model": row["model"],
+        "trained on": title(row["trained_on"]),
+        "tested on": title(row["tested_on"]),
+        "seeds": row["seeds"],
+        "parameters": f"{row['parameters']:,}",
+        "training images": f"{row['training_images']:,}",
+        "accuracy (95%)": comparison.accuracy_text(row),
+        "images to 90%": comparison.images_text(row),
+    }
+
+
+def _shown_test(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "model": row["model"],
+        "trained on": title(row["trained_on"]),
+        "tested on": title(row["tested_on"]),
+        "seed": row["seed"],
+        "images": row["images"],
+        "difference (95%)": comparison.difference_text(row),
+        "p": comparison.p_text(row["p"]),
+        "p (Holm)": comparison.p_text(row["p_holm"]),
+    }
+
+
+if __name__ == "__main__":
+    command_line.run_command(main)
