@@ -97,8 +97,10 @@ class Job:
     def shards(self) -> list["Shard"]:
         """All shards, in the order of their images."""
         held_out = round(self.count * self.val_fraction) if self.form != "png" else 0
-        folds = {"train": range(self.count - held_out), "val": range(self.count - held_out,
-                                                                     self.count)}
+        folds = {
+            "train": range(self.count - held_out),
+            "val": range(self.count - held_out, self.count),
+        }
         result = []
         for fold, indices in folds.items():
             parts = math.ceil(len(indices) / self.shard_images)
@@ -227,7 +229,8 @@ def write_png_shard(job: Job, shard: Shard, tell: Callable[[int], None]) -> None
     kinds = ("imgs", "seg") if job.masks else ("imgs",)
     finals = {
         (label, kind): class_folder(job, label) / kind / str(shard.part)
-        for label in (0, 1) for kind in kinds
+        for label in (0, 1)
+        for kind in kinds
     }
     partials = {key: path.with_name(path.name + ".partial") for key, path in finals.items()}
     rows: dict[int, list[list[str]]] = {0: [], 1: []}
@@ -276,8 +279,17 @@ def metadata_row(job: Job, shard: Shard, file: str, index: int) -> list[str]:
     s = job.settings
     margin = Pathfinder(s, job.seed).margin(index)
     values = [
-        f"imgs/{shard.part}", file, index, s.continuity, s.contour_length, s.paddles_a_distractor,
-        s.distractor_count, s.paddle_length, s.paddle_thickness, margin, len(s.paddle_contrasts),
+        f"imgs/{shard.part}",
+        file,
+        index,
+        s.continuity,
+        s.contour_length,
+        s.paddles_a_distractor,
+        s.distractor_count,
+        s.paddle_length,
+        s.paddle_thickness,
+        margin,
+        len(s.paddle_contrasts),
     ]
     return [str(value) for value in values]
 
@@ -350,7 +362,8 @@ def described(job: Job) -> Iterator[None]:
         found = json.loads(path.read_text(encoding="utf-8"))
         differences = [
             f"{key} {found.get(key)!r} (asked for: {value!r})"
-            for key, value in job.identity().items() if found.get(key) != value
+            for key, value in job.identity().items()
+            if found.get(key) != value
         ]
         if differences:
             raise ValueError(
@@ -372,7 +385,8 @@ def refuse_foreign(job: Job) -> None:
         there = [class_folder(job, label) for label in (1, 0) if class_folder(job, label).exists()]
     else:
         there = sorted(
-            path for fold in ("train", "val")
+            path
+            for fold in ("train", "val")
             for pattern in (f"{job.name}_{fold}.tfrecords", f"{job.name}_{fold}-*.tfrecords")
             for path in job.folder.glob(pattern)
         )
@@ -394,9 +408,7 @@ def hold(descriptor: int, path: Path) -> None:
     raise RuntimeError(f"{path}: another process is writing this set; let that one finish")
 
 
-def write_means(
-    job: Job, shards: list[Shard], sums: dict[Shard, np.ndarray], workers: int
-) -> None:
+def write_means(job: Job, shards: list[Shard], sums: dict[Shard, np.ndarray], workers: int) -> None:
     """The mean image of each fold, (H, W) float64, as the 2018 release keeps it.
 
     Args:
@@ -550,9 +562,15 @@ def job_of(options: argparse.Namespace) -> Job:
     else:
         folder, form = config.tf_records, "float32" if options.float32 else "compact"
     return Job(
-        name, settings, options.seed, 10000 if options.count is None else options.count,
-        Path(options.output) if options.output else folder, form, options.val_fraction,
-        options.shard_images, options.masks,
+        name,
+        settings,
+        options.seed,
+        10000 if options.count is None else options.count,
+        Path(options.output) if options.output else folder,
+        form,
+        options.val_fraction,
+        options.shard_images,
+        options.masks,
     )
 
 
@@ -589,11 +607,15 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--val-fraction", type=float, default=VAL_FRACTION, help="records: (0.1)")
     result.add_argument("--shard-images", type=int, default=SHARD_IMAGES, help="in a file (10000)")
     result.add_argument(
-        "--preview", nargs="?", const="pathfinder_preview.png", metavar="FILE",
+        "--preview",
+        nargs="?",
+        const="pathfinder_preview.png",
+        metavar="FILE",
         help="write a sheet of examples, contours and markers coloured, and stop",
     )
     result.add_argument(
-        "--statistics", action="store_true",
+        "--statistics",
+        action="store_true",
         help="measure 1000 images (--count) of lengths 6, 9 and 14 beside the published ones",
     )
     stimuli = result.add_argument_group("stimuli", "see dataset_processing/pathfinder.py, Settings")

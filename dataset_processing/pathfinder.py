@@ -95,8 +95,13 @@ class Settings:
             if isinstance(getattr(self, name), list):  # so that settings can be hashed
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         least = {
-            "contour_length": 2, "border": 0, "paddle_length": 1, "seed_distance": 0,
-            "marker_radius": 1, "antialias": 1, "image_tries": 1,
+            "contour_length": 2,
+            "border": 0,
+            "paddle_length": 1,
+            "seed_distance": 0,
+            "marker_radius": 1,
+            "antialias": 1,
+            "image_tries": 1,
         }
         for name, smallest in least.items():
             _check(name, getattr(self, name), int, smallest)
@@ -295,12 +300,8 @@ class Pathfinder:
         for number, margin in enumerate(settings.margins):
             mine = np.flatnonzero(numbers == number)
             whole = len(mine) == count
-            outputs = [
-                array if whole else array[mine] for array in (images, labels, *told)
-            ]
-            failed = make_images(
-                self._key, indices[mine], *_tables(settings, margin), *outputs
-            )
+            outputs = [array if whole else array[mine] for array in (images, labels, *told)]
+            failed = make_images(self._key, indices[mine], *_tables(settings, margin), *outputs)
             if failed >= 0:
                 raise ValueError(_no_room(settings, margin, int(indices[mine[failed]])))
             if not whole:
@@ -368,8 +369,12 @@ def _contour(drawn: Templates, placed: np.ndarray, shape: tuple[int, int]) -> np
 def _tables(settings: Settings, margin: int) -> tuple[Templates, Rules, Grid]:
     """What the kernel needs besides indices."""
     drawn = templates(
-        settings.paddle_length, settings.paddle_thickness, margin, settings.continuity,
-        settings.marker_radius, settings.antialias,
+        settings.paddle_length,
+        settings.paddle_thickness,
+        margin,
+        settings.continuity,
+        settings.marker_radius,
+        settings.antialias,
     )
     return drawn, _rules(settings, margin), make_grid(drawn, *settings.shape)
 
@@ -383,8 +388,10 @@ def _rules(settings: Settings, margin: int) -> Rules:
     ]
     directions = [math.radians(degree) for degree in range(360)]
     ring = [
-        [half_up(round(settings.seed_distance * math.sin(angle), 9)),
-         half_up(round(settings.seed_distance * math.cos(angle), 9))]
+        [
+            half_up(round(settings.seed_distance * math.sin(angle), 9)),
+            half_up(round(settings.seed_distance * math.cos(angle), 9)),
+        ]
         for angle in directions
     ]
     height, width = settings.shape

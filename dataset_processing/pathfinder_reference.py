@@ -210,8 +210,11 @@ class Reference:
         angles = np.arange(0, 2 * np.pi, 1 / radius)
         rows = np.floor(pivot[0] + radius * np.sin(angles)).astype(int)
         cols = np.floor(pivot[1] + radius * np.cos(angles)).astype(int)
-        heads = [pixel for pixel in sorted(set(zip(rows.tolist(), cols.tolist(), strict=True)))
-                 if self.in_window(pixel)]
+        heads = [
+            pixel
+            for pixel in sorted(set(zip(rows.tolist(), cols.tolist(), strict=True)))
+            if self.in_window(pixel)
+        ]
         turns = [math.atan2(row - pivot[0], col - pivot[1]) for row, col in heads]
         weights = []
         for head, angle in zip(heads, turns, strict=True):
@@ -221,9 +224,7 @@ class Reference:
             weights.append(weight * (255 - int(wide[head])))
         return heads, turns, weights
 
-    def paddle(
-        self, start: Pixel, turn: float, shape: Pixel
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def paddle(self, start: Pixel, turn: float, shape: Pixel) -> tuple[np.ndarray, np.ndarray]:
         """A paddle's line and its zone, each (H, W) uint8."""
         s = self.settings
         reach = s.paddle_length + math.ceil(s.paddle_thickness) + self.margin
@@ -235,9 +236,11 @@ class Reference:
             fill=255,
             width=round(s.paddle_thickness * s.antialias),
         )
-        zone = Image.fromarray(ndimage.maximum_filter(
-            np.asarray(blown), footprint=round_disc(self.margin * s.antialias), mode="constant"
-        ))
+        zone = Image.fromarray(
+            ndimage.maximum_filter(
+                np.asarray(blown), footprint=round_disc(self.margin * s.antialias), mode="constant"
+            )
+        )
         return tuple(  # type: ignore[return-value]
             embed(np.asarray(drawn.resize((side, side), Image.Resampling.LANCZOS)), start, shape)
             for drawn in (blown, zone)

@@ -42,16 +42,12 @@ def write_sheet(path: Path, chosen: list[Settings], seed: int = 0) -> str:
 def strip(settings: Settings, label: int, seed: int) -> Image.Image:
     """A row: the first stimuli of one label."""
     height, width = settings.shape
-    result = Image.new(
-        "RGB", (COLUMNS * (width + GAP) + GAP, height + TITLE + GAP), (40, 40, 40)
-    )
+    result = Image.new("RGB", (COLUMNS * (width + GAP) + GAP, height + TITLE + GAP), (40, 40, 40))
     where = "both markers on one contour" if label else "markers on two contours"
     title = f"{settings.contour_length} paddles, label {label}: {where}"
     ImageDraw.Draw(result).text((GAP, 3), title, fill=(230, 230, 230))
     for column, stimulus in enumerate(first_of(label, Pathfinder(settings, seed))):
-        result.paste(
-            Image.fromarray(coloured(stimulus)), (GAP + column * (width + GAP), TITLE)
-        )
+        result.paste(Image.fromarray(coloured(stimulus)), (GAP + column * (width + GAP), TITLE))
     return result
 
 

@@ -125,29 +125,47 @@ def compare(
         values = found["marker distance"][found["label"] == label]
         entry = reference[f"marker_distance_px_{word}"]
         pairs.append(
-            (f"marker distance, label {label}", values[np.isfinite(values)],
-             (entry["mean"], entry["sd"]), n * share)
+            (
+                f"marker distance, label {label}",
+                values[np.isfinite(values)],
+                (entry["mean"], entry["sd"]),
+                n * share,
+            )
         )
     rows = [
-        ("positive fraction", *mean_and_error(found["label"]), positive,
-         math.sqrt(positive * (1 - positive) / n)),
+        (
+            "positive fraction",
+            *mean_and_error(found["label"]),
+            positive,
+            math.sqrt(positive * (1 - positive) / n),
+        ),
     ]
     for name, values, (mean, spread), number in pairs:
-        rows.append((name, *mean_and_error(values), mean,
-                     math.hypot(spread / math.sqrt(number), ROUNDING)))
+        rows.append(
+            (name, *mean_and_error(values), mean, math.hypot(spread / math.sqrt(number), ROUNDING))
+        )
         relative = spread_error(values) / values.std()
-        rows.append((f"{name}, s.d.", float(values.std()), relative * values.std(),
-                     spread, math.hypot(
-                         relative * spread * math.sqrt(len(values) / number), ROUNDING)))
-    for name, key in (("row spread of lit pixels", "lit_pixel_row_sd"),
-                      ("column spread of lit pixels", "lit_pixel_col_sd"),
-                      ("full brightness", "fraction_of_nonzero_pixels_at_255")):
+        rows.append(
+            (
+                f"{name}, s.d.",
+                float(values.std()),
+                relative * values.std(),
+                spread,
+                math.hypot(relative * spread * math.sqrt(len(values) / number), ROUNDING),
+            )
+        )
+    for name, key in (
+        ("row spread of lit pixels", "lit_pixel_row_sd"),
+        ("column spread of lit pixels", "lit_pixel_col_sd"),
+        ("full brightness", "fraction_of_nonzero_pixels_at_255"),
+    ):
         ours, error = mean_and_error(found[name])
         their_error = math.hypot(error * math.sqrt(len(found[name]) / n), ROUNDING)
         rows.append((name, ours, error, reference[key], their_error))
     share = float(found["two markers found"].mean())
-    rows.append(("two markers found", share, 1 / len(found["label"]),
-                 reference["two_markers_found"], 1 / n))
+    rows.append(
+        ("two markers found", share, 1 / len(found["label"]), reference["two_markers_found"], 1 / n)
+    )
     return rows
 
 

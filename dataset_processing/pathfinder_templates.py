@@ -113,9 +113,9 @@ def templates(
         hit_pixels=hit_pixels,
         fit_start=np.cumsum([0] + [len(fit) for fit in fits]),
         fit_pixels=np.concatenate(fits),
-        fit_box=np.array(
-            [[*fit.min(axis=0), *fit.max(axis=0)] for fit in fits], dtype=np.int64
-        )[:, [0, 2, 1, 3]],
+        fit_box=np.array([[*fit.min(axis=0), *fit.max(axis=0)] for fit in fits], dtype=np.int64)[
+            :, [0, 2, 1, 3]
+        ],
         seed_paddle=np.array([number[end] for end in seed_ends]),
         seed_head=np.array([reach(direction, length) for direction in seeds]),
         seed_pivot=np.array([reach((-row, -col), length + margin) for row, col in seeds]),
@@ -142,8 +142,13 @@ def candidate_heads(radius: int) -> list[tuple[int, int]]:
     """The distinct pixels on the circle round a pivot, one sample a pixel of arc, rounded down."""
     angles = [step / radius for step in range(math.ceil(2 * math.pi * radius))]
     return sorted(
-        {(math.floor(round(radius * math.sin(angle), 9)),
-          math.floor(round(radius * math.cos(angle), 9))) for angle in angles}
+        {
+            (
+                math.floor(round(radius * math.sin(angle), 9)),
+                math.floor(round(radius * math.cos(angle), 9)),
+            )
+            for angle in angles
+        }
     )
 
 
@@ -154,9 +159,7 @@ def bend_weight(turn: float, row: int, col: int, continuity: float) -> int:
     return round(WEIGHT_ONE * max(math.cos(bend), 0.0) ** 2)
 
 
-def zones_ahead(
-    candidates: np.ndarray, weight: np.ndarray, neighbours: np.ndarray
-) -> np.ndarray:
+def zones_ahead(candidates: np.ndarray, weight: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
     """(turns, rows, 2): the columns, row by row round the pivot, that a growth step looks at."""
     reach_out = int(np.abs(candidates).max() + np.abs(neighbours).max())
     zones = np.zeros((len(weight), 2 * reach_out + 1, 2), dtype=np.int64)
@@ -187,8 +190,12 @@ def thick_line(end: tuple[int, int], width: int, centre: int) -> np.ndarray:
     wide, narrow = half_up(half) / span, half_down(half) / span
     right, left = half_down(round(wide * rows, 9)), half_down(round(narrow * rows, 9))
     below, above = half_up(round(wide * cols, 9)), half_up(round(narrow * cols, 9))
-    corners = [(below, -left), (rows + below, cols - left),
-               (rows - above, cols + right), (-above, right)]
+    corners = [
+        (below, -left),
+        (rows + below, cols - left),
+        (rows - above, cols + right),
+        (-above, right),
+    ]
     for row in range(-centre, centre + 1):
         crossings: list[float] = []
         for (row0, col0), (row1, col1) in zip(corners, corners[1:] + corners[:1], strict=True):

@@ -92,9 +92,9 @@ def open_stream(name: str, fold: str, params: Mapping[str, Any]) -> PathfinderSt
             f"dataset {name!r}: a stream is named pathfinder_<contour length>_stream, for example "
             "pathfinder_14_stream"
         )
-    key, default = {
-        "train": ("stream_epoch_images", 900000), "val": ("stream_val_images", 10000)
-    }[fold]
+    key, default = {"train": ("stream_epoch_images", 900000), "val": ("stream_val_images", 10000)}[
+        fold
+    ]
     count = params.get(key, default)
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"{key}: a whole number of at least 1 is expected, not {count!r}")
