@@ -5,7 +5,8 @@ import logging
 import multiprocessing.util
 import os
 import signal
-from collections.abc import Iterator
+import weakref
+from collections.abc import Generator, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -93,17 +94,12 @@ class Loader:
                 "processes that share a batch",
                 *(rest, len(dataset), world_size),
             )
+        self._workers = workers
         self._order = _Order()
-        self._data: DataLoader[Any] = DataLoader(
-            _Guarded(dataset),
-            batch_sampler=self._order,
-            num_workers=workers,
-            collate_fn=_collate,
-            pin_memory=self.device.type == "cuda",
-            persistent_workers=workers > 0,
-            worker_init_fn=partial(_ignore_signals, _closing()) if workers else None,
-            prefetch_factor=4 if workers else None,
-        )
+        self._data: DataLoader[Any] | None = None
+        self._running: weakref.ref[Generator] | None = None
+        self._closing = _closing()
+        weakref.finalize(self, setattr, self._closing, "value", 1)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number ``start`` on; one such iteration at a time.
@@ -116,19 +112,53 @@ class Loader:
             *(self.batches_per_epoch - start, self.batch_size, self.rank, self.world_size),
             epoch * len(self.dataset),
         )
-        for images, labels, records, failures in self._data:
-            for index, error in failures:
-                self._note(index, error)
-            if not len(records):
-                raise ValueError(
-                    f"none of the {len(failures)} records of a batch could be read; the first: "
-                    f"{failures[0][1]}"
+        batches = self._batches()
+        self._running = weakref.ref(batches)
+        return batches
+
+    def close(self) -> None:
+        """Ends the workers; a later ``batches`` starts new ones.
+
+        Where a loader is left to the garbage collector instead, they may take ten seconds to end.
+        """
+        running = self._running() if self._running else None
+        if running is not None:
+            running.close()
+        self._data = None
+
+    def _batches(self) -> Generator[Batch, None, None]:
+        if self._data is None:
+            self._data = self._start()
+        try:
+            for images, labels, records, failures in self._data:
+                for index, error in failures:
+                    self._note(index, error)
+                if not len(records):
+                    raise ValueError(
+                        f"none of the {len(failures)} records of a batch could be read; the first: "
+                        f"{failures[0][1]}"
+                    )
+                yield Batch(
+                    images.to(self.device, non_blocking=True),
+                    labels.to(self.device, non_blocking=True),
+                    records,
                 )
-            yield Batch(
-                images.to(self.device, non_blocking=True),
-                labels.to(self.device, non_blocking=True),
-                records,
-            )
+        except Exception:
+            self._data = None
+            raise
+
+    def _start(self) -> DataLoader[Any]:
+        """The loader beneath, its workers kept from epoch to epoch."""
+        return DataLoader(
+            _Guarded(self.dataset),
+            batch_sampler=self._order,
+            num_workers=self._workers,
+            collate_fn=_collate,
+            pin_memory=self.device.type == "cuda",
+            persistent_workers=self._workers > 0,
+            worker_init_fn=partial(_ignore_signals, self._closing) if self._workers else None,
+            prefetch_factor=4 if self._workers else None,
+        )
 
     def order(self, epoch: int) -> np.ndarray:
         """The epoch's order: a permutation of 0 … len − 1, int64."""

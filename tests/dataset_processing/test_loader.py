@@ -1,0 +1,268 @@
+"""Batches: every record once, repeatably, from anywhere, over ranks, past bad records."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dataset_processing.datasets import RecordDataset
+from dataset_processing.loader import Loader
+from dataset_processing.records import RecordWriter
+
+CLONE = Path(__file__).parents[2]
+COUNT = 23
+
+
+@pytest.fixture
+def record_file(tmp_path) -> Path:
+    """Records of 6×6 images that carry their number, which is also their label."""
+    path = tmp_path / "numbered.tfrecords"
+    with RecordWriter(path) as writer:
+        for number in range(COUNT):
+            writer.write(np.full((6, 6), 10 * number, np.uint8), number)
+    return path
+
+
+@pytest.fixture
+def dataset(record_file) -> RecordDataset:
+    return RecordDataset("numbered", [record_file], (6, 6))
+
+
+class Numbers:
+    """A stream: gives the index it is asked for."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[np.ndarray, int]]:
+        return [(np.full((2, 2), index, np.float32), index) for index in indices]
+
+
+def loader(dataset, batch_size=5, workers=0, seed=1, shuffle=True, **settings) -> Loader:
+    return Loader(dataset, batch_size, seed, shuffle, workers, "cpu", **settings)
+
+
+def numbers(batches) -> list[list[int]]:
+    return [batch.records.tolist() for batch in batches]
+
+
+def joined(lists) -> list[int]:
+    return list(itertools.chain.from_iterable(lists))
+
+
+def damage(path: Path, *records: int) -> None:
+    """Flips a bit in the contents of some records."""
+    data = bytearray(path.read_bytes())
+    size = RecordDataset("numbered", [path], None).reader.offsets[0]
+    for record in records:
+        data[int(size[record]) + 40] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_each_record_once_an_epoch_whatever_the_workers(dataset, workers):
+    batches = loader(dataset, workers=workers)
+    for epoch in (0, 1, 5):
+        found = list(batches.batches(epoch))
+        assert [len(batch.images) for batch in found] == [5, 5, 5, 5, 3]
+        assert len(found) == batches.batches_per_epoch
+        assert sorted(joined(numbers(found))) == list(range(COUNT))
+        for batch in found:
+            assert batch.images.dtype == torch.uint8 and batch.labels.dtype == torch.int64
+            assert batch.labels.tolist() == batch.records.tolist()
+            assert torch.equal(batch.images, (10 * batch.records)[:, None, None].expand(-1, 6, 6))
+        assert joined(numbers(found)) == batches.order(epoch).tolist()
+
+
+def test_the_order_depends_on_seed_and_epoch_alone(dataset):
+    first = numbers(loader(dataset).batches(3))
+    assert numbers(loader(dataset, workers=2).batches(3)) == first
+    assert numbers(loader(dataset).batches(4)) != first
+    assert numbers(loader(dataset, seed=2).batches(3)) != first
+    in_order = numbers(loader(dataset, shuffle=False).batches(3))
+    assert joined(in_order) == list(range(COUNT))
+
+
+def test_every_place_of_the_order_is_as_likely_for_every_record(dataset):
+    """The whole epoch is shuffled, not a window of it."""
+    batches = loader(dataset)
+    places = np.array([batches.order(epoch) for epoch in range(3000)])
+    counts = np.array([np.bincount(column, minlength=COUNT) for column in places.T])
+    expected = 3000 / COUNT
+    statistic = ((counts - expected) ** 2 / expected).sum()
+    freedom = (COUNT - 1) ** 2
+    assert abs(statistic - freedom) < 5 * np.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resumes_at_any_batch(dataset, workers):
+    batches = loader(dataset, workers=workers)
+    whole = numbers(batches.batches(2))
+    for start in range(len(whole) + 1):
+        assert numbers(batches.batches(2, start)) == whole[start:]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_left_in_the_middle_does_not_disturb_the_next(dataset, workers):
+    batches = loader(dataset, workers=workers)
+    expected = numbers(loader(dataset).batches(1))
+    left = batches.batches(0)
+    next(left)
+    left.close()
+    assert numbers(batches.batches(1)) == expected
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_ranks_share_each_batch(dataset, world_size):
+    whole = numbers(loader(dataset, batch_size=9).batches(1))
+    ranks = [
+        numbers(loader(dataset, batch_size=9, rank=rank, world_size=world_size).batches(1))
+        for rank in range(world_size)
+    ]
+    for batch, parts in zip(whole, zip(*ranks, strict=True), strict=True):
+        assert joined(parts) == batch
+        sizes = [len(part) for part in parts]
+        assert max(sizes) - min(sizes) <= 1 and min(sizes) > 0
+
+
+def test_a_last_batch_smaller_than_the_ranks_is_left_out_and_said(dataset, caplog):
+    ranks = [loader(dataset, batch_size=7, rank=rank, world_size=3) for rank in range(3)]
+    assert [rank.batches_per_epoch for rank in ranks] == [3, 3, 3]
+    assert sum(len(part) for rank in ranks for part in numbers(rank.batches(0))) == 21
+    assert [record.message for record in caplog.records] == [
+        "the last 2 of 23 images of each epoch are left out: they are fewer than the 3 processes "
+        "that share a batch"
+    ]
+
+
+def test_a_stream_is_asked_for_fresh_images_each_epoch():
+    batches = loader(Numbers(), batch_size=4, workers=1)
+    for epoch in (0, 7):
+        found = list(batches.batches(epoch))
+        assert sorted(joined(numbers(found))) == list(range(10 * epoch, 10 * epoch + 10))
+        assert found[0].images[:, 0, 0].tolist() == found[0].records.tolist()
+        assert found[0].images.dtype == torch.float32
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_record_is_one_error_of_one_line(dataset, record_file, workers):
+    damage(record_file, 11)
+    with pytest.raises(ValueError) as caught:
+        list(loader(dataset, workers=workers).batches(0))
+    assert str(caught.value).startswith(f"{record_file}: record 11: its contents do not match")
+    assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_records_are_skipped_counted_and_named(dataset, record_file, caplog, workers):
+    damage(record_file, 3, 11)
+    batches = loader(dataset, workers=workers, on_bad_record="skip")
+    for epoch in (0, 1):
+        found = joined(numbers(batches.batches(epoch)))
+        assert sorted(found) == [number for number in range(COUNT) if number not in (3, 11)]
+    assert sorted(batches.bad_records) == [3, 11]
+    assert all(f"record {n}: its contents" in what for n, what in batches.bad_records.items())
+    assert len(caplog.records) == 2
+
+
+def test_too_many_bad_records_are_an_error(dataset, record_file):
+    damage(record_file, 1, 2, 3)
+    batches = loader(dataset, on_bad_record="skip", max_bad_records=2)
+    with pytest.raises(ValueError, match=r"more than 2 bad records; the last: .*record \d"):
+        list(batches.batches(0))
+
+
+def test_a_batch_of_nothing_but_bad_records_is_an_error(dataset, record_file):
+    damage(record_file, 0, 1)
+    batches = loader(dataset, batch_size=2, shuffle=False, on_bad_record="skip")
+    with pytest.raises(ValueError, match="none of the 2 records of a batch could be read"):
+        list(batches.batches(0))
+
+
+def test_a_damaged_length_is_skipped_where_bad_records_are(record_file):
+    data = bytearray(record_file.read_bytes())
+    start = int(RecordDataset("numbered", [record_file], None).reader.offsets[0][4])
+    data[start + 1] ^= 16
+    record_file.write_bytes(data[:-5])
+    kept = RecordDataset("numbered", [record_file], (6, 6), keep_damaged=True)
+    batches = loader(kept, on_bad_record="skip")
+    expected = [number for number in range(COUNT - 1) if number != 4]
+    assert sorted(joined(numbers(batches.batches(0)))) == expected
+    assert sorted(batches.bad_records) == [4, COUNT - 1]
+
+
+def test_images_of_another_size(record_file):
+    other = RecordDataset("numbered", [record_file], (300, 300))
+    with pytest.raises(ValueError, match=r"the image is 6×6; im_size of the data set is 300×300"):
+        list(loader(other).batches(0))
+
+
+def test_settings_that_cannot_be(dataset):
+    with pytest.raises(ValueError, match="batch_size is 24, but the data set has 23 images"):
+        loader(dataset, batch_size=24)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        loader(dataset, batch_size=0)
+    with pytest.raises(ValueError, match=r"batch_size 2 is smaller than the 3 processes"):
+        loader(dataset, batch_size=2, world_size=3)
+    with pytest.raises(ValueError, match=r"on_bad_record 'skp' .* did you mean 'skip'"):
+        loader(dataset, on_bad_record="skp")
+
+
+def test_workers_go_on_after_a_signal_to_the_whole_job(dataset):
+    batches = loader(dataset, workers=2, batch_size=1)
+    running = batches.batches(0)
+    next(running)
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, signal.SIGINT)
+    assert len(list(running)) == COUNT - 1
+
+
+END = """
+import sys, numpy as np
+from dataset_processing.loader import Loader
+class Slow:
+    def __len__(self): return 1000
+    def __getitem__(self, index): return np.zeros((2, 2), np.uint8), 0
+loader = Loader(Slow(), 2, 0, True, 2, "cpu")
+loader.itself, loader.running = loader, loader.batches(0)
+next(loader.running)
+print("\\n".join(str(w.pid) for w in __import__("multiprocessing").active_children()), flush=True)
+sys.exit(3)
+"""
+
+
+def test_workers_end_with_their_process():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", END],
+        cwd=CLONE,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    workers = [int(pid) for pid in done.stdout.split()]
+    assert (done.returncode, len(workers)) == (3, 2), done.stderr
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_close_ends_the_workers_at_once(dataset):
+    batches = loader(dataset, workers=2)
+    running = batches.batches(0)
+    next(running)
+    workers = multiprocessing.active_children()
+    batches.close()
+    assert len(workers) == 2 and not any(worker.is_alive() for worker in workers)
+    assert len(list(batches.batches(1))) == 5
+    batches.close()
