@@ -1,23 +1,27 @@
 """The spectral horizontal convolution on a CUDA device, in Triton.
 
-The transforms are dense matrix products, made small by choosing the frequencies well. Positions
-are counted from the image's middle and frequencies are the half-integer ones, θ = 2π(u + ½)/N, so
-that with d the distance from the middle
+The transforms are dense matrix products, made small by choosing the frequencies well. Positions d
+are counted from the image's middle and frequencies are the half-integer ones, θ = 2π(u + ½)/N. A
+row x is kept as two real numbers a frequency,
 
-    x̂(θ) = Σ_d cos(θd) (x(d) + x(−d)) − i Σ_d sin(θd) (x(d) − x(−d)).
+    p(θ) = Σ_d cos(θd) (x(d) + x(−d))        q(θ) = Σ_d sin(θd) (x(d) − x(−d))        (d > 0)
 
-Cosines and sines of pairs of half-integers (a type IV cosine transform) need a quarter of a plain
-complex matrix's operations, each frequency has its negative at hand and none is its own, so 150
-pixels at N = 160 make exactly 80 row frequencies and 80 pairs of column frequencies. Half-integer
-frequencies wrap round with a change of sign; as N is at least the image and the kernel's reach,
-nothing that wraps is kept.
+so that Σ_d x(d) exp(−iθd) = p − iq. Each product is a quarter of a plain complex matrix's (cosines
+of pairs of half-integers: a type IV cosine transform), no frequency is its own negative, and 150
+pixels at N = 160 make exactly 80 frequencies each way. Half-integer frequencies wrap round with a
+change of sign; as N is at least the image and the kernel's reach, nothing that wraps is kept.
+Columns are transformed the same way, p and q apart. Only the product with the kernel's spectrum
+joins the four numbers of a pair of frequencies into the complex values at (u, v) and (u, −v).
 
-Layouts (u, v frequencies; s the sign of v; c the real and imaginary part):
+Layouts. An axis is *folded* when it lists the pixels from the middle to the right, then those from
+the middle to the left, each padded with zeros to a multiple of four (`Axis.pitch` numbers in all):
+the pairs above are then two plain runs. The middle pixel of an odd size stands in the first run and
+the second begins with a zero.
 
-    activity        (N, K, H, W)
-    row spectrum    (u, c, N, K, H)
-    spectrum        (u, v, s, c, K, N)
-    kernel spectrum (u, v, s, c, O, I)
+    activity        (N, K, H, W), or folded (N, K, H', W')
+    row spectrum    (u, pq, N, K, H')           pq of the row transform
+    spectrum        (u, v, pq, pq, K, N)        pq of the column transform, then of the row's
+    kernel spectrum (u, v, sign, c, O, I)       sign of v; c real, imaginary
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ STEP = 16  # frequencies and positions are taken in steps of a matrix unit's dep
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of the transform: `size` pixels, `taps` of the kernel, 2 · `half` frequencies."""
+    """One axis of the transform: `size` pixels, `taps` of the kernel, `half` frequencies."""
 
     size: int
     taps: int
@@ -47,31 +51,37 @@ class Axis:
         return _round_up((self.size + self.taps // 2 + 1) // 2, STEP)
 
     @property
-    def length(self) -> int:
-        return 2 * self.half
-
-    @property
-    def pairs(self) -> int:
-        """Pairs of pixels mirrored at the middle (of an odd size, the middle one with itself)."""
-        return (self.size + 1) // 2
-
-    @property
     def right(self) -> int:
-        """The first pixel right of the middle, or on it; its mirror is `left`."""
+        """The first pixel of the right run (of an odd size, the middle one)."""
         return self.size // 2
 
     @property
     def left(self) -> int:
+        """The pixel that mirrors it."""
         return (self.size - 1) // 2
+
+    @property
+    def pairs(self) -> int:
+        """Pixels of the right run."""
+        return self.size - self.right
+
+    @property
+    def odd(self) -> bool:
+        return self.size % 2 == 1
+
+    @property
+    def pitch(self) -> int:
+        """Length of the folded axis."""
+        return 2 * _round_up(self.pairs, 4)
 
     @property
     def blocks(self) -> tuple[int, int, int]:
         """Two powers of two that a program covers side by side, and how many programs do."""
+        if self.half > 128:
+            return 64, 16, -(-self.half // 80)
         first = 1 << (self.half.bit_length() - 1)
         rest = self.half - first
-        if self.half <= 128:
-            return first, (1 << (rest - 1).bit_length()) if rest else 0, 1
-        return 64, 16, -(-self.half // 80)
+        return first, (1 << (rest - 1).bit_length()) if rest else 0, 1
 
 
 @dataclass(frozen=True)
@@ -88,412 +98,419 @@ class Sizes:
     @property
     def scale(self) -> float:
         """Of the inverse transform: half of the row frequencies stand for all."""
-        return 2 / (self.y.length * self.x.length)
+        return 1 / (2 * self.y.half * self.x.half)
 
 
 def _round_up(n: int, step: int) -> int:
     return -(-n // step) * step
 
 
-@functools.lru_cache(maxsize=32)
-def _matrices(axis: Axis, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """For the way there cos(θd), sin(θd) as (pair, frequency), for the way back as (frequency,
-    pair). On the way there the middle pixel of an odd size, its own mirror, counts half."""
+@functools.lru_cache(maxsize=64)
+def matrices(axis: Axis, back: float | None, device: torch.device) -> Tensor:
+    """cos(θd) and sin(θd), then what rounding to TF32 leaves of each: (4, frequency, pair) for the
+    way there, (4, pair, frequency) times `back` for the way back. Zero beyond the last pair."""
     pair = torch.arange(axis.half, dtype=torch.float64)
-    d = pair + (0.5 if axis.size % 2 == 0 else 0.0)
-    θ = math.pi / axis.half * (pair + 0.5)
-    angle = torch.outer(θ, d)
-    inside = (pair < axis.pairs).double()
-    cosine, sine = torch.cos(angle) * inside, torch.sin(angle) * inside
-    there = cosine.clone()
-    if axis.size % 2:
-        there[:, 0] /= 2
-    matrices = (there.t(), sine.t(), cosine, sine)
-    return tuple(m.to(device=device, dtype=torch.float32).contiguous() for m in matrices)
+    d = pair + (0.0 if axis.odd else 0.5)
+    angle = torch.outer(math.pi / axis.half * (pair + 0.5), d)
+    waves = torch.stack([torch.cos(angle), torch.sin(angle)]) * (pair < axis.pairs)
+    if back is not None:
+        waves = waves.transpose(1, 2) * back
+    exact = waves.float().contiguous()
+    high = ((exact.view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
+    return torch.cat([high, (waves - high).float()]).contiguous().to(device)
 
 
 # -- transforms ------------------------------------------------------------------------------------
+#
+# A transform's matrix is square, HALF × HALF, larger than a power of two as a rule: a program
+# covers FIRST + SECOND of its columns, two powers of two side by side (SECOND 0: only one).
 
 
 @triton.jit
-def _rows_there(
-    x, spectrum, cosine, sine, rows, width, pairs, left, right,
-    HALF: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, ROWS: tl.constexpr,
-    DEPTH: tl.constexpr, PRECISION: tl.constexpr,
+def rounded(x):
+    """To the nearest TF32 value. (The matrix units would cut the digits off: a bias.)"""
+    bits = x.to(tl.int32, bitcast=True)
+    return ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _split(x, PRECISION: tl.constexpr):
+    """x as the matrix units take it, and what that leaves out."""
+    if PRECISION == "ieee":
+        return x, x
+    else:
+        high = rounded(x)
+        return high, x - high
+
+
+@triton.jit
+def _add_product(high, low, m_high, m_low, sum, PRECISION: tl.constexpr):
+    """sum + (high + low) @ (m_high + m_low): one product in TF32, three of TF32 for float32."""
+    if PRECISION == "ieee":
+        return tl.dot(high, m_high + m_low, sum, input_precision="ieee")
+    else:
+        if PRECISION == "tf32x3":
+            sum = tl.dot(low, m_high, sum, input_precision="tf32")
+            sum = tl.dot(high, m_low, sum, input_precision="tf32")
+        return tl.dot(high, m_high, sum, input_precision="tf32")
+
+
+@triton.jit
+def _matrix(matrices, column, depth, HALF: tl.constexpr, PRECISION: tl.constexpr):
+    """A block (depth, column) of cosines and sines: high, high, low, low."""
+    at = matrices + column[:, None] * HALF + depth[None, :]
+    mask = (column < HALF)[:, None]
+    size: tl.constexpr = HALF * HALF
+    c = tl.trans(tl.load(at, mask=mask, other=0.0))
+    s = tl.trans(tl.load(at + size, mask=mask, other=0.0))
+    if PRECISION == "tf32":
+        return c, s, c, s
+    else:
+        c_low = tl.trans(tl.load(at + 2 * size, mask=mask, other=0.0))
+        s_low = tl.trans(tl.load(at + 3 * size, mask=mask, other=0.0))
+        return c, s, c_low, s_low
+
+
+@triton.jit
+def _there_kernel(
+    x, out, matrices, rows, planes, images, channels, height, width, right_y, left_y, right, left,
+    HALF: tl.constexpr, RUN: tl.constexpr, RUN_Y: tl.constexpr, FOLDED: tl.constexpr,
+    ODD: tl.constexpr, ODD_Y: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
+    ROWS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Activity rows (rows, width) → (u, c, rows)."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside = row < rows
-    u1 = tl.program_id(1) * (FIRST + SECOND) + tl.arange(0, FIRST)
-    re1 = tl.zeros((ROWS, FIRST), tl.float32)
-    im1 = tl.zeros((ROWS, FIRST), tl.float32)
+    """Rows of pixels → (frequency, pq, rows), for each of a batch.
+
+    FOLDED: rows of 2 · RUN numbers, (batch, pq, N, K) of them taken in the order (pq, K, N).
+    Otherwise an activity (planes, height, width), whose rows are taken in the order of the folded
+    column axis of 2 · RUN_Y.
+    """
+    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = r < rows
+    batch = tl.program_id(1).to(tl.int64)
+    u1 = tl.program_id(2) * (FIRST + SECOND) + tl.arange(0, FIRST)
+    p1 = tl.zeros((ROWS, FIRST), tl.float32)
+    q1 = tl.zeros((ROWS, FIRST), tl.float32)
     if SECOND > 0:
-        u2 = tl.program_id(1) * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
-        re2 = tl.zeros((ROWS, SECOND), tl.float32)
-        im2 = tl.zeros((ROWS, SECOND), tl.float32)
-    at = x + row[:, None] * width
+        u2 = tl.program_id(2) * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
+        p2 = tl.zeros((ROWS, SECOND), tl.float32)
+        q2 = tl.zeros((ROWS, SECOND), tl.float32)
+    if FOLDED:
+        plane = r % planes
+        row = r - plane + plane % images * channels + plane // images
+        at = x + (batch * rows + row)[:, None] * (2 * RUN)
+    else:
+        y = r % (2 * RUN_Y)
+        inside &= (y < height - right_y) | ((y >= RUN_Y + ODD_Y) & (y <= RUN_Y + left_y))
+        y = tl.where(y < RUN_Y, right_y + y, left_y - (y - RUN_Y))
+        at = x + ((r // (2 * RUN_Y)).to(tl.int64) * height + y)[:, None] * width
     for start in range(0, HALF, DEPTH):
         j = start + tl.arange(0, DEPTH)
-        mask = inside[:, None] & (j < pairs)[None, :]
-        far = tl.load(at + (right + j)[None, :], mask=mask, other=0.0)
-        near = tl.load(at + (left - j)[None, :], mask=mask, other=0.0)
-        even = far + near
-        odd = near - far
-        m1 = j[:, None] * HALF + u1[None, :]
-        known = (u1 < HALF)[None, :]
-        re1 = tl.dot(even, tl.load(cosine + m1, mask=known, other=0.0), re1, input_precision=PRECISION)
-        im1 = tl.dot(odd, tl.load(sine + m1, mask=known, other=0.0), im1, input_precision=PRECISION)
+        if FOLDED:
+            mask = inside[:, None] & (j < RUN)[None, :]
+            far = tl.load(at + j[None, :], mask=mask, other=0.0)
+            near = tl.load(at + RUN + j[None, :], mask=mask, other=0.0)
+        else:
+            mask = inside[:, None] & (j < width - right)[None, :]
+            far = tl.load(at + (right + j)[None, :], mask=mask, other=0.0)
+            mask = inside[:, None] & ((j >= ODD) & (j <= left))[None, :]
+            near = tl.load(at + (left - j)[None, :], mask=mask, other=0.0)
+        even, even_low = _split(far + near, PRECISION)
+        odd, odd_low = _split(far - near, PRECISION)
+        c, s, cl, sl = _matrix(matrices, u1, j, HALF, PRECISION)
+        p1 = _add_product(even, even_low, c, cl, p1, PRECISION)
+        q1 = _add_product(odd, odd_low, s, sl, q1, PRECISION)
         if SECOND > 0:
-            m2 = j[:, None] * HALF + u2[None, :]
-            known2 = (u2 < HALF)[None, :]
-            c2 = tl.load(cosine + m2, mask=known2, other=0.0)
-            s2 = tl.load(sine + m2, mask=known2, other=0.0)
-            re2 = tl.dot(even, c2, re2, input_precision=PRECISION)
-            im2 = tl.dot(odd, s2, im2, input_precision=PRECISION)
-    out = spectrum + row[:, None] + u1[None, :] * (2 * rows)
-    mask = inside[:, None] & (u1 < HALF)[None, :]
-    tl.store(out, re1, mask=mask)
-    tl.store(out + rows, im1, mask=mask)
+            c, s, cl, sl = _matrix(matrices, u2, j, HALF, PRECISION)
+            p2 = _add_product(even, even_low, c, cl, p2, PRECISION)
+            q2 = _add_product(odd, odd_low, s, sl, q2, PRECISION)
+    put = r < rows
+    to = out + batch * (2 * HALF) * rows + r[:, None] + u1[None, :].to(tl.int64) * (2 * rows)
+    mask = put[:, None] & (u1 < HALF)[None, :]
+    tl.store(to, p1, mask=mask)
+    tl.store(to + rows, q1, mask=mask)
     if SECOND > 0:
-        out = spectrum + row[:, None] + u2[None, :] * (2 * rows)
-        mask = inside[:, None] & (u2 < HALF)[None, :]
-        tl.store(out, re2, mask=mask)
-        tl.store(out + rows, im2, mask=mask)
+        to = out + batch * (2 * HALF) * rows + r[:, None] + u2[None, :].to(tl.int64) * (2 * rows)
+        mask = put[:, None] & (u2 < HALF)[None, :]
+        tl.store(to, p2, mask=mask)
+        tl.store(to + rows, q2, mask=mask)
 
 
 @triton.jit
-def _store_columns(spectrum, at, v, inside, stride, pr, pi, qr, qi, HALF: tl.constexpr):
-    """Ẑ(±v) = P ∓ iQ."""
-    out = spectrum + at[:, None] + v[None, :] * (4 * stride)
-    mask = inside[:, None] & (v < HALF)[None, :]
-    tl.store(out, pr + qi, mask=mask)
-    tl.store(out + stride, pi - qr, mask=mask)
-    tl.store(out + 2 * stride, pr - qi, mask=mask)
-    tl.store(out + 3 * stride, pi + qr, mask=mask)
-
-
-@triton.jit
-def _columns_there(
-    rows_spectrum, spectrum, cosine, sine, images, channels, height, pairs, left, right,
+def inverse(
+    spectrum, matrices, r, rows, batch, group,
     HALF: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, ROWS: tl.constexpr,
     DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Row spectrum (u, c, N, K, H) → spectrum (u, v, s, c, K, N)."""
-    u = tl.program_id(1)
-    columns = images * channels
-    q = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside = q < columns
-    image = q % images
-    channel = q // images
-    base = u * 2 * columns * height + (image * channels + channel) * height
-    v1 = tl.program_id(2) * (FIRST + SECOND) + tl.arange(0, FIRST)
-    pr1 = tl.zeros((ROWS, FIRST), tl.float32)
-    pi1 = tl.zeros((ROWS, FIRST), tl.float32)
-    qr1 = tl.zeros((ROWS, FIRST), tl.float32)
-    qi1 = tl.zeros((ROWS, FIRST), tl.float32)
-    if SECOND > 0:
-        v2 = tl.program_id(2) * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
-        pr2 = tl.zeros((ROWS, SECOND), tl.float32)
-        pi2 = tl.zeros((ROWS, SECOND), tl.float32)
-        qr2 = tl.zeros((ROWS, SECOND), tl.float32)
-        qi2 = tl.zeros((ROWS, SECOND), tl.float32)
-    at = rows_spectrum + base[:, None]
-    imaginary = columns * height
-    for start in range(0, HALF, DEPTH):
-        j = start + tl.arange(0, DEPTH)
-        mask = inside[:, None] & (j < pairs)[None, :]
-        far = tl.load(at + (right + j)[None, :], mask=mask, other=0.0)
-        near = tl.load(at + (left - j)[None, :], mask=mask, other=0.0)
-        far_i = tl.load(at + imaginary + (right + j)[None, :], mask=mask, other=0.0)
-        near_i = tl.load(at + imaginary + (left - j)[None, :], mask=mask, other=0.0)
-        even = far + near
-        odd = far - near
-        even_i = far_i + near_i
-        odd_i = far_i - near_i
-        m1 = j[:, None] * HALF + v1[None, :]
-        known = (v1 < HALF)[None, :]
-        c1 = tl.load(cosine + m1, mask=known, other=0.0)
-        s1 = tl.load(sine + m1, mask=known, other=0.0)
-        pr1 = tl.dot(even, c1, pr1, input_precision=PRECISION)
-        pi1 = tl.dot(even_i, c1, pi1, input_precision=PRECISION)
-        qr1 = tl.dot(odd, s1, qr1, input_precision=PRECISION)
-        qi1 = tl.dot(odd_i, s1, qi1, input_precision=PRECISION)
-        if SECOND > 0:
-            m2 = j[:, None] * HALF + v2[None, :]
-            known2 = (v2 < HALF)[None, :]
-            c2 = tl.load(cosine + m2, mask=known2, other=0.0)
-            s2 = tl.load(sine + m2, mask=known2, other=0.0)
-            pr2 = tl.dot(even, c2, pr2, input_precision=PRECISION)
-            pi2 = tl.dot(even_i, c2, pi2, input_precision=PRECISION)
-            qr2 = tl.dot(odd, s2, qr2, input_precision=PRECISION)
-            qi2 = tl.dot(odd_i, s2, qi2, input_precision=PRECISION)
-    out = u * (4 * HALF) * columns + q
-    _store_columns(spectrum, out, v1, inside, columns, pr1, pi1, qr1, qi1, HALF)
-    if SECOND > 0:
-        _store_columns(spectrum, out, v2, inside, columns, pr2, pi2, qr2, qi2, HALF)
-
-
-@triton.jit
-def _columns_back(
-    spectrum, rows_spectrum, cosine, sine, images, channels, height, pairs, left, right, scale,
-    HALF: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, ROWS: tl.constexpr,
-    DEPTH: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Spectrum (u, v, s, c, K, N) → row spectrum (u, c, N, K, H), times `scale`."""
-    u = tl.program_id(1)
-    columns = images * channels
-    q = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside = q < columns
-    j1 = tl.program_id(2) * (FIRST + SECOND) + tl.arange(0, FIRST)
-    er1 = tl.zeros((ROWS, FIRST), tl.float32)
-    ei1 = tl.zeros((ROWS, FIRST), tl.float32)
-    or1 = tl.zeros((ROWS, FIRST), tl.float32)
-    oi1 = tl.zeros((ROWS, FIRST), tl.float32)
-    if SECOND > 0:
-        j2 = tl.program_id(2) * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
-        er2 = tl.zeros((ROWS, SECOND), tl.float32)
-        ei2 = tl.zeros((ROWS, SECOND), tl.float32)
-        or2 = tl.zeros((ROWS, SECOND), tl.float32)
-        oi2 = tl.zeros((ROWS, SECOND), tl.float32)
-    at = spectrum + u * (4 * HALF) * columns + q[:, None]
-    mask = inside[:, None]
-    for start in range(0, HALF, DEPTH):
-        v = start + tl.arange(0, DEPTH)
-        here = at + v[None, :] * (4 * columns)
-        plus_r = tl.load(here, mask=mask, other=0.0)
-        plus_i = tl.load(here + columns, mask=mask, other=0.0)
-        minus_r = tl.load(here + 2 * columns, mask=mask, other=0.0)
-        minus_i = tl.load(here + 3 * columns, mask=mask, other=0.0)
-        a_r = plus_r + minus_r
-        a_i = plus_i + minus_i
-        b_r = minus_i - plus_i
-        b_i = plus_r - minus_r
-        m1 = v[:, None] * HALF + j1[None, :]
-        known = (j1 < HALF)[None, :]
-        c1 = tl.load(cosine + m1, mask=known, other=0.0)
-        s1 = tl.load(sine + m1, mask=known, other=0.0)
-        er1 = tl.dot(a_r, c1, er1, input_precision=PRECISION)
-        ei1 = tl.dot(a_i, c1, ei1, input_precision=PRECISION)
-        or1 = tl.dot(b_r, s1, or1, input_precision=PRECISION)
-        oi1 = tl.dot(b_i, s1, oi1, input_precision=PRECISION)
-        if SECOND > 0:
-            m2 = v[:, None] * HALF + j2[None, :]
-            known2 = (j2 < HALF)[None, :]
-            c2 = tl.load(cosine + m2, mask=known2, other=0.0)
-            s2 = tl.load(sine + m2, mask=known2, other=0.0)
-            er2 = tl.dot(a_r, c2, er2, input_precision=PRECISION)
-            ei2 = tl.dot(a_i, c2, ei2, input_precision=PRECISION)
-            or2 = tl.dot(b_r, s2, or2, input_precision=PRECISION)
-            oi2 = tl.dot(b_i, s2, oi2, input_precision=PRECISION)
-    image = q % images
-    channel = q // images
-    out = rows_spectrum + (u * 2 * columns * height + (image * channels + channel) * height)[:, None]
-    imaginary = columns * height
-    keep = mask & (j1 < pairs)[None, :]
-    far = out + (right + j1)[None, :]
-    near = out + (left - j1)[None, :]
-    tl.store(far, (er1 + or1) * scale, mask=keep)
-    tl.store(near, (er1 - or1) * scale, mask=keep)
-    tl.store(far + imaginary, (ei1 + oi1) * scale, mask=keep)
-    tl.store(near + imaginary, (ei1 - oi1) * scale, mask=keep)
-    if SECOND > 0:
-        keep = mask & (j2 < pairs)[None, :]
-        far = out + (right + j2)[None, :]
-        near = out + (left - j2)[None, :]
-        tl.store(far, (er2 + or2) * scale, mask=keep)
-        tl.store(near, (er2 - or2) * scale, mask=keep)
-        tl.store(far + imaginary, (ei2 + oi2) * scale, mask=keep)
-        tl.store(near + imaginary, (ei2 - oi2) * scale, mask=keep)
-
-
-@triton.jit
-def _rows_back(
-    spectrum, x, cosine, sine, rows, width, pairs, left, right,
-    HALF: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, ROWS: tl.constexpr,
-    DEPTH: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Row spectrum (u, c, rows) → activity rows (rows, width)."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside = row < rows
-    j1 = tl.program_id(1) * (FIRST + SECOND) + tl.arange(0, FIRST)
+    """The pixels of these rows of (batch, frequency, pq, rows), the group's FIRST pairs, right and
+    left, and its SECOND ones (without SECOND the first ones again)."""
+    j1 = group * (FIRST + SECOND) + tl.arange(0, FIRST)
     even1 = tl.zeros((ROWS, FIRST), tl.float32)
     odd1 = tl.zeros((ROWS, FIRST), tl.float32)
     if SECOND > 0:
-        j2 = tl.program_id(1) * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
+        j2 = group * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
         even2 = tl.zeros((ROWS, SECOND), tl.float32)
         odd2 = tl.zeros((ROWS, SECOND), tl.float32)
-    at = spectrum + row[:, None]
-    mask = inside[:, None]
+    at = spectrum + batch * (2 * HALF) * rows + r[:, None]
+    mask = (r < rows)[:, None]
     for start in range(0, HALF, DEPTH):
         u = start + tl.arange(0, DEPTH)
-        here = at + u[None, :] * (2 * rows)
-        real = tl.load(here, mask=mask, other=0.0)
-        imaginary = tl.load(here + rows, mask=mask, other=0.0)
-        m1 = u[:, None] * HALF + j1[None, :]
-        known = (j1 < HALF)[None, :]
-        c1 = tl.load(cosine + m1, mask=known, other=0.0)
-        s1 = tl.load(sine + m1, mask=known, other=0.0)
-        even1 = tl.dot(real, c1, even1, input_precision=PRECISION)
-        odd1 = tl.dot(imaginary, s1, odd1, input_precision=PRECISION)
+        here = at + u[None, :].to(tl.int64) * (2 * rows)
+        p, p_low = _split(tl.load(here, mask=mask, other=0.0), PRECISION)
+        q, q_low = _split(tl.load(here + rows, mask=mask, other=0.0), PRECISION)
+        c, s, cl, sl = _matrix(matrices, j1, u, HALF, PRECISION)
+        even1 = _add_product(p, p_low, c, cl, even1, PRECISION)
+        odd1 = _add_product(q, q_low, s, sl, odd1, PRECISION)
         if SECOND > 0:
-            m2 = u[:, None] * HALF + j2[None, :]
-            known2 = (j2 < HALF)[None, :]
-            c2 = tl.load(cosine + m2, mask=known2, other=0.0)
-            s2 = tl.load(sine + m2, mask=known2, other=0.0)
-            even2 = tl.dot(real, c2, even2, input_precision=PRECISION)
-            odd2 = tl.dot(imaginary, s2, odd2, input_precision=PRECISION)
-    out = x + row[:, None] * width
-    keep = mask & (j1 < pairs)[None, :]
-    tl.store(out + (right + j1)[None, :], even1 - odd1, mask=keep)
-    tl.store(out + (left - j1)[None, :], even1 + odd1, mask=keep)
+            c, s, cl, sl = _matrix(matrices, j2, u, HALF, PRECISION)
+            even2 = _add_product(p, p_low, c, cl, even2, PRECISION)
+            odd2 = _add_product(q, q_low, s, sl, odd2, PRECISION)
     if SECOND > 0:
-        keep = mask & (j2 < pairs)[None, :]
-        tl.store(out + (right + j2)[None, :], even2 - odd2, mask=keep)
-        tl.store(out + (left - j2)[None, :], even2 + odd2, mask=keep)
+        return even1 + odd1, even1 - odd1, even2 + odd2, even2 - odd2
+    else:
+        return even1 + odd1, even1 - odd1, even1, odd1
+
+
+@triton.jit
+def _store_run(to, j, far, near, inside, RUN: tl.constexpr, ODD: tl.constexpr):
+    """Both runs of folded rows at `to`."""
+    if ODD:
+        near = tl.where((j == 0)[None, :], 0.0, near)
+    keep = inside[:, None] & (j < RUN)[None, :]
+    tl.store(to[:, None] + j[None, :], far, mask=keep)
+    tl.store(to[:, None] + RUN + j[None, :], near, mask=keep)
+
+
+@triton.jit
+def _store_pixels(to, j, far, near, inside, width, right, left, ODD: tl.constexpr):
+    """Both sides of plain rows at `to`."""
+    keep = inside[:, None] & (j < width - right)[None, :]
+    tl.store(to[:, None] + (right + j)[None, :], far, mask=keep)
+    keep = inside[:, None] & ((j >= ODD) & (j <= left))[None, :]
+    tl.store(to[:, None] + (left - j)[None, :], near, mask=keep)
+
+
+@triton.jit
+def _back_kernel(
+    spectrum, x, matrices, rows, planes, images, channels, height, width,
+    right_y, left_y, right, left,
+    HALF: tl.constexpr, RUN: tl.constexpr, RUN_Y: tl.constexpr, FOLDED: tl.constexpr,
+    ODD: tl.constexpr, ODD_Y: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
+    ROWS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """(frequency, pq, rows) → rows of pixels, for each of a batch; rows as in _there_kernel."""
+    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = r < rows
+    batch = tl.program_id(1).to(tl.int64)
+    group = tl.program_id(2)
+    far1, near1, far2, near2 = inverse(
+        spectrum, matrices, r, rows, batch, group, HALF, FIRST, SECOND, ROWS, DEPTH, PRECISION
+    )
+    if FOLDED:
+        plane = r % planes
+        row = r - plane + plane % images * channels + plane // images
+        to = x + (batch * rows + row) * (2 * RUN)
+    else:
+        y = r % (2 * RUN_Y)
+        inside &= (y < height - right_y) | ((y >= RUN_Y + ODD_Y) & (y <= RUN_Y + left_y))
+        y = tl.where(y < RUN_Y, right_y + y, left_y - (y - RUN_Y))
+        to = x + ((r // (2 * RUN_Y)).to(tl.int64) * height + y) * width
+    j = group * (FIRST + SECOND) + tl.arange(0, FIRST)
+    if FOLDED:
+        _store_run(to, j, far1, near1, inside, RUN, ODD)
+    else:
+        _store_pixels(to, j, far1, near1, inside, width, right, left, ODD)
+    if SECOND > 0:
+        j = group * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
+        if FOLDED:
+            _store_run(to, j, far2, near2, inside, RUN, ODD)
+        else:
+            _store_pixels(to, j, far2, near2, inside, width, right, left, ODD)
 
 
 # -- products at each frequency ------------------------------------------------------------------
 
 
 @triton.jit
-def _product(
+def _join(spectrum, at, size, mask, PRECISION: tl.constexpr):
+    """The complex values at (u, v) and (u, −v) from the four real numbers of a pair."""
+    pp = tl.load(spectrum + at, mask=mask, other=0.0)
+    qp = tl.load(spectrum + at + size, mask=mask, other=0.0)
+    pq = tl.load(spectrum + at + 2 * size, mask=mask, other=0.0)
+    qq = tl.load(spectrum + at + 3 * size, mask=mask, other=0.0)
+    if PRECISION == "tf32":
+        return rounded(pp - qq), rounded(-qp - pq), rounded(pp + qq), rounded(pq - qp)
+    else:
+        return pp - qq, -qp - pq, pp + qq, pq - qp
+
+
+@triton.jit
+def _kernel_values(kernel, at, size, mask, CONJUGATE: tl.constexpr, PRECISION: tl.constexpr):
+    re = tl.load(kernel + at, mask=mask, other=0.0)
+    im = tl.load(kernel + at + size, mask=mask, other=0.0)
+    if CONJUGATE:
+        im = -im
+    if PRECISION == "tf32":
+        return rounded(re), rounded(im)
+    else:
+        return re, im
+
+
+@triton.jit
+def _product_kernel(
     kernel, spectrum, out, images, inputs, outputs, stride_out, stride_in,
     CONJUGATE: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, IMAGES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """out[o, n] = Σ_i kernel[o, i] spectrum[i, n] at one frequency, complex; the kernel's conjugate
-    if CONJUGATE. The kernel's strides make it transposed or not."""
+    """out[o, n] = Σ_i kernel[o, i] spectrum[i, n] at one pair of frequencies, with the kernel's
+    conjugate if CONJUGATE. The kernel's strides make it transposed or not."""
     blocks = tl.cdiv(images, IMAGES)
-    f = tl.program_id(0) // blocks
+    f = (tl.program_id(0) // blocks).to(tl.int64)
     o = tl.arange(0, OUT)
     i = tl.arange(0, IN)
     n = tl.program_id(0) % blocks * IMAGES + tl.arange(0, IMAGES)
     size = inputs * outputs
-    w = kernel + f * 2 * size + o[:, None] * stride_out + i[None, :] * stride_in
+    w = f * 4 * size + o[:, None] * stride_out + i[None, :] * stride_in
     w_mask = (o < outputs)[:, None] & (i < inputs)[None, :]
-    w_r = tl.load(w, mask=w_mask, other=0.0)
-    w_i = tl.load(w + size, mask=w_mask, other=0.0)
-    if CONJUGATE:
-        w_i = -w_i
-    x = spectrum + f * 2 * inputs * images + i[:, None] * images + n[None, :]
+    x = f * 4 * inputs * images + i[:, None] * images + n[None, :]
     x_mask = (i < inputs)[:, None] & (n < images)[None, :]
-    x_r = tl.load(x, mask=x_mask, other=0.0)
-    x_i = tl.load(x + inputs * images, mask=x_mask, other=0.0)
-    y_r = tl.dot(w_r, x_r, input_precision=PRECISION)
-    y_i = tl.dot(w_r, x_i, input_precision=PRECISION)
-    y_r = tl.dot(-w_i, x_i, y_r, input_precision=PRECISION)
-    y_i = tl.dot(w_i, x_r, y_i, input_precision=PRECISION)
-    y = out + f * 2 * outputs * images + o[:, None] * images + n[None, :]
+    plus_r, plus_i, minus_r, minus_i = _join(spectrum, x, inputs * images, x_mask, PRECISION)
+    w_r, w_i = _kernel_values(kernel, w, size, w_mask, CONJUGATE, PRECISION)
+    yp_r = tl.dot(w_r, plus_r, input_precision=PRECISION)
+    yp_i = tl.dot(w_r, plus_i, input_precision=PRECISION)
+    yp_r = tl.dot(-w_i, plus_i, yp_r, input_precision=PRECISION)
+    yp_i = tl.dot(w_i, plus_r, yp_i, input_precision=PRECISION)
+    w_r, w_i = _kernel_values(kernel, w + 2 * size, size, w_mask, CONJUGATE, PRECISION)
+    ym_r = tl.dot(w_r, minus_r, input_precision=PRECISION)
+    ym_i = tl.dot(w_r, minus_i, input_precision=PRECISION)
+    ym_r = tl.dot(-w_i, minus_i, ym_r, input_precision=PRECISION)
+    ym_i = tl.dot(w_i, minus_r, ym_i, input_precision=PRECISION)
+    step = outputs * images
+    y = out + f * 4 * step + o[:, None] * images + n[None, :]
     y_mask = (o < outputs)[:, None] & (n < images)[None, :]
-    tl.store(y, y_r, mask=y_mask)
-    tl.store(y + outputs * images, y_i, mask=y_mask)
+    tl.store(y, yp_r + ym_r, mask=y_mask)
+    tl.store(y + step, -yp_i - ym_i, mask=y_mask)
+    tl.store(y + 2 * step, ym_i - yp_i, mask=y_mask)
+    tl.store(y + 3 * step, ym_r - yp_r, mask=y_mask)
 
 
 @triton.jit
-def _correlate(
+def _correlate_kernel(
     gradient, spectrum, out, images, inputs, outputs,
     ADD: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, IMAGES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """out[o, i] (+)= Σ_n conj(gradient[o, n]) spectrum[i, n] at one frequency, complex."""
-    f = tl.program_id(0)
+    """out[o, i] (+)= Σ_n conj(gradient[o, n]) spectrum[i, n] at one pair of frequencies."""
+    f = tl.program_id(0).to(tl.int64)
     o = tl.arange(0, OUT)
     i = tl.arange(0, IN)
-    a_r = tl.zeros((OUT, IN), tl.float32)
-    a_i = tl.zeros((OUT, IN), tl.float32)
+    plus_r = tl.zeros((OUT, IN), tl.float32)
+    plus_i = tl.zeros((OUT, IN), tl.float32)
+    minus_r = tl.zeros((OUT, IN), tl.float32)
+    minus_i = tl.zeros((OUT, IN), tl.float32)
     for start in range(0, images, IMAGES):
         n = start + tl.arange(0, IMAGES)
-        g = gradient + f * 2 * outputs * images + o[:, None] * images + n[None, :]
-        g_mask = (o < outputs)[:, None] & (n < images)[None, :]
-        g_r = tl.load(g, mask=g_mask, other=0.0)
-        g_i = tl.load(g + outputs * images, mask=g_mask, other=0.0)
-        x = spectrum + f * 2 * inputs * images + i[None, :] * images + n[:, None]
-        x_mask = (i < inputs)[None, :] & (n < images)[:, None]
-        x_r = tl.load(x, mask=x_mask, other=0.0)
-        x_i = tl.load(x + inputs * images, mask=x_mask, other=0.0)
-        a_r = tl.dot(g_r, x_r, a_r, input_precision=PRECISION)
-        a_r = tl.dot(g_i, x_i, a_r, input_precision=PRECISION)
-        a_i = tl.dot(g_r, x_i, a_i, input_precision=PRECISION)
-        a_i = tl.dot(-g_i, x_r, a_i, input_precision=PRECISION)
+        g = f * 4 * outputs * images + o[:, None] * images + n[None, :]
+        mask = (o < outputs)[:, None] & (n < images)[None, :]
+        gp_r, gp_i, gm_r, gm_i = _join(gradient, g, outputs * images, mask, PRECISION)
+        x = f * 4 * inputs * images + i[:, None] * images + n[None, :]
+        mask = (i < inputs)[:, None] & (n < images)[None, :]
+        xp_r, xp_i, xm_r, xm_i = _join(spectrum, x, inputs * images, mask, PRECISION)
+        xp_r, xp_i = tl.trans(xp_r), tl.trans(xp_i)
+        xm_r, xm_i = tl.trans(xm_r), tl.trans(xm_i)
+        plus_r = tl.dot(gp_r, xp_r, plus_r, input_precision=PRECISION)
+        plus_r = tl.dot(gp_i, xp_i, plus_r, input_precision=PRECISION)
+        plus_i = tl.dot(gp_r, xp_i, plus_i, input_precision=PRECISION)
+        plus_i = tl.dot(-gp_i, xp_r, plus_i, input_precision=PRECISION)
+        minus_r = tl.dot(gm_r, xm_r, minus_r, input_precision=PRECISION)
+        minus_r = tl.dot(gm_i, xm_i, minus_r, input_precision=PRECISION)
+        minus_i = tl.dot(gm_r, xm_i, minus_i, input_precision=PRECISION)
+        minus_i = tl.dot(-gm_i, xm_r, minus_i, input_precision=PRECISION)
     size = inputs * outputs
-    a = out + f * 2 * size + o[:, None] * inputs + i[None, :]
+    a = out + f * 4 * size + o[:, None] * inputs + i[None, :]
     mask = (o < outputs)[:, None] & (i < inputs)[None, :]
     if ADD:
-        a_r += tl.load(a, mask=mask, other=0.0)
-        a_i += tl.load(a + size, mask=mask, other=0.0)
-    tl.store(a, a_r, mask=mask)
-    tl.store(a + size, a_i, mask=mask)
+        plus_r += tl.load(a, mask=mask, other=0.0)
+        plus_i += tl.load(a + size, mask=mask, other=0.0)
+        minus_r += tl.load(a + 2 * size, mask=mask, other=0.0)
+        minus_i += tl.load(a + 3 * size, mask=mask, other=0.0)
+    tl.store(a, plus_r, mask=mask)
+    tl.store(a + size, plus_i, mask=mask)
+    tl.store(a + 2 * size, minus_r, mask=mask)
+    tl.store(a + 3 * size, minus_i, mask=mask)
 
 
 # -- launching -------------------------------------------------------------------------------------
 
-# Rows of a program, warps and pipeline stages of each kernel, from measurements on an H200.
+# Rows (or images) of a program, warps and pipeline stages, from measurements on an H200: of the
+# transforms for plain and folded rows and for columns, and of the products.
 LAUNCH = {
-    "rows_there": (64, 4, 2),
-    "columns_there": (32, 4, 2),
-    "columns_back": (32, 4, 2),
-    "rows_back": (64, 4, 2),
-    "product": (32, 1, 1),
-    "correlate": (32, 1, 1),
+    "there": (64, 4, 2),
+    "there_folded": (64, 4, 2),
+    "there_columns": (64, 4, 2),
+    "back": (64, 4, 2),
+    "back_folded": (64, 4, 2),
+    "back_columns": (64, 4, 2),
+    "product": (32, 2, 1),
+    "correlate": (32, 2, 2),
 }
 
 
-def rows_there(x: Tensor, sizes: Sizes, precision: str) -> Tensor:
-    """Activity (N, K, H, W) → row spectrum (u, 2, N, K, H)."""
-    axis, rows = sizes.x, x.numel() // x.shape[-1]
-    cosine, sine, _, _ = _matrices(axis, x.device)
-    out = x.new_empty(axis.half, 2, *x.shape[:-1])
-    first, second, groups = axis.blocks
-    per_program, warps, stages = LAUNCH["rows_there"]
-    _rows_there[(triton.cdiv(rows, per_program), groups)](
-        x, out, cosine, sine,
-        rows, axis.size, axis.pairs, axis.left, axis.right,
-        HALF=axis.half, FIRST=first, SECOND=second, ROWS=per_program, DEPTH=STEP,
-        PRECISION=precision, num_warps=warps, num_stages=stages,
+def rows_there(x: Tensor, sizes: Sizes, precision: str, folded: bool = False) -> Tensor:
+    """Activity (N, K, H, W), or folded, → row spectrum (u, 2, N, K, H')."""
+    planes = x.shape[0] * x.shape[1]
+    out = x.new_empty(sizes.x.half, 2, *x.shape[:2], sizes.y.pitch)
+    rows = planes * sizes.y.pitch
+    _launch(
+        _there_kernel, "there_folded" if folded else "there", x, out, sizes.x, sizes.y, None,
+        precision, rows, (rows, 1, 1), folded,
     )  # fmt: skip
     return out
 
 
-def rows_back(spectrum: Tensor, sizes: Sizes, precision: str) -> Tensor:
-    """Row spectrum (u, 2, N, K, H) → activity (N, K, H, W)."""
-    axis, shape = sizes.x, spectrum.shape[2:]
-    _, _, cosine, sine = _matrices(axis, spectrum.device)
-    out = spectrum.new_empty(*shape, axis.size)
-    first, second, groups = axis.blocks
-    per_program, warps, stages = LAUNCH["rows_back"]
-    _rows_back[(triton.cdiv(shape.numel(), per_program), groups)](
-        spectrum, out, cosine, sine,
-        shape.numel(), axis.size, axis.pairs, axis.left, axis.right,
-        HALF=axis.half, FIRST=first, SECOND=second, ROWS=per_program, DEPTH=STEP,
-        PRECISION=precision, num_warps=warps, num_stages=stages,
+def rows_back(spectrum: Tensor, sizes: Sizes, precision: str, folded: bool = False) -> Tensor:
+    """Row spectrum (u, 2, N, K, H') → activity (N, K, H, W), or folded."""
+    planes = spectrum.shape[2:4]
+    shape = (sizes.y.pitch, sizes.x.pitch) if folded else (sizes.y.size, sizes.x.size)
+    out = spectrum.new_empty(*planes, *shape)
+    rows = planes.numel() * sizes.y.pitch
+    _launch(
+        _back_kernel, "back_folded" if folded else "back", spectrum, out, sizes.x, sizes.y,
+        1 / sizes.x.half, precision, rows, (rows, 1, 1), folded,
     )  # fmt: skip
     return out
 
 
 def columns_there(rows: Tensor, out: Tensor, sizes: Sizes, precision: str) -> None:
-    """Row spectrum (u, 2, N, K, H) → spectrum `out` (u, v, 2, 2, K, N)."""
-    axis, (images, channels) = sizes.y, rows.shape[2:4]
-    cosine, sine, _, _ = _matrices(axis, rows.device)
-    first, second, groups = axis.blocks
-    per_program, warps, stages = LAUNCH["columns_there"]
-    _columns_there[(triton.cdiv(images * channels, per_program), len(rows), groups)](
-        rows, out, cosine, sine, images, channels, axis.size, axis.pairs, axis.left, axis.right,
-        HALF=axis.half, FIRST=first, SECOND=second, ROWS=per_program, DEPTH=STEP,
-        PRECISION=precision, num_warps=warps, num_stages=stages,
+    """Row spectrum (u, 2, N, K, H') → spectrum `out` (u, v, 2, 2, K, N)."""
+    images, channels = rows.shape[2:4]
+    planes = images * channels
+    _launch(
+        _there_kernel, "there_columns", rows, out, sizes.y, sizes.y, None,
+        precision, 2 * planes, (planes, images, channels), True, len(rows),
     )  # fmt: skip
 
 
 def columns_back(spectrum: Tensor, rows: Tensor, sizes: Sizes, precision: str) -> None:
-    """Spectrum (u, v, 2, 2, K, N) → row spectrum `rows` (u, 2, N, K, H), scaled for the way
-    back to activity."""
-    axis, (images, channels) = sizes.y, rows.shape[2:4]
-    _, _, cosine, sine = _matrices(axis, rows.device)
+    """Spectrum (u, v, 2, 2, K, N) → row spectrum `rows` (u, 2, N, K, H')."""
+    images, channels = rows.shape[2:4]
+    planes = images * channels
+    _launch(
+        _back_kernel, "back_columns", spectrum, rows, sizes.y, sizes.y, 0.5 / sizes.y.half,
+        precision, 2 * planes, (planes, images, channels), True, len(rows),
+    )  # fmt: skip
+
+
+def _launch(
+    kernel, name, source, out, axis, other, back, precision, rows, order, folded, batch=1
+) -> None:
+    """Launch a transform along `axis` of so many rows (for each of a batch), taken in `order`."""
     first, second, groups = axis.blocks
-    per_program, warps, stages = LAUNCH["columns_back"]
-    _columns_back[(triton.cdiv(images * channels, per_program), len(rows), groups)](
-        spectrum, rows, cosine, sine, images, channels, axis.size, axis.pairs, axis.left,
-        axis.right, sizes.scale,
-        HALF=axis.half, FIRST=first, SECOND=second, ROWS=per_program, DEPTH=STEP,
+    per_program, warps, stages = LAUNCH[name]
+    kernel[(triton.cdiv(rows, per_program), batch, groups)](
+        source, out, matrices(axis, back, source.device), rows, *order, other.size, axis.size,
+        other.right, other.left, axis.right, axis.left,
+        HALF=axis.half, RUN=axis.pitch // 2, RUN_Y=other.pitch // 2, FOLDED=folded, ODD=axis.odd,
+        ODD_Y=other.odd, FIRST=first, SECOND=second, ROWS=per_program, DEPTH=STEP,
         PRECISION=precision, num_warps=warps, num_stages=stages,
     )  # fmt: skip
 
@@ -509,22 +526,20 @@ def product(
         outputs, inputs, strides = inputs, outputs, (1, inputs)
     images = spectrum.shape[-1]
     block, warps, stages = _images_block("product", images)
-    _product[(triton.cdiv(images, block) * kernel.shape[:3].numel(),)](
+    _product_kernel[(triton.cdiv(images, block) * kernel.shape[:2].numel(),)](
         kernel, spectrum, out, images, inputs, outputs, *strides,
         CONJUGATE=adjoint, OUT=_block(outputs), IN=_block(inputs), IMAGES=block,
         PRECISION=precision, num_warps=warps, num_stages=stages,
     )  # fmt: skip
 
 
-def correlate(
-    gradient: Tensor, spectrum: Tensor, out: Tensor, add: bool, precision: str
-) -> None:
+def correlate(gradient: Tensor, spectrum: Tensor, out: Tensor, add: bool, precision: str) -> None:
     """Σ over images of conj(gradient (u, v, 2, 2, O, N)) · spectrum (u, v, 2, 2, I, N), put or
     added into `out` (u, v, 2, 2, O, I)."""
     outputs, inputs = out.shape[-2:]
     images = spectrum.shape[-1]
     block, warps, stages = _images_block("correlate", images)
-    _correlate[(out.shape[:3].numel(),)](
+    _correlate_kernel[(out.shape[:2].numel(),)](
         gradient, spectrum, out, images, inputs, outputs,
         ADD=add, OUT=_block(outputs), IN=_block(inputs), IMAGES=block,
         PRECISION=precision, num_warps=warps, num_stages=stages,
@@ -557,7 +572,7 @@ def kernel_gradient(gradient: Tensor, like: Tensor, sizes: Sizes) -> Tensor:
     """The correlations' sum (u, v, s, c, O, I) → the gradient of W (O, I, h, w)."""
     outputs, inputs = like.shape[:2]
     down, along = _waves(like, sizes)
-    parts = gradient.view(sizes.x.half, sizes.y.length, 2, -1).movedim(2, -1).contiguous()
+    parts = gradient.view(sizes.x.half, 2 * sizes.y.half, 2, -1).movedim(2, -1).contiguous()
     rows = torch.matmul(down.t(), torch.view_as_complex(parts))  # (u, h, O·I)
     taps = (along.t() @ rows.view(sizes.x.half, -1)).real * sizes.scale
     return taps.view(sizes.x.taps, sizes.y.taps, outputs, inputs).permute(2, 3, 1, 0).contiguous()
@@ -579,76 +594,68 @@ def _tap_waves(axis: Axis, both_signs: bool, device: torch.device) -> Tensor:
 
 
 def convolve(
-    x: Tensor, kernel: Tensor, sizes: Sizes, precision: str, keep: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Activity (N, I, H, W) → (N, O, H, W), and its spectrum if it is to be kept."""
-    rows = rows_there(x, sizes, precision)
-    out, spectrum = convolve_rows(rows, kernel, sizes, precision, keep)
-    return rows_back(out, sizes, precision), spectrum
+    x: Tensor, kernel: Tensor, sizes: Sizes, precision: str, folded: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Activity (N, I, H, W) and kernel spectrum → (N, O, H, W), and the activity's spectrum."""
+    out, spectrum = convolve_rows(rows_there(x, sizes, precision, folded), kernel, sizes, precision)
+    return rows_back(out, sizes, precision, folded), spectrum
 
 
 def convolve_rows(
-    rows: Tensor, kernel: Tensor, sizes: Sizes, precision: str, keep: bool
-) -> tuple[Tensor, Tensor | None]:
-    """The same between row spectra, (u, 2, N, I, H) → (u, 2, N, O, H).
+    rows: Tensor, kernel: Tensor, sizes: Sizes, precision: str
+) -> tuple[Tensor, Tensor]:
+    """The same between row spectra, (u, 2, N, I, H') → (u, 2, N, O, H')."""
+    spectrum = column_spectrum(rows, sizes, precision)
+    outputs = kernel.shape[-2]
+    result = spectrum.new_empty(*spectrum.shape[:-2], outputs, spectrum.shape[-1])
+    product(kernel, spectrum, result, precision)
+    out = rows.new_empty(*rows.shape[:3], outputs, rows.shape[-1])
+    columns_back(result, out, sizes, precision)
+    return out, spectrum
 
-    Row frequencies are taken a few at a time, so that what lies between the kernels stays in the
-    device's cache.
-    """
-    outputs, inputs = kernel.shape[-2:]
-    frequencies, _, images, _, height = rows.shape
-    shape = (sizes.y.half, 2, 2)
-    out = rows.new_empty(frequencies, 2, images, outputs, height)
-    step = _cached_frequencies(rows)
-    spectrum = rows.new_empty(frequencies if keep else step, *shape, inputs, images)
-    result = rows.new_empty(step, *shape, outputs, images)
-    for u in range(0, frequencies, step):
-        part = slice(u, min(u + step, frequencies))
-        here = spectrum[part] if keep else spectrum[: part.stop - u]
-        there = result[: part.stop - u]
-        columns_there(rows[part], here, sizes, precision)
-        product(kernel[part], here, there, precision)
-        columns_back(there, out[part], sizes, precision)
-    return out, spectrum if keep else None
+
+def column_spectrum(rows: Tensor, sizes: Sizes, precision: str) -> Tensor:
+    """Row spectrum (u, 2, N, K, H') → spectrum (u, v, 2, 2, K, N)."""
+    frequencies, _, images, channels, _ = rows.shape
+    spectrum = rows.new_empty(frequencies, sizes.y.half, 2, 2, channels, images)
+    columns_there(rows, spectrum, sizes, precision)
+    return spectrum
 
 
 def adjoint_rows(
     gradient: Tensor,
     kernel: Tensor,
     spectrum: Tensor | None,
-    kernel_sum: Tensor | None,
-    add: bool,
+    kernel_sum: KernelSum,
     sizes: Sizes,
     precision: str,
 ) -> Tensor:
-    """Backward of :func:`convolve_rows`: the output's gradient (u, 2, N, O, H) → the input's
-    (u, 2, N, I, H). With the input's `spectrum`, the kernel's gradient is put or added into
-    `kernel_sum`."""
-    outputs, inputs = kernel.shape[-2:]
-    frequencies, _, images, _, height = gradient.shape
-    out = gradient.new_empty(frequencies, 2, images, inputs, height)
-    step = _cached_frequencies(gradient)
-    shape = (step, sizes.y.half, 2, 2)
-    transformed = gradient.new_empty(*shape, outputs, images)
-    result = gradient.new_empty(*shape, inputs, images)
-    for u in range(0, frequencies, step):
-        part = slice(u, min(u + step, frequencies))
-        here, there = transformed[: part.stop - u], result[: part.stop - u]
-        columns_there(gradient[part], here, sizes, precision)
-        if spectrum is not None and kernel_sum is not None:
-            correlate(here, spectrum[part], kernel_sum[part], add, precision)
-        product(kernel[part], here, there, precision, adjoint=True)
-        columns_back(there, out[part], sizes, precision)
+    """Backward of :func:`convolve_rows`: the output's gradient (u, 2, N, O, H') → the input's
+    (u, 2, N, I, H'). With the input's `spectrum`, the kernel's gradient joins `kernel_sum`."""
+    transformed = column_spectrum(gradient, sizes, precision)
+    if spectrum is not None:
+        kernel_sum.add(transformed, spectrum, precision)
+    inputs = kernel.shape[-1]
+    result = transformed.new_empty(*transformed.shape[:-2], inputs, transformed.shape[-1])
+    product(kernel, transformed, result, precision, adjoint=True)
+    out = gradient.new_empty(*gradient.shape[:3], inputs, gradient.shape[-1])
+    columns_back(result, out, sizes, precision)
     return out
 
 
-CACHED_BYTES = 24 * 2**20  # of one row-spectrum part
+class KernelSum:
+    """The kernel's gradient in the frequency domain, summed over a pass's convolutions."""
 
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
 
-def _cached_frequencies(rows: Tensor) -> int:
-    """How many row frequencies to take at a time."""
-    each = rows[0].numel() * rows.element_size()
-    return max(1, min(len(rows), CACHED_BYTES // each))
+    def add(self, gradient: Tensor, spectrum: Tensor, precision: str) -> None:
+        """The spectra of a convolution's output gradient and of its input."""
+        first = self.total is None
+        if first:
+            shape = (*gradient.shape[:4], gradient.shape[-2], spectrum.shape[-2])
+            self.total = gradient.new_empty(shape)
+        correlate(gradient, spectrum, self.total, not first, precision)
 
 
 def tf32_allowed() -> bool:
