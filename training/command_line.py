@@ -98,7 +98,7 @@ def run_script(
         arguments: the command line without the program's name; None takes ``sys.argv``'s.
     """
     warnings.showwarning = _show_warning
-    logging.basicConfig(handlers=[NOTICES], level=logging.WARNING)
+    logging.getLogger().addHandler(NOTICES)
     try:
         module = sys.modules[experiment_params.__module__]
         known = {**DEFAULTS, **experiment_params()}

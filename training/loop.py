@@ -5,16 +5,15 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from dataset_processing.augmentations import Augmentations
 from torch import Tensor, nn
 
 from config import Config
 from dataset_processing import is_stream, load_set, open_dataset
+from dataset_processing.augmentations import Augmentations
 from dataset_processing.loader import Loader
 from dataset_processing.whole_file import WholeFile
 from models.tf_variables import tf_variables
@@ -34,6 +33,8 @@ from training.validation import Validation
 
 GO, SAVE, STOP, FAILED = range(4)  # words between the ranks; the gravest holds for all
 NAMED_RECORDS = 64
+READ_EVERY = {"cpu": 1}  # updates between readings of a device's numbers, which hold its work up
+READ_SELDOM = 20
 STREAM_IMAGE_SIZE = [150, 150, 1]
 
 
@@ -43,14 +44,6 @@ class NotFiniteError(RuntimeError):
 
 class OutOfMemoryError(RuntimeError):
     """The device's memory does not suffice."""
-
-
-@dataclass
-class Pending:
-    """Measurements of updates that are still on the device."""
-
-    numbers: list[Tensor] = field(default_factory=list)
-    records: list[np.ndarray] = field(default_factory=list)
 
 
 class Training:
@@ -120,7 +113,8 @@ class Training:
         }
         self.step = 0
         self.history = History()
-        self._pending = Pending()
+        self._pending: list[tuple[Tensor, Tensor]] = []  # measurements, and the batch's records
+        self._read_every = READ_EVERY.get(ranks.device.type, READ_SELDOM)
         self._saved_step: int | None = None
         self._saved_at = time.monotonic()
         self._busy = self._waited = 0.0
@@ -241,16 +235,13 @@ class Training:
         place = self.ranks.place(self.model, sizes)
         images = self.augment(batch.images, self.generators.images, *place)
         numbers = self.train_step(images, batch.labels)
-        self._pending.numbers.append(torch.stack(numbers))
-        self._pending.records.append(np.asarray(batch.records))
+        self._pending.append((torch.stack(numbers), batch.records))
         self._images += sum(sizes)
         self.step += 1
-        if self.ranks.device.type == "cpu" or self.step % self.settings["log_iters"] == 0:
+        if len(self._pending) >= self._read_every:
             self._read()
-        self.log.advance(f"loss {self.history.train_loss[-1]:.4f}" if self._has_read() else "")
-
-    def _has_read(self) -> bool:
-        return bool(self.history.train_loss)
+        losses = self.history.train_loss
+        self.log.advance(f"loss {losses[-1]:.4f}" if losses else "")
 
     def _read(self) -> None:
         """Read the measurements from the device.
@@ -258,31 +249,26 @@ class Training:
         Raises:
             NotFiniteError: one of them is not finite.
         """
-        if not self._pending.numbers:
+        if not self._pending:
             return
-        numbers = torch.stack(self._pending.numbers).double().cpu().numpy()
-        records, self._pending = self._pending.records, Pending()
-        for loss, metric, norm in numbers.tolist():
-            step = len(self.history.train_loss) + 1
+        pending, self._pending = self._pending, []
+        numbers = torch.stack([numbers for numbers, _ in pending]).double().tolist()
+        for (loss, metric, norm), (_, records) in zip(numbers, pending, strict=True):
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                batch = records[len(records) - (self.step - step) - 1]
-                raise self._not_finite(
-                    step, f"the loss is {loss:g}, the gradient's norm {norm:g}", batch
-                )
+                step = len(self.history.train_loss) + 1
+                what = f"the loss is {loss:g} and the gradient's norm {norm:g}"
+                raise self._not_finite(step, what, records)
             self.history.train_loss.append(loss)
             self.history.train_metric.append(metric)
             self.history.gradient_norm.append(norm)
 
-    def _not_finite(self, step: int, what: str, records: np.ndarray | None) -> NotFiniteError:
+    def _not_finite(self, step: int, what: str, records: Tensor | None) -> NotFiniteError:
         """The error for numbers that are not finite, which names what led to them."""
         message = f"step {step}: {what}. "
         if records is not None:
-            numbers = np.concatenate(self.ranks.from_all(records)).tolist()
-            names = [self.train_set.name(n) for n in numbers[:4]]
-            message += (
-                f"The batch's records: {', '.join(map(str, numbers[:NAMED_RECORDS]))} "
-                f"({', '.join(names)}, ...). "
-            )
+            numbers = [n for own in self.ranks.from_all(records.tolist()) for n in own]
+            names = [self.train_set.name(number) for number in numbers[:NAMED_RECORDS]]
+            message += f"The batch held {', '.join(names)}. "
         good = list(self.checkpoints.files().values())
         message += f"The last good checkpoint: {good[-1] if good else 'none'}. "
         return NotFiniteError(message + "Try a smaller lr, or clip_gradients, in a run of its own")
@@ -323,10 +309,14 @@ class Training:
         self._busy = self._waited = 0.0
         self._images = 0
         epoch = self.step / self.loader.batches_per_epoch
-        self.log.event("train", self.step, {"epoch": epoch, **values})
-        self.log.scalars("train", self.step, values)
         text = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
-        self.log.note(f"step {self.step}/{self.total}  epoch {epoch:.3f}  {text}")
+
+        def write() -> None:
+            self.log.event("train", self.step, {"epoch": epoch, **values})
+            self.log.scalars("train", self.step, values)
+            self.log.note(f"step {self.step}/{self.total}  epoch {epoch:.3f}  {text}")
+
+        self.ranks.first(write)
 
     def _validate_if_due(self, last: bool = False) -> None:
         """Validate at step 0, every ``validation_iters`` steps and at the end; then save."""
@@ -346,16 +336,20 @@ class Training:
         self.history.validation_metric.append(metric)
         values = {"loss": loss, self.settings["score_metric"]: metric}
         seconds = time.perf_counter() - began
-        self.log.event("validation", self.step, {**values, "images": images, "seconds": seconds})
-        self.log.scalars("validation", self.step, values)
         text = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-        self.log.say(f"step {self.step}/{self.total}  validation: {text}  ({images} images)")
-        if self.ranks.is_first:
+
+        def write() -> None:
+            self.log.event(
+                "validation", self.step, {**values, "images": images, "seconds": seconds}
+            )
+            self.log.scalars("validation", self.step, values)
+            self.log.say(f"step {self.step}/{self.total}  validation: {text}  ({images} images)")
             if self.settings["save_weights"]:
-                _write_arrays(
-                    self.run.weights / f"weights_{self.step:08d}.npz", tf_variables(self.model)
-                )
+                path = self.run.weights / f"weights_{self.step:08d}.npz"
+                _write_arrays(path, tf_variables(self.model))
             self.write_results()
+
+        self.ranks.first(write)
         self._save()
 
     def write_results(self) -> None:
@@ -374,13 +368,21 @@ class Training:
         tensors = [t for t in self.model.state_dict().values() if t.is_floating_point()]
         if not torch.stack(torch._foreach_norm(tensors)).isfinite().all():
             raise self._not_finite(self.step, "a weight is not finite after this update", None)
-        if self.ranks.is_first and self._saved_step != self.step:
-            best = self.history.best()
-            is_best = best is not None and self.history.validation_step[best] == self.step
-            self.checkpoints.save(self.step, self.state(), is_best)
-            self.log.flush()
+        if self._saved_step != self.step:
+            self.ranks.first(self._write_checkpoint)
         self._saved_step = self.step
         self._saved_at = time.monotonic()
+
+    def _write_checkpoint(self) -> None:
+        best = self.history.best()
+        is_best = best is not None and self.history.validation_step[best] == self.step
+        self.checkpoints.save(self.step, self.state(), is_best)
+        self.log.flush()
+
+    def close(self) -> None:
+        """End the processes that load images."""
+        for loader in (self.loader, self.validation.loader):
+            loader.close()
 
     def _augmentations(self, key: str) -> Augmentations:
         return Augmentations(self.settings[key], self._image_size)

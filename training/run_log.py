@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from dataset_processing.progress import Progress
@@ -56,8 +57,7 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter  # a second to import
 
         _forget_after(run, step)
-        self._text = open(run.log, "a", encoding="utf-8", buffering=1)
-        self._json = open(run.json_log, "a", encoding="utf-8", buffering=1)
+        self._text, self._json = _Lines(run.log), _Lines(run.json_log)
         self._board = SummaryWriter(str(run.summaries), purge_step=step + 1 if step else None)
         self._bar = Progress(total=total, initial=step, unit="step")
 
@@ -66,8 +66,7 @@ class RunLog:
         if self.quiet:
             return
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        for line in text.splitlines():
-            self._text.write(f"{stamp}  {line}\n")
+        self._text.add("".join(f"{stamp}  {line}\n" for line in text.splitlines()))
 
     def say(self, text: str) -> None:
         """Write a text to ``log.txt`` and to the terminal."""
@@ -87,7 +86,7 @@ class RunLog:
             return
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         line = {"event": kind, "step": step, "time": now, **values}
-        self._json.write(json.dumps(line) + "\n")
+        self._json.add(json.dumps(line) + "\n")
 
     def scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
         """Add numbers to TensorBoard under ``group/…``."""
@@ -104,7 +103,7 @@ class RunLog:
         self._bar.update()
 
     def flush(self) -> None:
-        """Hand what was written to the system."""
+        """Hand TensorBoard's events to the system."""
         if not self.quiet:
             self._board.flush()
 
@@ -113,9 +112,26 @@ class RunLog:
         if self.quiet:
             return
         self._bar.close()
-        self._board.close()
         self._text.close()
         self._json.close()
+        self._board.close()
+
+
+class _Lines:
+    """A text file that grows by whole lines, each handed to the system at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open(path, "ab", buffering=0)
+
+    def add(self, text: str) -> None:
+        try:
+            self._file.write(text.encode())
+        except OSError as error:
+            raise RuntimeError(f"{self.path}: could not be written ({error.strerror})") from error
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _forget_after(run: Run, step: int) -> None:

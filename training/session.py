@@ -1,5 +1,6 @@
 """One call of a script: find or make the run, train, and say where everything is."""
 
+import contextlib
 import os
 import sys
 import time
@@ -52,7 +53,9 @@ def train(
     deterministic = bool(options.deterministic or recorded.get("deterministic"))
     _set_up(deterministic, seed)
 
-    for name in dict.fromkeys([settings["dataset"], settings["val_dataset"] or settings["dataset"]]):
+    for name in dict.fromkeys(
+        [settings["dataset"], settings["val_dataset"] or settings["dataset"]]
+    ):
         ranks.first(lambda name=name: prepare(name, config, settings))
     training = Training(
         settings,
@@ -110,12 +113,16 @@ def _go(training: Training, run: Run, stop: Stop, resumed: bool) -> bool:
         log.event("end", training.step, {"complete": reason is None, "reason": reason})
         return reason is None
     except Exception as error:
-        log.note(traceback.format_exc())
-        log.event("error", training.step, {"error": type(error).__name__, "message": str(error)})
+        kind = type(error).__name__
+        with contextlib.suppress(RuntimeError):  # where the disk is full the log cannot say so
+            log.note(traceback.format_exc())
+            log.event("error", training.step, {"error": kind, "message": str(error)})
         raise
     finally:
         NOTICES.pass_on(None)
-        log.close()
+        training.close()
+        with contextlib.suppress(OSError):  # TensorBoard's last events on a full disk
+            log.close()
 
 
 def _opening(training: Training, run: Run, resumed: bool) -> str:

@@ -1,8 +1,8 @@
 """Validation: the same images and the same random numbers each time."""
 
 import torch
-from dataset_processing.augmentations import Augmentations
 
+from dataset_processing.augmentations import Augmentations
 from dataset_processing.loader import Loader
 from training.seeds import Generators
 from training.step import TrainStep

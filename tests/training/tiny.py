@@ -61,7 +61,7 @@ def run(
     from training.command_line import run_script
 
     rank = (environment or {}).get("RANK", "0")
-    said = open(project / f"said_{rank}.txt", "a")  # noqa: SIM115  (to the process's end)
+    said = open(project / f"said_{rank}.txt", "a")  # open to the end
     os.dup2(said.fileno(), 1)
     os.dup2(said.fileno(), 2)
     torch.set_num_threads(1)
