@@ -123,7 +123,7 @@ def paired_tests(members: Sequence[Member], reference: str) -> list[dict[str, An
     if reference not in known:
         raise ValueError(f"the reference {reference!r} is none of the models: {', '.join(known)}")
     full = {(m.trained_on, m.run.seed): m for m in members if m.model == reference}
-    found = []
+    found: list[dict[str, Any]] = []
     for member in members:
         other = full.get((member.trained_on, member.run.seed))
         if member.model == reference or other is None:
@@ -150,7 +150,7 @@ def paired_tests(members: Sequence[Member], reference: str) -> list[dict[str, An
                     "p": test.p,
                 }
             )
-    adjusted = statistics.holm([row["p"] for row in found])
+    adjusted = statistics.holm([float(row["p"]) for row in found])
     return [{**row, "p_holm": p} for row, p in zip(found, adjusted, strict=True)]
 
 
@@ -163,7 +163,9 @@ def comparison_figure(members: Sequence[Member]) -> Figure:
         figure = new_figure(PAGE, 3.0)
         left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
         for number, model in enumerate(models):
-            look = {"color": SERIES[number % len(SERIES)], "marker": MARKERS[number % len(MARKERS)]}
+            look: dict[str, Any] = {
+                "color": SERIES[number % len(SERIES)], "marker": MARKERS[number % len(MARKERS)],
+            }  # fmt: skip
             shift = 0.6 * ((number + 0.5) / len(models) - 0.5)
             for row in (row for row in table if row["model"] == model):
                 condition = (row["trained_on"], row["tested_on"])
@@ -269,8 +271,8 @@ def _check_same_images(first: Evaluation, second: Evaluation) -> None:
     same = first.about["set"] == second.about["set"]
     if not same or not np.array_equal(first.record, second.record):
         raise ValueError(
-            f"{first.run} and {second.run} did not see the same images of {first.dataset}; evaluate "
-            "both with the same --images and --seed on the same data"
+            f"{first.run} and {second.run} did not see the same images of {first.dataset}; "
+            "evaluate both with the same --images and --seed on the same data"
         )
 
 
@@ -294,7 +296,7 @@ def _condition_name(condition: tuple[str, str]) -> str:
     return f"length {lengths[1]}\n(trained: {lengths[0]})"
 
 
-def _point(axes: Axes, x: float, row: dict[str, Any], model: str, look: dict[str, str]) -> None:
+def _point(axes: Axes, x: float, row: dict[str, Any], model: str, look: dict[str, Any]) -> None:
     low, high = row["low"], row["high"]
     known = not math.isnan(low)
     error = [[row["accuracy"] - low], [high - row["accuracy"]]] if known else None

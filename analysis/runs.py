@@ -133,19 +133,31 @@ def load_run(
 def build_network(record: dict[str, Any]) -> nn.Module:
     """The network that a run's script builds with the run's parameters.
 
+    Raises:
+        FileNotFoundError: the clone has no such script.
+        ValueError: the script cannot build a network with these parameters.
+    """
+    module = script_of(record)
+    try:
+        return module.build_model(record["parameters"])
+    except TypeError as error:
+        raise ValueError(f"{module.__file__} cannot build the run's network: {error}") from error
+
+
+def script_of(record: dict[str, Any]) -> Any:
+    """The script that trained a run, as a module.
+
     Args:
         record: with ``parameters`` and, optionally, ``script`` (a file name in the clone); else
             the script is that of the parameter ``model_name``.
 
     Raises:
         FileNotFoundError: the clone has no such script.
-        ValueError: the script cannot build a network with these parameters.
     """
-    params = record["parameters"]
-    names = [Path(str(record.get("script") or "")).stem, str(params.get("model_name"))]
+    names = [Path(str(record.get("script") or "")).stem, str(record["parameters"]["model_name"])]
     for name in names:
         if _is_script(CLONE / f"{name}.py"):
-            return _build(name, params)
+            return script_module(name)
     tried = ", ".join(f"{name}.py" for name in dict.fromkeys(names) if name)
     raise FileNotFoundError(
         f"{CLONE} has no script with build_model() for this run (looked for {tried}); put the "
@@ -177,13 +189,6 @@ def _is_script(path: Path) -> bool:
     return path.is_file() and "\ndef build_model(" in path.read_text(encoding="utf-8")
 
 
-def _build(name: str, params: dict[str, Any]) -> nn.Module:
-    try:
-        return script_module(name).build_model(params)
-    except TypeError as error:
-        raise ValueError(f"{name}.py cannot build the run's network: {error}") from error
-
-
 def _find(which: str, config: Config) -> Run:
     if which == "latest":
         known = runs(config)
@@ -202,10 +207,10 @@ def _load_weights(network: nn.Module, files: Run, weights: str) -> int:
     if weights == "best":
         return _set(network, load(folder.best), folder.best)
     if weights == "last":
-        state = folder.newest()
-        if state is None:
+        newest = folder.newest()
+        if newest is None:
             raise FileNotFoundError(f"{files.checkpoints} holds no checkpoint of {files.name}")
-        return _set(network, state, files.checkpoints)
+        return _set(network, load(newest), newest)
     if not weights.isdigit():
         raise ValueError(f"weights must be last, best or the number of a step, found {weights!r}")
     step = int(weights)

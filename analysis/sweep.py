@@ -2,8 +2,8 @@
 
 python -m analysis.sweep scripts=hgru,multiplicative_lesion,additive_lesion,ff_5 \\
     datasets=pathfinder_6_stream,pathfinder_14_stream seeds=0,1 --name ablation
-python -m analysis.sweep scripts=hgru,ff_5 seeds=0,1,2 --submit 'sbatch --gres=gpu:1 --wrap {command}'
-python -m analysis.sweep scripts=hgru,ff_5 seeds=0,1,2 --collect
+python -m analysis.sweep scripts=hgru,ff_5 --submit 'sbatch --gres=gpu:1 --wrap {command}'
+python -m analysis.sweep scripts=hgru,ff_5 --collect
 python -m analysis.sweep --runs RUN RUN RUN --dataset pathfinder_6 pathfinder_14
 
 Each combination is an experiment <name>_<script>_<dataset>_seed<seed>. Runs are trained one after
@@ -268,7 +268,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="override a parameter in all runs; may be repeated",
     )  # fmt: skip
     parse.add_argument("--runs", nargs="+", metavar="RUN", help="compare these runs; train nothing")
-    parse.add_argument("--collect", action="store_true", help="train nothing, compare what is there")
+    parse.add_argument(
+        "--collect", action="store_true", help="train nothing; compare what is there"
+    )
     parse.add_argument("--list", action="store_true", help="print the commands; train nothing")
     parse.add_argument(
         "--submit", metavar="TEMPLATE",
