@@ -16,6 +16,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import struct
 import sys
 import time
@@ -26,6 +27,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -48,7 +50,7 @@ FORMATS = ("tfrecords", "png")
 
 
 class Stopped(Exception):
-    """The process that this worker writes for is gone."""
+    """Another shard failed, or the user stopped the command."""
 
 
 @dataclass(frozen=True)
@@ -254,22 +256,24 @@ def write_png_shard(job: Job, shard: Shard, tell: Callable[[int], None]) -> None
             tell(len(images))
         for key, path in partials.items():
             path.rename(finals[key])
+        for label in (0, 1):
+            save_array(shard_metadata(job, shard, label), np.array(rows[label], dtype=np.str_))
     except OSError as error:
-        discard(partials.values())
+        discard(job, shard, [*partials.values(), *finals.values()])
         raise RuntimeError(
             f"{job.folder / job.name}: could not write images ({os.strerror(error.errno or 0)}); "
             "nothing of this shard was kept. Make room or name another folder, then run the same "
             "command again"
         ) from error
     except BaseException:
-        discard(partials.values())
+        discard(job, shard, [*partials.values(), *finals.values()])
         raise
+
+
+def discard(job: Job, shard: Shard, folders: list[Path]) -> None:
+    """Deletes what there is of a shard of PNG files that is not whole."""
     for label in (0, 1):
-        save_array(shard_metadata(job, shard, label), np.array(rows[label], dtype=np.str_))
-
-
-def discard(folders: Any) -> None:
-    """Deletes folders that are not whole."""
+        shard_metadata(job, shard, label).unlink(missing_ok=True)
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -477,8 +481,9 @@ def run_all(
         futures = [pool.submit(in_worker, work, job, shard) for shard in shards]
         try:
             with Progress(total=total, unit="image", desc=what) as bar:
-                follow(futures, lambda: bar.update(done.value - bar.n))
+                follow(futures, lambda: bar.update(max(done.value - bar.n, 0)))
         except BaseException:
+            done.value = STOP
             pool.shutdown(cancel_futures=True)
             raise
         return [future.result() for future in futures]
@@ -494,22 +499,33 @@ def follow(futures: list[Future], show: Callable[[], Any]) -> None:
             future.result()
 
 
+STOP = -(2**62)  # a count that tells workers to stop
 _worker: dict[str, Any] = {}  # what a worker process was started with
 
 
 def start_worker(done: Any, parent: int) -> None:
-    """Notes where to count images, and for whom."""
-    _worker.update(done=done, parent=parent)
+    """Notes where to count images; leaves Ctrl-C to the parent and ends when that is gone."""
+    _worker["done"] = done
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=end_with, args=(parent,), daemon=True).start()
+
+
+def end_with(parent: int) -> None:
+    """Ends this process once it has lost its parent, even one that was killed."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
 
 
 def in_worker(work: Callable[..., Any], job: Job, shard: Shard) -> Any:
     """One shard, in a worker process."""
 
     def tell(count: int) -> None:
-        with _worker["done"].get_lock():
-            _worker["done"].value += count
-        if os.getppid() != _worker["parent"]:
-            raise Stopped
+        done = _worker["done"]
+        with done.get_lock():
+            if done.value <= STOP:
+                raise Stopped
+            done.value += count
 
     return work(job, shard, tell)
 

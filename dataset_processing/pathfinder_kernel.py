@@ -87,7 +87,9 @@ def entry(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 # What only compiled functions call needs no way in from Python, which halves the time to compile.
-compiled = numba.njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+compiled = numba.njit(  # type: ignore[call-overload]
+    nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True
+)
 
 
 @compiled

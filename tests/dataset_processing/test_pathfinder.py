@@ -59,7 +59,9 @@ def test_lines_are_pillows():
                 np.testing.assert_array_equal(ours, np.asarray(image))
 
 
-@pytest.mark.parametrize("sizes", [((41, 41), (21, 21)), ((600, 500), (300, 250)), ((64, 9), (9, 9))])
+@pytest.mark.parametrize(
+    "sizes", [((41, 41), (21, 21)), ((600, 500), (300, 250)), ((64, 9), (9, 9))]
+)
 def test_resampling_is_pillows(sizes):
     (height, width), shrunk = sizes
     image = np.random.default_rng(0).integers(0, 256, (height, width)).astype(np.uint8)
@@ -180,7 +182,8 @@ def test_seeds_and_growth_follow_the_rules():
     ahead = snakes[:, :, :, 1] - snakes[:, :, :, 0]
     angles = np.arctan2(ahead[..., 0], ahead[..., 1])
     bends = np.abs((np.diff(angles, axis=2) + math.pi) % (2 * math.pi) - math.pi)
-    assert np.degrees(bends).max() < 90 / 1.8 + 12  # whole pixels turn a paddle of 5 by some degrees
+    # Whole pixels turn a paddle of length 5 by some degrees.
+    assert np.degrees(bends).max() < 90 / 1.8 + 12
 
 
 def test_first_orientation_is_uniform_over_whole_degrees():

@@ -1,0 +1,253 @@
+"""Sets written to disk: the same bytes however they come about, and nothing half-written."""
+
+import hashlib
+import io
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from config import Config
+from dataset_processing.generate import (
+    Job,
+    encode_png,
+    generate_default,
+    generate_set,
+    main,
+    named_settings,
+)
+from dataset_processing.layouts import list_images
+from dataset_processing.pathfinder import Settings, generate
+from dataset_processing.records import RecordReader
+
+CLONE = Path(__file__).resolve().parents[2]
+SMALL = Settings(contour_length=4, window=120, seed_distance=12, border=8, distractors=4)
+COMMAND = [
+    sys.executable, "-m", "dataset_processing.generate", "--length", "4", "--dataset", "small",
+    "--window", "120", "--seed-distance", "12", "--border", "8", "--distractors", "4",
+]  # fmt: skip
+
+
+def job(folder: Path, **changes) -> Job:
+    values = {"name": "small", "settings": SMALL, "seed": 5, "count": 60, "folder": folder}
+    return Job(**{**values, "shard_images": 16, **changes})
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """A hash of every file in a folder, by its name."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*")) if path.is_file()
+    }  # fmt: skip
+
+
+def run(folder: Path, *arguments: str, **settings) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [*COMMAND, "--output", str(folder), *arguments],
+        cwd=CLONE, capture_output=True, text=True, check=False, **settings,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["compact", "float32"])
+def test_records_hold_the_images(tmp_path, form):
+    generate_set(job(tmp_path, form=form))
+    train = RecordReader(sorted(tmp_path.glob("small_train-*-of-00004.tfrecords")))
+    val = RecordReader([tmp_path / "small_val.tfrecords"])
+    assert (len(train), len(val)) == (54, 6)
+    images, labels = generate(4, 60, 5, window=120, seed_distance=12, border=8, distractors=4)
+    for number in range(60):
+        image, label = train[number] if number < 54 else val[number - 54]
+        assert image.dtype == (np.uint8 if form == "compact" else np.float32)
+        np.testing.assert_array_equal(image, images[number])
+        assert label == labels[number]
+    means = np.load(tmp_path / "small_train_means.npy")
+    np.testing.assert_allclose(means, images[:54].mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "small_val_means.npy"), images[54:].mean(axis=0), atol=1e-12
+    )
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("form", ["compact", "png"])
+def test_files_do_not_depend_on_the_number_of_workers(tmp_path, form):
+    generate_set(job(tmp_path / "one", form=form), workers=1)
+    generate_set(job(tmp_path / "two", form=form), workers=2)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    assert len(digests(tmp_path / "one")) >= 8
+
+
+@pytest.mark.parametrize("form", ["tfrecords", pytest.param("png", marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path, form):
+    arguments = ["--count", "3000", "--shard-images", "150", "--workers", "2", "--format", form]
+    assert run(tmp_path / "whole", *arguments).returncode == 0
+    folder = tmp_path / "killed"
+    process = subprocess.Popen(
+        [*COMMAND, "--output", str(folder), *arguments],
+        cwd=CLONE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    finished = "*.tfrecords" if form == "tfrecords" else "small/metadata/*.npy"
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob(finished))) < 2:
+        assert time.monotonic() < deadline
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = len(list(folder.glob(finished)))
+    assert done < 20
+    again = run(folder, *arguments)
+    assert again.returncode == 0, again.stderr
+    written_now = int(again.stdout.split("(")[1].split()[0])
+    assert 0 < written_now < 3000
+    assert digests(folder) == digests(tmp_path / "whole")
+
+
+def test_a_finished_set_is_left_alone(tmp_path):
+    generate_set(job(tmp_path))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert "(0 of them written now" in generate_set(job(tmp_path))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_a_lost_shard_is_written_again(tmp_path):
+    generate_set(job(tmp_path))
+    before = digests(tmp_path)
+    (tmp_path / "small_train-00002-of-00004.tfrecords").unlink()
+    (tmp_path / "small_train_means.npy").unlink()
+    generate_set(job(tmp_path))
+    assert digests(tmp_path) == before
+
+
+def test_a_full_disk_leaves_no_broken_shard(tmp_path):
+    """A limit on the size of a file stands in for the disk; a PNG's metadata is what exceeds it."""
+
+    for form in ("tfrecords", "png"):
+        folder = tmp_path / form
+        found = run(
+            folder, "--count", "200", "--workers", "2", "--shard-images", "100", "--format", form,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)),
+        )  # fmt: skip
+        assert found.returncode == 2
+        assert "error: " in found.stderr
+        assert "File too large" in found.stderr
+        assert "Traceback" not in found.stderr
+        left = [path for path in digests(folder) if not path.endswith(".generated.json")]
+        assert left == []
+
+
+def test_another_set_in_the_same_place_is_refused(tmp_path):
+    generate_set(job(tmp_path))
+    with pytest.raises(ValueError, match=r"another set of this name is there: seed 5 \(asked for"):
+        generate_set(job(tmp_path, seed=6))
+    (tmp_path / "small.generated.json").unlink()
+    with pytest.raises(ValueError, match="was not written by this command"):
+        generate_set(job(tmp_path))
+
+
+def test_a_shard_of_another_length_is_named(tmp_path):
+    generate_set(job(tmp_path))
+    shorter = tmp_path / "small_val.tfrecords"
+    (tmp_path / "small_train-00001-of-00004.tfrecords").write_bytes(shorter.read_bytes())
+    with pytest.raises(ValueError, match=r"00001-of-00004.tfrecords: holds 6 records where 1"):
+        generate_set(job(tmp_path))
+
+
+def test_png_files_lie_in_the_labs_layout(tmp_path):
+    generate_set(job(tmp_path, form="png", masks=True, name="small"))
+    files, others = list_images(
+        tmp_path / "small", tmp_path / "small_neg", "metadata/combined.npy"
+    )
+    images, labels = generate(4, 60, 5, window=120, seed_distance=12, border=8, distractors=4)
+    assert (len(files), len(others)) == (labels.sum(), 60 - labels.sum())
+    for listed, label in ((files, 1), (others, 0)):
+        for file in listed:
+            index = int(Path(file).stem.removeprefix("sample_"))
+            assert labels[index] == label
+            np.testing.assert_array_equal(np.array(Image.open(file)), images[index])
+            mask = np.array(Image.open(file.replace("/imgs/", "/seg/"))) > 0
+            assert (images[index][mask] > 127).all()
+            assert 25 < mask.sum() < 120
+    rows = np.load(tmp_path / "small" / "metadata" / "combined.npy")
+    assert rows.shape == (labels.sum(), 11)
+    assert rows[0, 3:].tolist() == ["1.8", "4", "1", "4", "5", "2", "3", "1"]
+
+
+def test_png_bytes_are_png():
+    image = np.random.default_rng(0).integers(0, 256, (37, 53)).astype(np.uint8)
+    decoded = Image.open(io.BytesIO(encode_png(image)))
+    decoded.verify()
+    np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(encode_png(image)))), image)
+
+
+def test_compact_records_are_small(tmp_path):
+    generate_set(Job("curv", named_settings("curv_contour_length_14_full"), 0, 100, tmp_path))
+    size = sum(path.stat().st_size for path in tmp_path.glob("*.tfrecords"))
+    assert size / 100 < 3500
+
+
+def test_default_set_stands_in_for_a_missing_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path))
+    config = Config()
+    generate_default("curv_contour_length_9_full", config, count=20, seed=0)
+    assert "no data found" in capsys.readouterr().err
+    train = RecordReader([config.tf_records / "curv_contour_length_9_full_train.tfrecords"])
+    assert len(train) == 18
+    np.testing.assert_array_equal(train[3][0], generate(9, 1, 0, start=3)[0][0])
+    with pytest.raises(ValueError, match="known: curv_baseline_full"):
+        generate_default("curv_contour_length_10_full", config)
+
+
+def test_command_line_settings_reach_the_images(tmp_path, capsys):
+    arguments = ["--length", "4", "--window", "120", "--seed-distance", "12", "--border", "8",
+                 "--count", "10", "--margin", "2", "3", "--paddle-contrasts", "0.5",
+                 "--single-paddles", "auto", "--output", str(tmp_path)]  # fmt: skip
+    assert main(arguments) == 0
+    assert "10 images" in capsys.readouterr().out
+    written = json.loads((tmp_path / "curv_contour_length_4_full.generated.json").read_text())
+    assert written["settings"]["margin"] == [2, 3]
+    assert written["settings"]["paddle_contrasts"] == [0.5]
+    assert written["settings"]["single_paddles"] is None
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--count", "0"], "count: at least 1"),
+        (["--length", "14", "--window", "100"], "image 0: two snakes of 14 paddles did not fit"),
+        (["--dataset", "curv_baselin_full"], "no stimulus settings are known"),
+        (["--masks"], "masks are written beside PNG files"),
+        (["--workers", "0"], "workers: at least 1"),
+        (["--val-fraction", "1"], "val_fraction: a share"),
+        (["--float32", "--window", "200", "240"], "float32 form holds square images"),
+        (["--statistics", "--count", "5"], "at least 100 images"),
+    ],
+)
+def test_command_line_errors_are_one_sentence(tmp_path, capsys, arguments, message):
+    assert main([*arguments, "--output", str(tmp_path)]) == 2
+    found = capsys.readouterr().err.strip().splitlines()[-1]
+    assert found.startswith("error: ")
+    assert message in found
+    assert not list(tmp_path.glob("*.tfrecords*"))
+
+
+def test_preview_is_a_sheet_of_coloured_stimuli(tmp_path, capsys):
+    file = tmp_path / "sheet.png"
+    assert main(["--preview", str(file), "--length", "6"]) == 0
+    assert str(file) in capsys.readouterr().out
+    sheet = np.array(Image.open(file)).astype(int)
+    assert sheet.shape == (2 * 324, 4 * 306 + 6, 3)
+    assert (np.ptp(sheet, axis=2) > 100).sum() > 8 * 2 * 50  # two coloured markers each
+
+
+def test_statistics_are_printed_beside_the_published(capsys):
+    assert main(["--statistics", "--count", "100"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + 3 * 15
+    assert "55.8100" in next(line for line in lines if line.startswith("    14  components "))
