@@ -228,7 +228,7 @@ class _Spectrum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        _refuse_double_backward()
+        refuse_double_backward()
         plan = ctx.plan
         down, along = plan.waves(ctx.like)
         half_row = plan.columns // 2 + 1
@@ -254,7 +254,7 @@ class _SpectralConvolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        _refuse_double_backward()
+        refuse_double_backward()
         spectrum, transformed = ctx.saved_tensors
         conjugate = _transform(grad, ctx.plan).conj()  # (frequencies, O, N)
         grad_spectrum = grad_activity = None
@@ -281,7 +281,7 @@ def _inverse(product: Tensor, plan: _Plan) -> Tensor:
     return full[..., : plan.height, : plan.width].contiguous()
 
 
-def _refuse_double_backward() -> None:
+def refuse_double_backward() -> None:
     if torch.is_grad_enabled():
         raise RuntimeError(
             "the spectral horizontal convolution has no second derivative; for double backward "

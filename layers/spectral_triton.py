@@ -525,10 +525,10 @@ def product(
     if adjoint:
         outputs, inputs, strides = inputs, outputs, (1, inputs)
     images = spectrum.shape[-1]
-    block, warps, stages = _images_block("product", images)
-    _product_kernel[(triton.cdiv(images, block) * kernel.shape[:2].numel(),)](
+    together, warps, stages = _images_block("product", images)
+    _product_kernel[(triton.cdiv(images, together) * kernel.shape[:2].numel(),)](
         kernel, spectrum, out, images, inputs, outputs, *strides,
-        CONJUGATE=adjoint, OUT=_block(outputs), IN=_block(inputs), IMAGES=block,
+        CONJUGATE=adjoint, OUT=block(outputs), IN=block(inputs), IMAGES=together,
         PRECISION=precision, num_warps=warps, num_stages=stages,
     )  # fmt: skip
 
@@ -538,21 +538,22 @@ def correlate(gradient: Tensor, spectrum: Tensor, out: Tensor, add: bool, precis
     added into `out` (u, v, 2, 2, O, I)."""
     outputs, inputs = out.shape[-2:]
     images = spectrum.shape[-1]
-    block, warps, stages = _images_block("correlate", images)
+    together, warps, stages = _images_block("correlate", images)
     _correlate_kernel[(out.shape[:2].numel(),)](
         gradient, spectrum, out, images, inputs, outputs,
-        ADD=add, OUT=_block(outputs), IN=_block(inputs), IMAGES=block,
+        ADD=add, OUT=block(outputs), IN=block(inputs), IMAGES=together,
         PRECISION=precision, num_warps=warps, num_stages=stages,
     )  # fmt: skip
 
 
-def _block(channels: int) -> int:
+def block(channels: int) -> int:
+    """Channels of a program's tile: a power of two."""
     return max(16, triton.next_power_of_2(channels))
 
 
 def _images_block(name: str, images: int) -> tuple[int, int, int]:
-    block, warps, stages = LAUNCH[name]
-    return (16 if images <= 16 else block), warps, stages
+    together, warps, stages = LAUNCH[name]
+    return (16 if images <= 16 else together), warps, stages
 
 
 # -- the convolution ----------------------------------------------------------------------------
