@@ -119,7 +119,7 @@ class Encoder:
                 writer.write_encoded(encoded, label)
                 result.counts[label] += 1
                 result.total += image
-        if 0 in result.counts:
+        if any(result.counts[label] == 0 for label in np.unique(labels)):
             raise ValueError(
                 f"{fold}: {len(result.dropped)} of {len(files)} images cannot be used, which "
                 f"leaves {result.counts[0]} of label 0 and {result.counts[1]} of label 1; "
