@@ -21,6 +21,7 @@ class RecordDataset:
         paths: its record files, in order.
         im_size: (H, W) that its images must have; None takes them as they are.
         keep_damaged: see :class:`RecordReader`.
+        binary: labels must be 0 or 1.
 
     Raises:
         FileNotFoundError, CorruptRecordError: as :class:`RecordReader` does.
@@ -33,8 +34,9 @@ class RecordDataset:
         paths: Sequence[Path],
         im_size: Sequence[int] | None,
         keep_damaged: bool = False,
+        binary: bool = True,
     ) -> None:
-        self.title, self.im_size = name, im_size
+        self.title, self.im_size, self.binary = name, im_size, binary
         self.reader = RecordReader(paths, keep_damaged)
         if not len(self.reader):
             raise ValueError(f"{', '.join(map(str, paths))}: no record in it; encode the set again")
@@ -46,15 +48,19 @@ class RecordDataset:
         """Image (H, W), uint8 or float32, and label; any index, taken modulo the length.
 
         Raises:
-            CorruptRecordError: a checksum does not match, or the image is not of ``im_size``.
+            CorruptRecordError: a checksum does not match, the image is not of ``im_size``, or the
+                label is no class.
         """
         image, label = self.reader[self.number(index)]
         if self.im_size is not None and image.shape != tuple(self.im_size):
-            file, number = self.reader.locate(self.number(index))
-            raise CorruptRecordError(
-                self.reader.paths[file], number, wrong_size(image.shape, self.im_size)
-            )
+            raise self._unusable(index, wrong_size(image.shape, self.im_size))
+        if self.binary and label not in (0, 1):
+            raise self._unusable(index, f"its label is {label}; expected 0 or 1")
         return image, label
+
+    def _unusable(self, index: int, what: str) -> CorruptRecordError:
+        file, number = self.reader.locate(self.number(index))
+        return CorruptRecordError(self.reader.paths[file], number, what)
 
     def number(self, index: int) -> int:
         """The number, below the length, of the record that an index of any epoch means."""

@@ -167,7 +167,7 @@ def check_set(name: str, config: Config, threads: int = 8) -> list[Findings]:
             result.append(Findings(title))
             result[-1].note("missing files", str(config.tf_records / f"{name}_{fold}.tfrecords"))
         else:
-            dataset = RecordDataset(title, paths[fold], data_set.im_size, keep_damaged=True)
+            dataset = RecordDataset(title, paths[fold], data_set.im_size, True, binary=False)
             result.append(check(dataset, seen, threads))
             _check_mean(result[-1], config.tf_records / f"{name}_{fold}_means.npy")
     _check_count(result, config.tf_records / f"{name}.generated.json", images)
@@ -212,7 +212,7 @@ def check_files(paths: list[Path], threads: int = 8) -> list[Findings]:
     """Checks record files by themselves; FileNotFoundError if one is missing."""
     seen: dict[bytes, str] = {}
     return [
-        check(RecordDataset(path.name, [path], None, keep_damaged=True), seen, threads)
+        check(RecordDataset(path.name, [path], None, True, binary=False), seen, threads)
         for path in paths
     ]
 

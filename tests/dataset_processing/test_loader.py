@@ -33,7 +33,7 @@ def record_file(tmp_path) -> Path:
 
 @pytest.fixture
 def dataset(record_file) -> RecordDataset:
-    return RecordDataset("numbered", [record_file], (6, 6))
+    return RecordDataset("numbered", [record_file], (6, 6), binary=False)
 
 
 class Numbers:
@@ -193,7 +193,7 @@ def test_a_damaged_length_is_skipped_where_bad_records_are(record_file):
     start = int(RecordDataset("numbered", [record_file], None).reader.offsets[0][4])
     data[start + 1] ^= 16
     record_file.write_bytes(data[:-5])
-    kept = RecordDataset("numbered", [record_file], (6, 6), keep_damaged=True)
+    kept = RecordDataset("numbered", [record_file], (6, 6), True, binary=False)
     batches = loader(kept, on_bad_record="skip")
     expected = [number for number in range(COUNT - 1) if number != 4]
     assert sorted(joined(numbers(batches.batches(0)))) == expected

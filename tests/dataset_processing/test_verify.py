@@ -1,0 +1,182 @@
+"""The verify command finds what is wrong with a set, and nothing where nothing is."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from config import Config
+from dataset_processing import encode, verify
+from dataset_processing.records import RecordReader, RecordWriter
+
+NAME = "curv_contour_length_14_full"
+
+
+@pytest.fixture
+def config(samples, tmp_path, monkeypatch) -> Config:
+    """An encoded set, its images gone."""
+    monkeypatch.setenv("HGRU_DATA_ROOT", str(samples))
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path))
+    encode.main(["--dataset", NAME])
+    monkeypatch.setenv("HGRU_DATA_ROOT", str(tmp_path / "no images"))
+    return Config()
+
+
+def run(capsys, *arguments: str) -> tuple[int, str]:
+    capsys.readouterr()
+    status = verify.main(list(arguments) or ["--dataset", NAME])
+    said = capsys.readouterr()
+    return status, said.out + said.err
+
+
+def rewrite(config: Config, fold: str, change) -> None:
+    """Writes a fold again, its list of (image, label) changed."""
+    path = config.tf_records / f"{NAME}_{fold}.tfrecords"
+    records = list(RecordReader([path]))
+    with RecordWriter(path, compact=records[0][0].dtype == np.uint8) as writer:
+        for image, label in change(records):
+            writer.write(image, label)
+
+
+def test_nothing_wrong(config, capsys):
+    status, said = run(capsys)
+    assert status == 0
+    assert "train: 14 records in 1 file" in said and "val: 2 records in 1 file" in said
+    assert "pixels: 0 to 255" in said
+    assert "nothing wrong" in said
+
+
+def test_files_that_tensorflow_wrote(samples, capsys):
+    files = [str(file) for file in sorted((samples / "tf_records").glob("*.tfrecords"))]
+    status, said = run(capsys, *files)
+    assert status == 0
+    assert "read: 2 records; 1 of label 0, 1 of label 1" in said
+
+
+def test_corrupt_records(config, capsys):
+    path = config.tf_records / f"{NAME}_train.tfrecords"
+    data = bytearray(path.read_bytes())
+    offsets = RecordReader([path]).offsets[0]
+    data[int(offsets[3]) + 100] ^= 1  # contents
+    data[int(offsets[7])] ^= 1  # length
+    path.write_bytes(data[:-9])  # the last one's end
+    status, said = run(capsys)
+    assert status == 1
+    assert "corrupt records: 3" in said and "3 findings" in said
+    assert f"{path}: record 3: its contents do not match their checksum" in said
+    assert f"{path}: record 7: its length is damaged" in said
+    assert f"{path}: record 13: its length is damaged or its end is missing" in said
+
+
+def test_duplicates_within_a_fold_and_across_folds(config, capsys):
+    first = RecordReader([config.tf_records / f"{NAME}_train.tfrecords"])[0]
+    rewrite(config, "train", lambda records: [*records, records[4]])
+    rewrite(config, "val", lambda records: [*records, first])
+    (config.tf_records / f"{NAME}_train_means.npy").unlink()
+    (config.tf_records / f"{NAME}_val_means.npy").unlink()
+    status, said = run(capsys)
+    assert status == 1
+    for name, copy in (
+        (f"{NAME}_train.tfrecords record 14", "record 4"),
+        (f"{NAME}_val.tfrecords record 2", "record 0"),
+    ):
+        assert f"{name} is the image of {NAME}_train.tfrecords {copy}" in said
+    assert "2 findings" in said
+
+
+def test_labels(config, capsys):
+    rewrite(config, "train", lambda records: [(image, 1) for image, _ in records] * 4)
+    rewrite(config, "val", lambda records: [(image, 2) for image, _ in records])
+    _, said = run(capsys)
+    assert "56 of 56 are 1, 100.0%" in said
+    assert "labels other than 0 and 1: 1\n    2 of label 2" in said
+
+
+def test_image_ranges(config, capsys):
+    def change(records):
+        images = [np.float32(image) for image, _ in records[:5]]
+        images[0] = images[0] / 255  # scaled already
+        images[1][5, 5] = np.nan
+        images[2] = images[2] - 1
+        images[3][:] = 9
+        return [(image, number % 2) for number, image in enumerate(images)]
+
+    path = config.tf_records / f"{NAME}_train.tfrecords"
+    records = list(RecordReader([path]))
+    with RecordWriter(path, compact=False) as writer:
+        for image, label in change(records):
+            writer.write(image, label)
+    status, said = run(capsys, str(path))
+    assert status == 1
+    for kind in ("images outside 0–255: 2", "images without contrast: 2"):
+        assert kind in said
+    for finding in (
+        "record 0: 0 to 1",
+        "record 1: nan to nan",
+        "record 2: -1 to 254",
+        "record 3: 9 to 9",
+    ):
+        assert finding in said
+
+
+def test_a_mean_image_of_other_records(config, capsys):
+    means = config.tf_records / f"{NAME}_val_means.npy"
+    np.save(means, np.load(means) + 1)
+    status, said = run(capsys)
+    assert status == 1
+    assert f"{means}: is not the mean of these records" in said
+
+
+def test_missing_records_of_images_that_are_there(config, samples, capsys, monkeypatch):
+    monkeypatch.setenv("HGRU_DATA_ROOT", str(samples))
+    assert run(capsys)[0] == 0
+    rewrite(config, "train", lambda records: records[:-2])
+    (config.tf_records / f"{NAME}_train_means.npy").unlink()
+    status, said = run(capsys)
+    assert status == 1
+    assert "12 of the 14 images of the data set" in said
+
+
+def test_missing_records_of_a_generated_set(config, capsys):
+    description = config.tf_records / f"{NAME}.generated.json"
+    description.write_text(json.dumps({"count": 17}))
+    status, said = run(capsys)
+    assert status == 1
+    assert f"16 in both folds; {description} has 17" in said
+
+
+def test_missing_files(config, capsys):
+    path = config.tf_records / f"{NAME}_val.tfrecords"
+    path.rename(config.tf_records / f"{NAME}_val-00001-of-00003.tfrecords")
+    status, said = run(capsys)
+    assert status == 2
+    assert f"{NAME}_val lacks 2 of its 3 shards: 0, 2" in said
+    (config.tf_records / f"{NAME}_val-00001-of-00003.tfrecords").unlink()
+    status, said = run(capsys)
+    assert (status, f"missing files: 1\n    {path}" in said) == (1, True)
+
+
+def test_images_without_records(samples, tmp_path, capsys, monkeypatch):
+    shutil.copytree(samples / "curvy_2snakes_300", tmp_path / "curvy_2snakes_300")
+    monkeypatch.setenv("HGRU_DATA_ROOT", str(tmp_path))
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path / "project"))
+    assert run(capsys)[0] == 0
+    images = tmp_path / "curvy_2snakes_300/curv_contour_length_14/imgs/0"
+    shutil.copyfile(images / "sample_1.png", images / "sample_2.png")
+    (images / "sample_3.png").unlink()
+    status, said = run(capsys)
+    assert status == 1
+    assert f"{images / 'sample_3.png'}: record" in said and "there is no such file" in said
+    assert "duplicate images: 1" in said
+
+
+def test_what_cannot_be_checked(config, capsys):
+    for arguments, message in (
+        (["--dataset", "pathfinder_14_stream"], "is drawn while training"),
+        (["--dataset", "curv_baseline_full"], "error: no data for 'curv_baseline_full'"),
+        (["nowhere.tfrecords"], "error: nowhere.tfrecords: no such record file"),
+        (["--dataset", NAME, "a.tfrecords"], "one of the two"),
+    ):
+        status, said = run(capsys, *arguments)
+        assert (status, message in said) == (2, True), said
