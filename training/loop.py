@@ -79,9 +79,11 @@ class Training:
         self.generators = Generators(seed, ranks.device, ranks.rank)
         if hasattr(model, "set_generator"):
             model.set_generator(self.generators.hidden)
-        self.train_set = open_dataset(settings["dataset"], "train", config, settings)
+        self.train_set = open_dataset(
+            settings["dataset"], "train", config, settings, on_bad_record
+        )
         self.validation_set = open_dataset(
-            settings["val_dataset"] or settings["dataset"], "val", config, settings
+            settings["val_dataset"] or settings["dataset"], "val", config, settings, on_bad_record
         )
         size = settings["model_input_image_size"]
         self._image_size = size or _image_size(settings["dataset"], config)
