@@ -176,8 +176,8 @@ def comparison_figure(members: Sequence[Member]) -> Figure:
                     right.plot(x, row["images_to_90"], linestyle="none", **look)
                 else:
                     right.annotate(
-                        "not\nreached", (x, 0.97), xycoords=("data", "axes fraction"),
-                        color=look["color"], ha="center", va="top", fontsize=5.5, rotation=90,
+                        "not reached", (x, 0.97), xycoords=("data", "axes fraction"),
+                        color=look["color"], ha="center", va="top", fontsize=6.5, rotation=90,
                     )  # fmt: skip
         for axes in (left, right):
             axes.set_xticks(range(len(sets)), [_condition_name(c) for c in sets])

@@ -268,7 +268,8 @@ def _settings(runs: Sequence[TrainedRun]) -> str:
     columns = _column_names(runs)
     defaults = [plain(resolve(script_of(run.record).experiment_params())) for run in runs]
     keys = list(dict.fromkeys(key for run in runs for key in run.params))
-    rows, changed = [], set()
+    rows: list[dict[str, Any]] = []
+    changed = set()
     for place, key in enumerate(keys):
         row = {"parameter": key}
         for column, run, default in zip(columns, runs, defaults, strict=True):
@@ -323,8 +324,8 @@ def _footer() -> str:
     now = time.strftime("%Y-%m-%d %H:%M")
     return (
         f"<p>Written on {now} by <code>python -m analysis.report</code>. Network and task: "
-        "Linsley, Kim, Veerabadran, Windolf and Serre, “Learning long-range spatial dependencies with "
-        "horizontal gated recurrent units”, NeurIPS 2018 (arXiv:1805.08315).</p>\n"
+        "Linsley, Kim, Veerabadran, Windolf and Serre, “Learning long-range spatial dependencies "
+        "with horizontal gated recurrent units”, NeurIPS 2018 (arXiv:1805.08315).</p>\n"
     )
 
 

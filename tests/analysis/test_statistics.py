@@ -40,7 +40,9 @@ def test_incomplete_beta_as_scipy(a, b):
         assert statistics.incomplete_beta(a, b, x) == pytest.approx(expected, rel=1e-9, abs=1e-14)
 
 
-@pytest.mark.parametrize(("only_first", "only_second"), [(0, 0), (5, 0), (3, 3), (12, 30), (400, 310)])
+@pytest.mark.parametrize(
+    ("only_first", "only_second"), [(0, 0), (5, 0), (3, 3), (12, 30), (400, 310)]
+)
 def test_mcnemar_is_the_binomial_test_on_discordant_images(only_first, only_second):
     both, neither = 40, 11
     first = np.repeat([True, True, False, False], [both, only_first, only_second, neither])
