@@ -9,7 +9,6 @@ import math
 
 import numpy as np
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 from dataset_processing.pathfinder import Pathfinder, Settings
 from dataset_processing.pathfinder_kernel import PROPOSALS
@@ -128,7 +127,7 @@ class Reference:
             zone = self.paddle((half + 1, half + 1), turn, (side, side))[1] == 255
             edged = self.mask.copy()
             frame(edged, edge)
-            wide = ndimage.maximum_filter(edged, footprint=zone, mode="constant", cval=255)
+            wide = spread(edged, zone, outside=255)
             free = wide <= 76  # 0.3 of full occupancy counts as taken
             tail = self.choose(free, zone, half, edge)
             if tail is None:
@@ -180,7 +179,7 @@ class Reference:
         """Adds a paddle; False at a dead end or after three draws that meet what is occupied."""
         s = self.settings
         pivot = ahead(snake.pivot, snake.turn, s.paddle_length + 2 * self.margin)
-        wide = ndimage.maximum_filter(self.mask, footprint=self.disc, mode="constant", cval=0)
+        wide = spread(self.mask, self.disc)
         heads, turns, weights = self.candidates(pivot, snake.turn, wide)
         total = sum(weights)
         if total < int(255 * 2**20 * 1e-4):
@@ -236,11 +235,7 @@ class Reference:
             fill=255,
             width=round(s.paddle_thickness * s.antialias),
         )
-        zone = Image.fromarray(
-            ndimage.maximum_filter(
-                np.asarray(blown), footprint=round_disc(self.margin * s.antialias), mode="constant"
-            )
-        )
+        zone = Image.fromarray(spread(np.asarray(blown), round_disc(self.margin * s.antialias)))
         return tuple(  # type: ignore[return-value]
             embed(np.asarray(drawn.resize((side, side), Image.Resampling.LANCZOS)), start, shape)
             for drawn in (blown, zone)
@@ -291,6 +286,17 @@ def round_disc(radius: int) -> np.ndarray:
     """Pixels within ``radius`` of the centre of a square."""
     row, col = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     return np.asarray(row**2 + col**2 <= radius**2)
+
+
+def spread(image: np.ndarray, footprint: np.ndarray, outside: int = 0) -> np.ndarray:
+    """The maximum of an image over a footprint centred on each pixel."""
+    height, width = image.shape
+    half = footprint.shape[0] // 2
+    padded = np.pad(image, half, constant_values=outside)
+    result = np.zeros_like(image)
+    for row, col in np.argwhere(footprint):
+        np.maximum(result, padded[row : row + height, col : col + width], out=result)
+    return result
 
 
 def frame(mask: np.ndarray, width: int) -> None:
