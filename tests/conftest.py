@@ -1,6 +1,11 @@
 """Shared by all tests: where the reference data lies, and quiet, repeatable arithmetic."""
 
+import os
 from pathlib import Path
+
+# One thread a process, in those that tests start too: their tensors are small, and threads that
+# wait for one another on a busy machine cost more than they give.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
