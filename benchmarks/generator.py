@@ -59,10 +59,7 @@ def against_reference(length: int, generator: Pathfinder, options: argparse.Name
         for number in range(options.rounds):
             indices = range(number * options.images, (number + 1) * options.images)
             pictures: list[np.ndarray] = []
-            theirs.append(
-                seconds(lambda rows=indices, out=pictures: out.extend(
-                    reference.image(index)[0] for index in rows))
-            )  # fmt: skip
+            theirs.append(seconds(partial(draw_all, reference, indices, pictures)))
             ours.append(min(seconds(partial(generator.images, indices)) for _ in range(5)))
             if not np.array_equal(generator.images(indices)[0], np.stack(pictures)):
                 raise RuntimeError(f"length {length}: the reference made other images")
@@ -73,6 +70,11 @@ def against_reference(length: int, generator: Pathfinder, options: argparse.Name
         f"{length:>6}{per_image[0]:13.3f}{per_image[1]:14.1f}{statistics.median(ratios):8.0f}"
         f"   {min(ratios):.0f} to {max(ratios):.0f}"
     )
+
+
+def draw_all(reference: Reference, indices: range, pictures: list[np.ndarray]) -> None:
+    """The reference's images, appended to ``pictures``."""
+    pictures.extend(reference.image(index)[0] for index in indices)
 
 
 def on_workers(
@@ -124,7 +126,8 @@ def machine() -> str:
         name += " (model not told)"
     cores = len(os.sched_getaffinity(0))
     load = f"load {os.getloadavg()[0]:.1f} at the start"
-    return f"{name}, {cores} cores, {load}; Python {platform.python_version()}, numba {numba.__version__}"
+    versions = f"Python {platform.python_version()}, numba {numba.__version__}"
+    return f"{name}, {cores} cores, {load}; {versions}"
 
 
 def parser() -> argparse.ArgumentParser:
