@@ -54,8 +54,14 @@ def _combined(folder: Path, meta: str) -> list[str]:
     file = folder / meta
     if not file.is_file():
         raise FileNotFoundError(f"{file}: the metadata of the layout of 2018 is missing")
-    rows = read_metadata(file, columns=2)
-    return list(dict.fromkeys(f"{folder}/{row[0]}/{row[1]}" for row in rows))
+    table = read_metadata(file, columns=2)
+    return list(dict.fromkeys(_paths(folder, table)))
+
+
+def _paths(folder: Path, table: np.ndarray) -> list[str]:
+    """The images' paths: sub-folders are in column 0, file names in column 1."""
+    columns = zip(table[:, 0].tolist(), table[:, 1].tolist(), strict=True)
+    return [f"{folder}/{inside}/{name}" for inside, name in columns]
 
 
 def _labelled(folder: Path) -> tuple[list[str], list[str]]:
@@ -65,8 +71,9 @@ def _labelled(folder: Path) -> tuple[list[str], list[str]]:
         raise FileNotFoundError(f"{folder / 'metadata'}: no .npy files in it")
     labels: dict[str, str] = {}
     for file in files:
-        for number, row in enumerate(read_metadata(file, columns=LABEL_COLUMN + 1)):
-            image, label = f"{folder}/{row[0]}/{row[1]}", str(row[LABEL_COLUMN])
+        table = read_metadata(file, columns=LABEL_COLUMN + 1)
+        rows = zip(_paths(folder, table), table[:, LABEL_COLUMN].tolist(), strict=True)
+        for number, (image, label) in enumerate(rows):
             if label not in ("0", "1"):
                 raise ValueError(
                     f"{file}: row {number}: column {LABEL_COLUMN} must be the label, 0 or 1; found "
@@ -107,7 +114,7 @@ def read_metadata(file: Path, columns: int) -> np.ndarray:
 
 def _read_npy(file: Path) -> np.ndarray:
     try:
-        return np.load(file, allow_pickle=False)
+        return np.load(file, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise ValueError(
             f"{file}: cannot be read ({error}). If it holds Python objects and you trust it, save "
