@@ -5,6 +5,7 @@ all ranks, so that each computes the loss of the total batch; the statistics of 
 normalisation; and the gradients, which DistributedDataParallel sums up.
 """
 
+import inspect
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -60,11 +61,13 @@ class Ranks:
         for module in model.modules():
             if hasattr(module, "over_ranks"):
                 module.over_ranks = join_statistics
+        options = inspect.signature(DistributedDataParallel).parameters
+        sync = "forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers"
         return DistributedDataParallel(
             model,
             device_ids=[self.device] if self.device.type == "cuda" else None,
-            broadcast_buffers=False,  # the joined statistics keep them equal
             gradient_as_bucket_view=True,
+            **{sync: False},  # the joined statistics keep the running averages equal
         )
 
     def place(self, model: nn.Module, sizes: list[int]) -> tuple[int, int]:

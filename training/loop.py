@@ -79,9 +79,7 @@ class Training:
         self.generators = Generators(seed, ranks.device, ranks.rank)
         if hasattr(model, "set_generator"):
             model.set_generator(self.generators.hidden)
-        self.train_set = open_dataset(
-            settings["dataset"], "train", config, settings, on_bad_record
-        )
+        self.train_set = open_dataset(settings["dataset"], "train", config, settings, on_bad_record)
         self.validation_set = open_dataset(
             settings["val_dataset"] or settings["dataset"], "val", config, settings, on_bad_record
         )

@@ -54,7 +54,8 @@ def start_ranks(count: int, arguments: list[str], project: Path, **others: Any) 
 
 def said(project: Path, rank: int = 0) -> str:
     """What the processes of a project printed."""
-    return (project / f"said_{rank}.txt").read_text()
+    file = project / f"said_{rank}.txt"
+    return file.read_text() if file.exists() else ""
 
 
 def newest_checkpoint(project: Path) -> dict[str, Any]:

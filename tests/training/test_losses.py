@@ -1,0 +1,58 @@
+"""Losses and metrics against numpy and scipy in float64."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import logsumexp
+from scipy.stats import pearsonr
+
+from training.losses import loss_function
+from training.metrics import metric_function
+
+LOGITS = np.random.default_rng(0).normal(size=(7, 2)).astype(np.float32)
+LABELS = np.array([0, 1, 1, 0, 1, 0, 0])
+ONE_HOT = np.eye(2)[LABELS]
+
+
+def value(name: str) -> float:
+    return loss_function(name)(torch.from_numpy(LOGITS), torch.from_numpy(LABELS)).item()
+
+
+@pytest.mark.parametrize("name", ["cce", "sparse_ce"])
+def test_cross_entropy(name: str) -> None:
+    chosen = LOGITS[np.arange(7), LABELS]
+    expected = np.mean(logsumexp(LOGITS.astype(np.float64), axis=1) - chosen)
+    assert value(name) == pytest.approx(expected, rel=1e-6)
+
+
+def test_l2_is_half_the_sum_of_squares() -> None:
+    assert value("l2") == pytest.approx(((LOGITS - ONE_HOT) ** 2).sum() / 2, rel=1e-6)
+    one_output = torch.tensor([[0.5], [3.0]])
+    assert loss_function("l2")(one_output, torch.tensor([1, 1])).item() == (0.25 + 4) / 2
+
+
+def test_pearson() -> None:
+    correlations = [pearsonr(LOGITS[:, i], ONE_HOT[:, i]).statistic for i in range(2)]
+    assert value("pearson") == pytest.approx(1 - np.mean(correlations), abs=1e-5)
+    metric = metric_function("pearson")(torch.from_numpy(LOGITS), torch.from_numpy(LABELS))
+    assert metric.item() == pytest.approx(np.mean(correlations), abs=1e-5)
+
+
+def test_pearson_of_constant_outputs_is_finite_with_its_gradient() -> None:
+    logits = torch.full((4, 2), 0.5, requires_grad=True)
+    loss = loss_function("pearson")(logits, torch.tensor([0, 1, 0, 1]))
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad is not None and logits.grad.isfinite().all()
+
+
+def test_accuracy() -> None:
+    logits = torch.tensor([[2.0, 1.0], [0.0, 3.0], [5.0, 4.0], [1.0, 0.0]])
+    assert metric_function("accuracy")(logits, torch.tensor([0, 1, 1, 0])).item() == 0.75
+
+
+def test_unknown_names_give_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"loss_function 'ccee' is not known; did you mean 'cce'"):
+        loss_function("ccee")
+    with pytest.raises(ValueError, match="score_metric 'acuracy' is not known; did you mean 'acc"):
+        metric_function("acuracy")

@@ -1,0 +1,180 @@
+"""Runs that stop and go on."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from config import Config
+from models.tf_variables import load_tf_variables, tf_variables
+from tests.training import kill_test, processes, tiny
+from training.checkpoints import load
+from training.command_line import COMPLETE, ERROR, LEFT_EARLY
+
+Script = Callable[..., int]
+
+
+def test_killed_runs_end_with_the_same_bits(tmp_path: Path) -> None:
+    # python -m tests.training.kill_test --kills 50  does so fifty times
+    assert kill_test.compare(3, seed=1, folder=tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, signal.SIGINT, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)],
+)
+def test_a_signal_leaves_with_a_checkpoint(number: signal.Signals, tmp_path: Path) -> None:
+    tiny.make_records(tmp_path)
+    process = processes.start(["--set", "epochs=1000", "--workers", "1"], tmp_path)
+    wait_for_steps(tmp_path)
+    os.kill(process.pid or 0, number)
+    assert processes.finish(process) == LEFT_EARLY
+    state = processes.newest_checkpoint(tmp_path)
+    assert state["step"] == len(state["history"]["train_loss"]) > 0
+    last = json.loads(log_lines(tmp_path)[-1])
+    assert (last["event"], last["reason"]) == ("end", number.name)
+    assert f"left early: {number.name} at step {state['step']}" in processes.said(tmp_path)
+    assert "Traceback" not in processes.said(tmp_path)
+
+
+def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
+    tiny.make_records(tmp_path)
+    # One step of this takes many seconds, so only the second signal can end the process soon.
+    options = ["--set", "batch_size=22", "--set", "model_input_image_size=[300, 300]"]
+    process = processes.start([*options, "--set", "num_validation_evals=1"], tmp_path)
+    wait_for(lambda: "everything of this run" in processes.said(tmp_path))
+    os.kill(process.pid or 0, signal.SIGINT)
+    time.sleep(0.2)
+    os.kill(process.pid or 0, signal.SIGINT)
+    assert processes.finish(process) == 130
+
+
+def test_the_time_limit(script: Script, project: Path, capsys: pytest.CaptureFixture) -> None:
+    assert script("--set", "epochs=1000", "--max-minutes", "0.01") == LEFT_EARLY
+    assert "left early: the time limit of 0.01 minutes" in capsys.readouterr().out
+    assert script("--set", "epochs=1000", "--resume", "latest", "--max-minutes", "0.01") == (
+        LEFT_EARLY
+    )
+    assert "resumed tiny_" in capsys.readouterr().out
+
+
+def test_a_run_can_be_made_longer_but_not_changed(
+    script: Script, project: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert script("--set", "epochs=1") == COMPLETE
+    assert script("--resume", "latest") == COMPLETE
+    assert "this run is complete already" in capsys.readouterr().out
+    assert script("--resume", "latest", "--set", "lr=0.5", "--set", "keep_every=2") == ERROR
+    error = capsys.readouterr().err
+    assert "is of other settings" in error and "lr: 0.001 there, 0.5 here" in error
+    assert "keep_every" not in error
+    assert script("--resume", "latest", "--seed", "9") == ERROR
+    assert "--seed 9: this run was started with 0" in capsys.readouterr().err
+    assert script("--resume", "latest", "--set", "epochs=2") == COMPLETE
+    longer = processes.outcome(project)
+    # The same as a run that was to take two epochs from the beginning, but for the validation
+    # at the end of the first.
+    assert script("--set", "epochs=2", "--set", "exp_name=two") == COMPLETE
+    newest = sorted(project.glob("checkpoints/two_*/step_*.pt"))[-1]
+    for name, value in load(newest)["model"].items():
+        assert torch.equal(longer[f"model {name}"], value), name
+
+
+def test_data_that_changed_is_an_error(
+    script: Script, project: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert script("--set", "epochs=1") == COMPLETE
+    train, val = (
+        project / "tf_records" / f"curv_contour_length_14_full_{fold}.tfrecords"
+        for fold in ("train", "val")
+    )
+    val.write_bytes(train.read_bytes())
+    assert script("--resume", "latest", "--set", "epochs=2") == ERROR
+    assert "validation data: " in capsys.readouterr().err
+
+
+def test_the_log_takes_back_what_a_resumed_run_does_again(tmp_path: Path) -> None:
+    tiny.make_records(tmp_path)
+    process = processes.start(["--set", "epochs=1000", "--workers", "0"], tmp_path)
+    wait_for_steps(tmp_path, 10)
+    process.kill()
+    processes.finish(process)
+    with open(next(tmp_path.glob("logs/*/log.jsonl")), "a") as file:
+        file.write('{"event": "tra')  # as a kill in the middle of a line leaves it
+    options = ["--resume", "latest", "--max-minutes", "0.03", "--workers", "0"]
+    assert processes.run(options, tmp_path) == LEFT_EARLY
+    events = [json.loads(line) for line in log_lines(tmp_path)]
+    steps = [event["step"] for event in events if event["event"] == "train"]
+    assert len(steps) == len(set(steps)) and steps == sorted(steps)
+
+
+def test_a_resume_with_another_number_of_processes(tmp_path: Path) -> None:
+    tiny.make_records(tmp_path)
+    options = ["--workers", "0", "--device", "cpu", "--set", "epochs=1"]
+    assert processes.run(options, tmp_path) == COMPLETE
+    more = ["--resume", "latest", "--set", "epochs=2", "--workers", "0", "--device", "cpu"]
+    ranks = processes.start_ranks(2, more, tmp_path)
+    assert [processes.finish(p) for p in ranks] == [COMPLETE, COMPLETE]
+    state = processes.newest_checkpoint(tmp_path)
+    assert state["step"] == len(state["history"]["train_loss"]) == 12
+    assert processes.said(tmp_path, 1) == ""
+
+
+def test_weights_and_checkpoints_give_the_same_validation_loss(
+    script: Script, project: Path
+) -> None:
+    assert script("--set", "epochs=1") == COMPLETE
+    (run,) = project.glob("tiny_*")  # the folder of links
+    with np.load(run / "results.npz", allow_pickle=False) as results:
+        assert results["val_step"].tolist() == [0, 4, 6]
+        expected = dict(zip(results["val_step"].tolist(), results["val_loss"], strict=True))
+        assert json.loads(str(results["settings"]))["parameters"]["exp_name"] == "tiny"
+    for step, loss in expected.items():
+        with np.load(run / "weights" / f"weights_{step:08d}.npz", allow_pickle=False) as weights:
+            assert validation_loss_of(dict(weights)) == loss
+    state = load(run / "checkpoints" / "step_00000006.pt")
+    model = tiny.build_model(tiny.experiment_params())
+    model.load_state_dict(state["model"])
+    assert validation_loss_of(tf_variables(model)) == expected[6]
+
+
+def validation_loss_of(weights: dict[str, np.ndarray]) -> float:
+    """The validation loss of these weights, as a run measures it."""
+    from training.distribution import Ranks
+    from training.loop import Training
+    from training.settings import resolve
+
+    model = tiny.build_model(tiny.experiment_params())
+    load_tf_variables(model, weights)
+    settings = resolve(tiny.experiment_params())
+    training = Training(settings, model, Config(), Ranks(torch.device("cpu")), seed=0)
+    return training.validation.measure()[0]
+
+
+def log_lines(project: Path) -> list[str]:
+    return next(project.glob("logs/*/log.jsonl")).read_text().splitlines()
+
+
+def wait_for_steps(project: Path, steps: int = 1) -> None:
+    """Wait until a log line says that some updates were done."""
+
+    def done() -> bool:
+        logs = list(project.glob("logs/*/log.jsonl"))
+        lines = logs[0].read_text().splitlines() if logs else []
+        return any('"event": "train"' in x and json.loads(x)["step"] >= steps for x in lines[:-1])
+
+    wait_for(done)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + processes.SECONDS
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError("the process did not come that far")
+        time.sleep(0.05)
