@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layers import initial
+from layers import circuit, initial
 from layers.horizontal import HorizontalKernel
 from layers.normalisation import BatchNormalisation
 
@@ -71,6 +71,8 @@ class HGRU(nn.Module):
         reuse: one normalisation shared by all steps, rather than its own at each step.
         batch_norm_validation: normalise evaluation by the ``'batch'`` at hand (the original's way)
             or by ``'running'`` averages.
+        recompute: where the fused circuit runs (a CUDA device; layers/circuit.py), keep only H2 of
+            each step for backward and compute the rest again: a fifth of the memory.
         generator: source of the initial values.
 
     Attributes:
@@ -113,6 +115,7 @@ class HGRU(nn.Module):
         batch_norm: bool = False,
         reuse: bool = True,
         batch_norm_validation: str = "batch",
+        recompute: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -141,6 +144,7 @@ class HGRU(nn.Module):
         self.constrain = constrain
         self.batch_norm = batch_norm
         self.reuse = reuse
+        self.recompute = recompute
         self.noise_generator: torch.Generator | None = None
         self.draw_images: int | None = None
         self.draw_offset = 0
@@ -199,6 +203,8 @@ class HGRU(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         self._check(X)
+        if circuit.applies(self, X):
+            return circuit.run(self, X)  # the same equations in fused kernels
         f, σ = NONLINEARITIES[self.recurrent_nl], NONLINEARITIES[self.gate_nl]
         α, μ, γ, κ, ω = (self._letter(name) for name in LETTERS)
         W1, W2 = self._horizontal_kernels()

@@ -18,29 +18,33 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
+import importlib.util
 import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-METHODS = ("auto", "direct", "fft")
+METHODS = ("auto", "direct", "fft", "triton")
 _forced: contextvars.ContextVar[str] = contextvars.ContextVar("horizontal_method", default="auto")
 
-# From here up, by the kernel's taps (height × width), `fft` is the faster one (benchmarks/scaling).
+# From here up, by the kernel's taps (height × width), the method is faster than `direct`
+# (benchmarks/scaling.py).
 FFT_TAPS_CPU = 25
-FFT_TAPS_CUDA = 81
+FFT_TAPS_CUDA = 121
+TRITON_TAPS = 81
 
 
 @contextlib.contextmanager
 def horizontal_method(method: str) -> Iterator[None]:
     """Within the block, every kernel made without a method of its own uses this one.
 
-    ``method``: 'auto' (chosen by shape and device), 'direct' or 'fft'. Raises ValueError for
-    another name.
+    ``method``: 'auto' (chosen by shape and device), 'direct', 'fft' or 'triton'. Raises
+    ValueError for another name.
     """
     token = _forced.set(_known(method))
     try:
@@ -85,27 +89,43 @@ class HorizontalKernel:
             )
         self.W = _SymmetricGradient.apply(W) if symmetric else W
         self.method = _known(method or _forced.get())
-        self._spectra: dict[_Plan, tuple[Tensor, _GradientSum]] = {}
+        self._prepared: dict[tuple, Callable[[Tensor], Tensor]] = {}
 
     def __call__(self, activity: Tensor) -> Tensor:
         self._check(activity)
-        height, width = activity.shape[-2:]
-        if self.method_for(activity) == "direct":
+        method = self.method_for(activity)
+        if method == "direct":
             return direct_convolution(activity, self.W)
-        plan = _Plan.of(height, width, *self.W.shape[-2:])
-        if plan not in self._spectra:
-            self._spectra[plan] = (_Spectrum.apply(self.W, plan), _GradientSum())
-        spectrum, gradient_sum = self._spectra[plan]
-        return _SpectralConvolution.apply(activity, spectrum, plan, gradient_sum)
+        sizes = (*activity.shape[-2:], *self.W.shape[-2:])
+        if (method, sizes) not in self._prepared:
+            self._prepared[method, sizes] = self._prepare(method, sizes)
+        return self._prepared[method, sizes](activity)
 
     def method_for(self, activity: Tensor) -> str:
-        """The method a call on this activity takes: 'direct' or 'fft'."""
+        """The method a call on this activity takes: 'direct', 'fft' or 'triton'."""
         if self.method != "auto":
             return self.method
         if activity.dtype not in (torch.float32, torch.float64) or activity.numel() == 0:
             return "direct"
         taps = self.W.shape[-2] * self.W.shape[-1]
+        if self._fits_triton(activity):
+            return "triton" if taps >= TRITON_TAPS else "direct"
         return "fft" if taps >= (FFT_TAPS_CUDA if activity.is_cuda else FFT_TAPS_CPU) else "direct"
+
+    def _prepare(self, method: str, sizes: tuple[int, int, int, int]) -> Callable[[Tensor], Tensor]:
+        if method == "fft":
+            return _FFTKernel(self.W, sizes)
+        from layers.spectral_triton import TritonKernel  # needs Triton, which not all machines have
+
+        return TritonKernel(self.W, sizes)
+
+    def _fits_triton(self, activity: Tensor) -> bool:
+        """Float32, at most 64 channels, and tensors of fewer than 2³¹ numbers, on a recent GPU."""
+        channels = max(self.W.shape[:2])
+        if not activity.is_cuda or activity.dtype != torch.float32 or channels > 64:
+            return False
+        spread = activity.shape[0] * channels * (activity.shape[2] + 64) * (activity.shape[3] + 64)
+        return 2 * spread < 2**31 and has_triton(activity.device)
 
     def _check(self, activity: Tensor) -> None:
         if activity.dim() != 4 or activity.shape[1] != self.W.shape[1]:
@@ -115,6 +135,20 @@ class HorizontalKernel:
             )
         if activity.dtype != self.W.dtype:
             raise ValueError(f"activity is {activity.dtype} and W {self.W.dtype}; make them alike")
+        if self.method == "triton" and not self._fits_triton(activity):
+            raise ValueError(
+                "method 'triton' needs float32, at most 64 channels and a CUDA device of compute "
+                f"capability 8.0 or more with Triton installed; got {activity.dtype}, "
+                f"{max(self.W.shape[:2])} channels, {activity.device}"
+            )
+
+
+@functools.cache
+def has_triton(device: torch.device) -> bool:
+    """Whether Triton is installed and this CUDA device has matrix units that take TF32."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def direct_convolution(activity: Tensor, W: Tensor) -> Tensor:
@@ -188,7 +222,7 @@ def fast_length(least: int) -> int:
         n += 2
 
 
-class _GradientSum:
+class GradientSum:
     """Where one pass's applications add up the gradient of the spectrum they share.
 
     Autograd would add sixteen large tensors; instead the first application to run backward hands
@@ -199,15 +233,28 @@ class _GradientSum:
     def __init__(self) -> None:
         self._tensor: weakref.ref[Tensor] | None = None
 
-    def add(self, left: Tensor, right: Tensor) -> Tensor | None:
-        """Add left @ right; returns the new sum to hand to autograd, None if it holds one."""
+    def add(self, put: Callable[[], Tensor], join: Callable[[Tensor], object]) -> Tensor | None:
+        """`put` makes the sum's first term, `join` adds to the sum in place. Returns what to hand
+        to autograd: the sum if it is new, None if autograd holds it already."""
         held = self._tensor() if self._tensor else None
         if held is not None:
-            held.baddbmm_(left, right)
+            join(held)
             return None
-        held = torch.bmm(left, right)
+        held = put()
         self._tensor = weakref.ref(held)
         return held
+
+
+class _FFTKernel:
+    """W's spectrum for one image size, to be called on activities."""
+
+    def __init__(self, W: Tensor, sizes: tuple[int, int, int, int]):
+        self.plan = _Plan.of(*sizes)
+        self.spectrum = _Spectrum.apply(W, self.plan)
+        self.sum = GradientSum()
+
+    def __call__(self, activity: Tensor) -> Tensor:
+        return _SpectralConvolution.apply(activity, self.spectrum, self.plan, self.sum)
 
 
 class _Spectrum(torch.autograd.Function):
@@ -262,7 +309,10 @@ class _SpectralConvolution(torch.autograd.Function):
             product = torch.bmm(spectrum.transpose(1, 2), conjugate)
             grad_activity = _inverse(product.conj(), ctx.plan)
         if ctx.needs_input_grad[1]:
-            grad_spectrum = ctx.gradient_sum.add(conjugate, transformed.transpose(1, 2))
+            right = transformed.transpose(1, 2)
+            grad_spectrum = ctx.gradient_sum.add(
+                lambda: torch.bmm(conjugate, right), lambda sum: sum.baddbmm_(conjugate, right)
+            )
         return grad_activity, grad_spectrum, None, None
 
 

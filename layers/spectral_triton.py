@@ -35,6 +35,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from layers.horizontal import GradientSum, refuse_double_backward
+
 MAX_CHANNELS = 64
 STEP = 16  # frequencies and positions are taken in steps of a matrix unit's depth
 
@@ -105,7 +107,7 @@ def _round_up(n: int, step: int) -> int:
     return -(-n // step) * step
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache
 def matrices(axis: Axis, back: float | None, device: torch.device) -> Tensor:
     """cos(θd) and sin(θd), then what rounding to TF32 leaves of each: (4, frequency, pair) for the
     way there, (4, pair, frequency) times `back` for the way back. Zero beyond the last pair."""
@@ -533,9 +535,11 @@ def product(
     )  # fmt: skip
 
 
-def correlate(gradient: Tensor, spectrum: Tensor, out: Tensor, add: bool, precision: str) -> None:
+def correlate(
+    gradient: Tensor, spectrum: Tensor, out: Tensor, add: bool, precision: str
+) -> Tensor:
     """Σ over images of conj(gradient (u, v, 2, 2, O, N)) · spectrum (u, v, 2, 2, I, N), put or
-    added into `out` (u, v, 2, 2, O, I)."""
+    added into `out` (u, v, 2, 2, O, I), which is returned."""
     outputs, inputs = out.shape[-2:]
     images = spectrum.shape[-1]
     together, warps, stages = _images_block("correlate", images)
@@ -544,6 +548,7 @@ def correlate(gradient: Tensor, spectrum: Tensor, out: Tensor, add: bool, precis
         ADD=add, OUT=block(outputs), IN=block(inputs), IMAGES=together,
         PRECISION=precision, num_warps=warps, num_stages=stages,
     )  # fmt: skip
+    return out
 
 
 def block(channels: int) -> int:
@@ -584,7 +589,7 @@ def _waves(like: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
     return _tap_waves(sizes.y, True, like.device), _tap_waves(sizes.x, False, like.device)
 
 
-@functools.lru_cache(maxsize=32)
+@functools.cache
 def _tap_waves(axis: Axis, both_signs: bool, device: torch.device) -> Tensor:
     d = torch.arange(axis.taps, dtype=torch.float64) - (axis.taps - 1) // 2
     θ = math.pi / axis.half * (torch.arange(axis.half, dtype=torch.float64) + 0.5)
@@ -626,20 +631,26 @@ def column_spectrum(rows: Tensor, sizes: Sizes, precision: str) -> Tensor:
 def adjoint_rows(
     gradient: Tensor,
     kernel: Tensor,
-    spectrum: Tensor | None,
+    spectrum: Tensor,
     kernel_sum: KernelSum,
     sizes: Sizes,
     precision: str,
 ) -> Tensor:
     """Backward of :func:`convolve_rows`: the output's gradient (u, 2, N, O, H') → the input's
-    (u, 2, N, I, H'). With the input's `spectrum`, the kernel's gradient joins `kernel_sum`."""
+    (u, 2, N, I, H'). With the input's `spectrum` the kernel's gradient joins `kernel_sum`."""
     transformed = column_spectrum(gradient, sizes, precision)
-    if spectrum is not None:
-        kernel_sum.add(transformed, spectrum, precision)
-    inputs = kernel.shape[-1]
-    result = transformed.new_empty(*transformed.shape[:-2], inputs, transformed.shape[-1])
+    kernel_sum.add(transformed, spectrum, precision)
+    return adjoint_product(transformed, kernel, sizes, precision)
+
+
+def adjoint_product(
+    transformed: Tensor, kernel: Tensor, sizes: Sizes, precision: str
+) -> Tensor:
+    """From the spectrum (…, O, N) of an output's gradient to the input's row spectrum."""
+    inputs, images = kernel.shape[-1], transformed.shape[-1]
+    result = transformed.new_empty(*transformed.shape[:-2], inputs, images)
     product(kernel, transformed, result, precision, adjoint=True)
-    out = gradient.new_empty(*gradient.shape[:3], inputs, gradient.shape[-1])
+    out = transformed.new_empty(len(transformed), 2, images, inputs, sizes.y.pitch)
     columns_back(result, out, sizes, precision)
     return out
 
@@ -657,6 +668,62 @@ class KernelSum:
             shape = (*gradient.shape[:4], gradient.shape[-2], spectrum.shape[-2])
             self.total = gradient.new_empty(shape)
         correlate(gradient, spectrum, self.total, not first, precision)
+
+
+class TritonKernel:
+    """W's spectrum for one image size, to be called on activities (see HorizontalKernel)."""
+
+    def __init__(self, W: Tensor, sizes: tuple[int, int, int, int]):
+        self.sizes = Sizes.of(*sizes)
+        self.spectrum = _SpectrumFunction.apply(W, self.sizes)
+        self.sum = GradientSum()
+
+    def __call__(self, activity: Tensor) -> Tensor:
+        return _ConvolutionFunction.apply(
+            activity.contiguous(), self.spectrum, self.sizes, dot_precision(), self.sum
+        )
+
+
+class _SpectrumFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, W, sizes):
+        ctx.sizes = sizes
+        ctx.save_for_backward(W)
+        return kernel_spectrum(W, sizes)
+
+    @staticmethod
+    def backward(ctx, total):
+        refuse_double_backward()
+        return kernel_gradient(total, ctx.saved_tensors[0], ctx.sizes), None
+
+
+class _ConvolutionFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, activity, kernel, sizes, precision, gradient_sum):
+        out, spectrum = convolve(activity, kernel, sizes, precision)
+        ctx.sizes, ctx.precision, ctx.sum = sizes, precision, gradient_sum
+        ctx.save_for_backward(kernel, spectrum if ctx.needs_input_grad[1] else None)
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient):
+        refuse_double_backward()
+        kernel, spectrum = ctx.saved_tensors
+        sizes, precision = ctx.sizes, ctx.precision
+        rows = rows_there(gradient.contiguous(), sizes, precision)
+        transformed = column_spectrum(rows, sizes, precision)
+        grad_activity = grad_kernel = None
+        if ctx.needs_input_grad[1]:
+            new = torch.empty_like
+            grad_kernel = ctx.sum.add(
+                lambda: correlate(transformed, spectrum, new(kernel), False, precision),
+                lambda sum: correlate(transformed, spectrum, sum, True, precision),
+            )
+        if ctx.needs_input_grad[0]:
+            grad_activity = rows_back(
+                adjoint_product(transformed, kernel, sizes, precision), sizes, precision
+            )
+        return grad_activity, grad_kernel, None, None, None
 
 
 def tf32_allowed() -> bool:
