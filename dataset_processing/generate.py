@@ -113,7 +113,7 @@ class Job:
 
     def identity(self) -> dict[str, Any]:
         """What the set consists of, as its description file holds it."""
-        values = {**asdict(self), "folder": None, "settings": asdict(self.settings)}
+        values = asdict(self)
         del values["folder"]
         return dict(json.loads(json.dumps(values)))
 
