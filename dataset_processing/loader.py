@@ -157,7 +157,6 @@ class Loader:
             pin_memory=self.device.type == "cuda",
             persistent_workers=self._workers > 0,
             worker_init_fn=partial(_ignore_signals, self._closing) if self._workers else None,
-            prefetch_factor=4 if self._workers else None,
         )
 
     def order(self, epoch: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # some file systems of clusters
 
 
 class WholeFile:
@@ -94,7 +95,7 @@ def _open_alone(path: Path) -> BinaryIO:
     """``path`` emptied and open for writing by this process alone; BlockingIOError if it is not."""
     file = open(path, "ab")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(file)
         if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
             raise BlockingIOError  # another process finished and renamed it a moment ago
         file.truncate(0)
@@ -102,6 +103,15 @@ def _open_alone(path: Path) -> BinaryIO:
         file.close()
         raise
     return file
+
+
+def _lock(file: BinaryIO) -> None:
+    """Locks a file for this process, where the file system can; BlockingIOError if it is locked."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
 
 
 def _sync_folder(folder: Path) -> None:

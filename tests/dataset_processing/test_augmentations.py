@@ -220,3 +220,20 @@ def test_errors(images):
             Augmentations([name], (150, 150, 1))(images, torch.Generator())
     assert not Augmentations(SCRIPTS, (10, 13)).random
     assert all(Augmentations([name], (10, 13)).random for name in RANDOM)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(golden, images, monkeypatch):
+    """The same numbers there, TF32 allowed or not."""
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    vectors = golden("preprocess")
+    augment = Augmentations(SCRIPTS, (150, 150, 1))
+    found = augment(torch.from_numpy(vectors["images"]).cuda())
+    assert found.device.type == "cuda"
+    np.testing.assert_allclose(found[:, 0].cpu(), vectors["preprocessed"][..., 0], atol=1e-6)
+    every = Augmentations([*RANDOM, "uint8_rescale", "per_image_standardization"], (10, 13, 1))
+    here = every(images, torch.Generator().manual_seed(0))
+    there = every(images.cuda(), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(there.cpu(), here, rtol=1e-4, atol=1e-4)
+    drawn_there = every(images.cuda(), torch.Generator("cuda").manual_seed(0))
+    assert drawn_there.shape == here.shape and torch.isfinite(drawn_there).all()

@@ -266,3 +266,17 @@ def test_close_ends_the_workers_at_once(dataset):
     assert len(workers) == 2 and not any(worker.is_alive() for worker in workers)
     assert len(list(batches.batches(1))) == 5
     batches.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("workers", [0, 2])
+def test_on_a_gpu(dataset, workers):
+    expected = list(loader(dataset).batches(0))
+    batches = Loader(dataset, 5, 1, True, workers, "cuda")
+    for found, same in zip(batches.batches(0), expected, strict=True):
+        assert found.images.device.type == found.labels.device.type == "cuda"
+        assert found.records.device.type == "cpu"
+        assert found.images.dtype == torch.uint8
+        for ours, theirs in zip(found, same, strict=True):
+            assert torch.equal(ours.cpu(), theirs)
+    batches.close()
