@@ -45,7 +45,7 @@ SETS: dict[str, dict[str, Any]] = {  # sets with a name of their own
 }
 DEFAULT_COUNT = 400  # images that stand in for a missing data set
 VAL_FRACTION = 0.1
-SHARD_IMAGES = 10000
+SHARD_IMAGES = 5000
 FORMATS = ("tfrecords", "png")
 
 
@@ -59,13 +59,14 @@ class Job:
 
     Args:
         name: of the set, as ``exp['dataset']`` has it.
-        settings, seed: of its images, which have the indices 0 … count - 1.
-        count: images in all.
+        settings, seed: of its images.
+        count: images in all; their indices are start … start + count - 1.
         folder: for records the folder they go to; for PNG files the one that holds the set's.
         form: 'compact' or 'float32' records, or 'png'.
         val_fraction: share of the images, the last ones, that validate; records only.
         shard_images: images in a shard at most.
         masks: write the target contour's mask beside each image; PNG only.
+        start: index of the first image; machines that share a set take a range each.
 
     Raises:
         ValueError: an argument is out of range.
@@ -80,10 +81,13 @@ class Job:
     val_fraction: float = VAL_FRACTION
     shard_images: int = SHARD_IMAGES
     masks: bool = False
+    start: int = 0
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"count: at least 1 is expected, not {self.count}")
+        if self.start < 0:
+            raise ValueError(f"start: at least 0 is expected, not {self.start}")
         if self.shard_images < 1:
             raise ValueError(f"shard_images: at least 1 is expected, not {self.shard_images}")
         if not 0 <= self.val_fraction < 1:
@@ -100,8 +104,8 @@ class Job:
         """All shards, in the order of their images."""
         held_out = round(self.count * self.val_fraction) if self.form != "png" else 0
         folds = {
-            "train": range(self.count - held_out),
-            "val": range(self.count - held_out, self.count),
+            "train": range(self.start, self.start + self.count - held_out),
+            "val": range(self.start + self.count - held_out, self.start + self.count),
         }
         result = []
         for fold, indices in folds.items():
@@ -587,6 +591,7 @@ def job_of(options: argparse.Namespace) -> Job:
         options.val_fraction,
         options.shard_images,
         options.masks,
+        options.start,
     )
 
 
@@ -615,13 +620,16 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--dataset", help=f"name of the set: {', '.join(SETS)}, or another")
     result.add_argument("--count", type=int, help="images (10000)")
     result.add_argument("--seed", type=int, default=0)
+    result.add_argument(
+        "--start", type=int, default=0, help="index of the first image: a range for each machine"
+    )
     result.add_argument("--workers", type=int, default=1, help="processes (1)")
     result.add_argument("--format", choices=FORMATS, default="tfrecords")
     result.add_argument("--float32", action="store_true", help="records as the 2018 release's")
     result.add_argument("--masks", action="store_true", help="with png: the contour's mask (seg/)")
     result.add_argument("--output", help="folder (tf_records, or curvy_2snakes_300 of data_root)")
     result.add_argument("--val-fraction", type=float, default=VAL_FRACTION, help="records: (0.1)")
-    result.add_argument("--shard-images", type=int, default=SHARD_IMAGES, help="in a file (10000)")
+    result.add_argument("--shard-images", type=int, default=SHARD_IMAGES, help="in a file (5000)")
     result.add_argument(
         "--preview",
         nargs="?",

@@ -109,6 +109,16 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path, form):
     assert digests(folder) == digests(tmp_path / "whole")
 
 
+def test_a_range_of_indices_is_part_of_the_whole(tmp_path):
+    generate_set(job(tmp_path, start=40, count=20, val_fraction=0.0))
+    part = RecordReader(sorted(tmp_path.glob("*.tfrecords")))
+    images, labels = generate(4, 60, 5, window=120, seed_distance=12, border=8, distractors=4)
+    assert len(part) == 20
+    for number in range(20):
+        np.testing.assert_array_equal(part[number][0], images[40 + number])
+        assert part[number][1] == labels[40 + number]
+
+
 def test_a_finished_set_is_left_alone(tmp_path):
     generate_set(job(tmp_path))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
@@ -220,6 +230,7 @@ def test_command_line_settings_reach_the_images(tmp_path, capsys):
     "arguments, message",
     [
         (["--count", "0"], "count: at least 1"),
+        (["--start", "-1"], "start: at least 0"),
         (["--length", "14", "--window", "100"], "image 0: two snakes of 14 paddles did not fit"),
         (["--dataset", "curv_baselin_full"], "no stimulus settings are known"),
         (["--masks"], "masks are written beside PNG files"),
