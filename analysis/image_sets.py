@@ -157,6 +157,7 @@ def _distance(pixels: np.ndarray) -> float:
         np.linalg.norm(cluster - centre, axis=1).max()
         for cluster, centre in zip(clusters, centres, strict=True)
     )
-    if spread > MARKER_RADIUS:
+    apart = float(np.linalg.norm(centres[0] - centres[1]))
+    if spread > MARKER_RADIUS or apart < MARKER_RADIUS:  # more than two discs, or one
         return math.nan
-    return float(np.linalg.norm(centres[0] - centres[1]))
+    return apart

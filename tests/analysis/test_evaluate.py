@@ -1,0 +1,242 @@
+"""Evaluations and predictions against a direct computation."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from scipy import stats
+
+from analysis import evaluate, image_sets, predict
+from analysis.command_line import exit_code
+from analysis.probing import lesioned
+from analysis.runs import load_run
+from dataset_processing.augmentations import Augmentations
+from dataset_processing.pathfinder import Pathfinder, Settings
+from dataset_processing.records import RecordReader
+from tests.analysis.conftest import DATASET, SIZE
+
+
+@torch.no_grad()
+def direct(run, images):
+    """Logits (N, 2) of images one at a time (this run's hidden state starts as the drive)."""
+    augment = Augmentations(["uint8_rescale", "resize"], [SIZE, SIZE])
+    return torch.cat([run.network(augment(torch.tensor(image)[None]))[0] for image in images])
+
+
+@pytest.fixture
+def records(config):
+    reader = RecordReader([config.tf_records / f"{DATASET}_val.tfrecords"])
+    images, labels = zip(*(reader[i] for i in range(len(reader))), strict=True)
+    return np.stack(images), np.array(labels)
+
+
+def test_every_number_as_a_direct_computation(run, records):
+    images, labels = records
+    found = evaluate.evaluate(run, DATASET)
+    logits = direct(run, images)
+    assert np.array_equal(found.label, labels) and found.record.tolist() == list(range(9))
+    assert np.allclose(found.logits, logits, atol=1e-5)
+    numbers = found.summary()
+    right = int((logits.argmax(1).numpy() == labels).sum())
+    assert numbers["images"] == 9 and numbers["accuracy"] == right / 9
+    interval = stats.binomtest(right, 9).proportion_ci(method="wilson")
+    assert (numbers["low"], numbers["high"]) == pytest.approx(tuple(interval))
+    assert numbers["loss"] == pytest.approx(
+        float(F.cross_entropy(logits, torch.tensor(labels))), abs=1e-6
+    )
+    scores = (logits[:, 1] - logits[:, 0]).numpy()
+    u = stats.mannwhitneyu(scores[labels == 1], scores[labels == 0]).statistic
+    assert numbers["auc"] == pytest.approx(u / ((labels == 1).sum() * (labels == 0).sum()))
+    for label in (0, 1):
+        for answer in (0, 1):
+            count = ((labels == label) & (logits.argmax(1).numpy() == answer)).sum()
+            assert numbers["confusion"][label][answer] == count
+    exact = found.summary(exact=True)
+    assert exact["high"] == pytest.approx(
+        stats.binomtest(right, 9).proportion_ci(method="exact").high
+    )
+    assert np.allclose(found.probability, logits.softmax(1)[:, 1], atol=1e-6)
+
+
+def test_accuracy_by_label_and_distance():
+    distance = np.array([25.0, 39.9, 40, 61, np.nan, 30])
+    label = np.array([1, 1, 1, 1, 1, 0])
+    logits = np.array([[0, 1], [1, 0], [0, 1], [0, 1], [0, 1], [0, 1.0]], dtype=np.float32)
+    found = evaluate.Evaluation("r", "d", np.arange(6), label, logits, distance, {})
+    rows = {(r["label"], r["distance"]): (r["images"], r["accuracy"]) for r in found.by_property()}
+    assert rows == {
+        ("two contours", "all"): (1, 0.0),
+        ("two contours", "20–40 px"): (1, 0.0),
+        ("one contour", "all"): (5, 0.8),
+        ("one contour", "20–40 px"): (2, 0.5),
+        ("one contour", "40–60 px"): (1, 1.0),
+        ("one contour", "60–80 px"): (1, 1.0),
+        ("one contour", "unknown"): (1, 1.0),
+    }
+
+
+def test_lesions_steps_and_seed_reach_the_network(run, records):
+    images, _ = records
+    with lesioned(run.network, "mu", "omega"):
+        expected = direct(run, images)
+    found = evaluate.evaluate(run, DATASET, lesion=["mu", "omega"])
+    assert np.allclose(found.logits, expected, atol=1e-5)
+    fewer = evaluate.evaluate(run, DATASET, timesteps=2)
+    run.network.hgru.timesteps = 2
+    assert np.allclose(fewer.logits, direct(run, images), atol=1e-5)
+    run.network.hgru.timesteps = 4
+    some = evaluate.evaluate(run, DATASET, 5, seed=1)
+    assert len(some.record) == 5 and len(set(some.record)) == 5
+    whole = evaluate.evaluate(run, DATASET)
+    assert np.allclose(some.logits, whole.logits[some.record], atol=1e-5)
+
+
+def test_the_command_writes_its_numbers_once(run, config, capsys):
+    arguments = [run.name, "--dataset", DATASET, "--device", "cpu"]
+    assert exit_code(evaluate.main, arguments) == 0
+    said = capsys.readouterr().out
+    (file,) = (config.condition_evaluations / run.name).glob(f"{DATASET}_step12_*.json")
+    written = json.loads(file.read_text())
+    expected = evaluate.evaluate(run, DATASET)
+    assert written["accuracy"] == expected.accuracy()["accuracy"]
+    assert evaluate.percent(expected.accuracy()) in said and str(file) in said
+    before = file.stat().st_mtime_ns
+    assert exit_code(evaluate.main, arguments) == 0  # done already: read, not computed again
+    assert file.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "curv_basline_full"], "did you mean 'curv_baseline_full'"),
+        (["--dataset", "no/such/folder"], "no/such/folder: no such file or folder"),
+        (["--dataset", "curv_baseline_full"], "no data for 'curv_baseline_full'"),
+        (["--images", "none"], "--images: must be a whole number of at least 1, found 'none'"),
+        (["--lesion", "beta"], "a letter to lesion must be one of"),
+        (["--timesteps", "99"], "timesteps is 99, but this circuit"),
+        (["--weights", "77"], "has no weights of step 77"),
+        (["--device", "abacus"], "--device must be"),
+    ],
+)
+def test_errors_are_one_line_and_exit_2(run, arguments, message, capsys):
+    assert exit_code(evaluate.main, [run.name, *arguments]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: ") and message in said
+
+
+def test_folders_of_the_three_layouts_and_record_files(run, samples):
+    for folder, count in (
+        (samples / "curvy_2snakes_300" / "curv_baseline", None),
+        (samples / "pathfinder_labelled" / "curv_contour_length_14", None),
+    ):
+        data = image_sets.open_images(str(folder), run.config, run.params, 10)
+        image, _ = data[0]
+        assert image.shape == (300, 300)
+        assert {data[i][1] for i in range(len(data))} == {0, 1}, count
+    file = next((samples / "tf_records").glob("*_val.tfrecords"))
+    data = image_sets.open_images(str(file), run.config, run.params, 10)
+    found = evaluate.evaluate(run, str(file), 3)
+    assert np.allclose(found.logits, direct(run, [data[i][0] for i in found.record]), atol=1e-5)
+
+
+def test_generated_sets_are_of_the_length_asked_for_and_never_trained_on(run):
+    data = image_sets.open_images("pathfinder_9", run.config, run.params, 4, seed=3)
+    assert len(data) == 4 and data.stimulus(0).paddles.shape == (2, 9, 2, 2)
+    generator = Pathfinder(Settings(contour_length=9), 3)
+    for first in (0, 2**62):  # where a stream's training and validation images begin
+        assert not np.array_equal(data[0][0], generator.image(first)[0])
+    again = image_sets.open_images("pathfinder_9", run.config, run.params, 4, seed=3)
+    assert np.array_equal(data[1][0], again[1][0])
+    assert data.fingerprint() == again.fingerprint()
+
+
+@pytest.mark.parametrize("length", [6, 14])
+def test_marker_distance_is_that_of_the_discs(length):
+    generator = Pathfinder(Settings(contour_length=length), 5)
+    stimuli = [generator.stimulus(i) for i in range(12)]
+    found = image_sets.marker_distance(np.stack([s.image for s in stimuli]))
+    true = [float(np.linalg.norm(s.markers[0] - s.markers[1])) for s in stimuli]
+    assert np.allclose(found, true, atol=0.5)
+
+
+def test_marker_distance_is_unknown_without_two_discs():
+    empty, one, block = np.zeros((3, 300, 300), np.uint8)
+    y, x = np.mgrid[:300, :300]
+    one[(y - 50) ** 2 + (x - 60) ** 2 <= 25] = 255
+    block[10:60, 10:200] = 255
+    assert np.isnan(image_sets.marker_distance(np.stack([empty, one, block]))).all()
+
+
+def test_predict_says_what_the_network_says(run, config, samples, tmp_path, capsys):
+    path = next((samples / "curvy_2snakes_300" / "curv_baseline").glob("imgs/*/*.png"))
+    image = np.array(Image.open(path))
+    logits = direct(run, [image])[0]
+    found = predict.predict(run, image)
+    assert np.allclose(found.logits, logits, atol=1e-6)
+    assert found.answer == int(logits.argmax())
+    assert found.probability == pytest.approx(float(logits.softmax(0).max()), abs=1e-6)
+    assert found.strength.shape == (SIZE, SIZE) and (found.strength >= 0).all()
+
+    assert exit_code(predict.main, [run.name, str(path), "--output", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert f"{found.probability:.4f}" in said
+    with Image.open(tmp_path / f"predict_{path.stem}.png") as figure:
+        assert figure.width > 800 and np.asarray(figure.convert("L")).std() > 10
+    assert (tmp_path / f"predict_{path.stem}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_predict_maps_hidden_state_and_maxima(run):
+    from analysis.probing import record
+
+    image = np.random.default_rng(0).integers(0, 256, (300, 300), dtype=np.uint8)
+    found = predict.predict(run, image)
+    images = predict.prepare_images(run, image[None])
+    H2 = record(run.network, images, ["H2"])["H2"][-1, 0]
+    assert np.allclose(found.strength, H2.pow(2).mean(0).sqrt(), atol=1e-6)
+    activity = run.network(images)[1][0].detach()
+    weights = run.network.readout.evidence[:, :, 0, 0].detach()
+    evidence = torch.einsum("ck,khw->chw", weights, activity)
+    for map_, place in zip(evidence, found.maxima, strict=True):
+        assert float(map_[place]) == pytest.approx(float(map_.max()), rel=1e-5)
+
+
+def test_images_of_other_size_colour_or_kind(tmp_path):
+    random = np.random.default_rng(0)
+    grey = random.integers(0, 256, (40, 60), dtype=np.uint8)
+    path = tmp_path / "grey.png"
+    Image.fromarray(grey).save(path)
+    assert np.array_equal(predict.read_image(path, (40, 60)), grey)
+    with pytest.raises(ValueError, match=r"40×60 pixels .* takes 300×300; --resize resizes it"):
+        predict.read_image(path, (300, 300))
+    assert predict.read_image(path, (20, 30), resize=True).shape == (20, 30)
+    with pytest.warns(UserWarning, match="ratio of width to height"):
+        assert predict.read_image(path, (30, 30), resize=True).shape == (30, 30)
+    Image.fromarray(np.stack([grey] * 3, 2)).save(path)
+    assert np.array_equal(predict.read_image(path, (40, 60)), grey)
+    Image.fromarray(np.stack([grey, grey, grey, np.full_like(grey, 255)], 2)).save(path)
+    assert np.array_equal(predict.read_image(path, (40, 60)), grey)
+    Image.fromarray(random.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(path)
+    with pytest.warns(UserWarning, match="its luminance is taken"):
+        predict.read_image(path, (40, 60))
+    Image.fromarray(grey.astype(np.uint16) * 200).save(path)
+    with pytest.raises(ValueError, match="8 bits is expected"):
+        predict.read_image(path, (40, 60))
+    path.write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match="not an image that can be read"):
+        predict.read_image(path, (40, 60))
+    with pytest.raises(FileNotFoundError, match="missing.png: no such file"):
+        predict.read_image(tmp_path / "missing.png", (40, 60))
+
+
+def test_a_control_without_a_circuit_is_evaluated_too(config, names, records):
+    images, _ = records
+    run = load_run(names["ff_5"], device="cpu", config=config)
+    found = evaluate.evaluate(run, DATASET)
+    assert np.allclose(found.logits, direct(run, images), atol=1e-5)
+    assert found.about["timesteps"] is None and not math.isnan(found.loss)
+    with pytest.raises(ValueError, match="FeedforwardNetwork has 0"):
+        evaluate.evaluate(run, DATASET, lesion=["mu"])

@@ -1,0 +1,144 @@
+"""Loading runs and weights, and writing them for other programs."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import additive_lesion
+import ff_5
+import hgru
+import hgru_bn
+import hgru_bn_for
+import hgru_bn_relu
+import multiplicative_lesion
+from analysis import export
+from analysis.command_line import exit_code
+from analysis.probing import hidden_seed
+from analysis.runs import TrainedRun, load_run
+from models.tf_variables import load_npy_folder
+from training.checkpoints import load
+
+IMAGES = torch.rand(3, 1, 24, 24)
+
+
+@torch.no_grad()
+def logits(network):
+    with hidden_seed(network, 0):
+        return network(IMAGES)[0]
+
+
+def test_a_run_has_its_weights_settings_and_history(run, config, names):
+    with np.load(config.results / f"{run.name}.npz", allow_pickle=False) as results:
+        assert run.history.validation_metric == results["val_accuracy"].tolist()
+        assert run.history.train_loss == results["train_loss"].tolist()
+    assert run.step == 12 and run.images_seen == 48 and run.seed == 0
+    assert run.image_size == (24, 24) and run.stimulus_size == (300, 300)
+    assert run.params["aux"]["h_ext"] == 5 and not run.network.training
+    state = load(config.checkpoints / run.name / "step_00000012.pt")["model"]
+    expected = hgru.build_model(run.params).eval()
+    expected.load_state_dict(state)
+    assert torch.equal(logits(run.network), logits(expected))
+    assert load_run(names["hgru seed 1"], config=config).seed == 1
+
+
+def test_other_weights_of_a_run(run, config):
+    first = load_run(run.name, "0", "cpu", config)  # from the weights of the validation
+    assert first.step == 0 and not torch.equal(logits(first.network), logits(run.network))
+    best = load_run(run.name, "best", "cpu", config)
+    assert best.step == run.history.validation_step[run.history.best()]
+    with np.load(config.experiment_evaluations / run.name / "weights_00000000.npz") as arrays:
+        gabor = arrays["cnn/input/gabor_input_pretrained:0"]
+    assert np.array_equal(first.network.drive.weight.detach().numpy().transpose(2, 3, 1, 0), gabor)
+
+
+def test_a_run_is_found_by_any_of_its_paths(run, config):
+    for place in (run.files.folder, run.files.results, run.files.log, run.files.checkpoints):
+        assert load_run(place, config=config).name == run.name
+    newest = max((f for f in config.log_dir.iterdir()), key=lambda f: (f / "settings.yaml").stat())
+    assert load_run("latest", config=config).name != "" and newest.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("which", "weights", "message"),
+    [
+        ("nonsense", "last", "RUN nonsense: .* holds no run of that name; the newest are"),
+        (None, "7", "has no weights of step 7; it has those of 0, "),
+        (None, "newest", "weights must be last, best or the number of a step, found 'newest'"),
+        ("nowhere.safetensors", "last", "nowhere.safetensors: no such file"),
+    ],
+)
+def test_what_is_not_there_is_said(run, config, which, weights, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_run(which or run.name, weights, "cpu", config)
+
+
+def test_a_run_whose_script_is_gone_is_said(run, config):
+    from analysis.runs import build_network
+
+    params = {**run.params, "model_name": "my_hgru"}
+    with pytest.raises(FileNotFoundError, match=r"looked for mine.py, my_hgru.py"):
+        build_network({"script": "mine.py", "parameters": params})
+
+
+def test_export_writes_what_loads_again(run, config, tmp_path, capsys):
+    arguments = [run.name, "--output", str(tmp_path), "--size", "30", "26", "--batch", "2"]
+    assert exit_code(export.main, arguments) == 0
+    said = capsys.readouterr().out
+    (weights,) = tmp_path.glob("*.safetensors")
+    (program,) = tmp_path.glob("*.pt2")
+    (folder,) = tmp_path.glob("*_npy")
+    assert all(str(path) in said for path in (weights, program, folder))
+
+    tensors = load_file(weights)
+    assert all(torch.equal(t, tensors[k]) for k, t in run.network.state_dict().items())
+    again = load_run(weights, device="cpu", config=config)
+    assert (again.name, again.step, again.params) == (run.name, run.step, run.params)
+    assert torch.equal(logits(again.network), logits(run.network))
+
+    fresh = hgru.build_model(run.params).eval()
+    label, step = load_npy_folder(fresh, folder)
+    assert (label, step) == (run.experiment, 12)
+    assert torch.equal(logits(fresh), logits(run.network))
+
+    module = torch.export.load(program).module()
+    images = torch.rand(2, 1, 30, 26)
+    with torch.no_grad():
+        for found, expected in zip(module(images), run.network(images), strict=True):
+            assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_a_foreign_safetensors_file_is_refused(tmp_path, config):
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="no settings of this project in its metadata"):
+        load_run(tmp_path / "x.safetensors", config=config)
+    (tmp_path / "y.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        load_run(tmp_path / "y.safetensors", config=config)
+
+
+SCRIPTS = [
+    hgru, hgru_bn, hgru_bn_for, hgru_bn_relu, multiplicative_lesion, additive_lesion, ff_5,
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
+@pytest.mark.parametrize("size", [(40, 40), (31, 50)])
+def test_every_network_exports_at_any_size(script, size, tmp_path, config):
+    params = script.experiment_params()
+    network = script.build_model(params).eval()
+    whole = TrainedRun(
+        "x", params, {"environment": {}}, network, 0, "last", torch.device("cpu"), config
+    )
+    path, difference = export.export_program(whole, tmp_path / "x.pt2", size)
+    assert difference < 1e-4 and path.stat().st_size > 100_000
+    module = torch.export.load(path).module()
+    images = torch.rand(1, 1, *size)
+    with torch.no_grad():
+        torch.manual_seed(3)
+        expected = network(images)[0]
+        torch.manual_seed(3)
+        assert torch.allclose(module(images)[0], expected, atol=1e-4)
