@@ -228,7 +228,7 @@ def test_images_of_other_size_colour_or_kind(tmp_path):
     path.write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="not an image that can be read"):
         predict.read_image(path, (40, 60))
-    with pytest.raises(FileNotFoundError, match="missing.png: no such file"):
+    with pytest.raises(FileNotFoundError, match=r"missing.png: no such file"):
         predict.read_image(tmp_path / "missing.png", (40, 60))
 
 

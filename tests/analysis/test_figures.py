@@ -1,6 +1,7 @@
 """Figures, opened and compared by what they plot."""
 
 import io
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_learning_curves_plot_the_history_and_its_mean_over_seeds(config, names)
     (band,) = accuracy.collections
     heights = band.get_paths()[0].vertices[:, 1]
     assert heights.min() == both.min() and heights.max() == both.max()
-    thick = [line for line in loss.get_lines() if line.get_linewidth() > 1][0]
+    thick = next(line for line in loss.get_lines() if line.get_linewidth() > 1)
     losses = np.array([run.history.validation_loss for run in one[:2]])
     assert np.allclose(thick.get_ydata(), losses.mean(0))
     with pytest.raises(ValueError, match="history to draw"):
@@ -71,7 +72,8 @@ def test_learning_curves_plot_the_history_and_its_mean_over_seeds(config, names)
 
 
 def test_names_of_runs_tell_what_differs(config, names):
-    runs = [load_run(names[n], device="cpu", config=config) for n in ("hgru", "hgru seed 1", "ff_5")]
+    wanted = ("hgru", "hgru seed 1", "ff_5")
+    runs = [load_run(names[n], device="cpu", config=config) for n in wanted]
     assert curves.labels(runs) == ["hgru", "hgru", "ff_5"]
     runs[1].params |= {"lr": 0.01}
     assert curves.labels(runs) == ["hgru, lr 0.001", "hgru, lr 0.01", "ff_5"]
@@ -148,7 +150,7 @@ def test_strip_and_animation_show_each_step(run):
         frames = [np.asarray(f.convert("RGB")).copy() for f in ImageSequence.Iterator(moving)]
         assert moving.info["loop"] == 0
     assert len(frames) == 4
-    assert all((a != b).any() for a, b in zip(frames, frames[1:], strict=False))
+    assert all((a != b).any() for a, b in pairwise(frames))
 
 
 def test_the_target_contour_is_outlined(run):
@@ -196,7 +198,7 @@ def test_kinds_that_do_not_apply_are_named(names, tmp_path, capsys):
 
 def test_a_figure_saved_twice_is_the_same_file(run, tmp_path):
     for name in ("a", "b"):
-        style.save(kernels.gabor_figure(run.network), tmp_path / name)
+        style.save(curves.learning_curves([run]), tmp_path / name)
     for kind in ("png", "pdf"):
         first, second = ((tmp_path / f"{n}.{kind}").read_bytes() for n in "ab")
         assert first == second

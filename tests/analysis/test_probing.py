@@ -112,9 +112,9 @@ def test_more_steps_only_where_nothing_is_a_steps_own(network, images):
 
 
 def test_wrong_requests_are_refused(network, images):
-    with pytest.raises(ValueError, match="one of G1.*found 'H3'"):
+    with pytest.raises(ValueError, match=r"one of G1.*found 'H3'"):
         probing.record(network, images, ["H3"])
-    with pytest.raises(ValueError, match="alpha.*found 'beta'"):
+    with pytest.raises(ValueError, match=r"alpha.*found 'beta'"):
         with probing.lesioned(network, "beta"):
             pass
     with pytest.raises(ValueError, match="at least 1, found 0"):

@@ -1,0 +1,234 @@
+"""Families of runs: what is trained, what is collected, and the numbers of the comparison."""
+
+import csv
+import json
+import shlex
+import sys
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import hgru
+from analysis import comparison, sweep
+from analysis.command_line import exit_code
+from analysis.evaluate import Evaluation
+from analysis.runs import load_run
+from tests.analysis.conftest import CIRCUIT, DATASET, SETTINGS
+
+OVERRIDES = [f"{key}={value}" for key, value in SETTINGS.items()]
+OF_CIRCUIT = [f"{key}={value}" for key, value in CIRCUIT.items()]
+
+
+@pytest.fixture
+def circuits():
+    axes = {"scripts": ["hgru", "multiplicative_lesion"], "datasets": [DATASET]}
+    return sweep.cells("tiny", axes, [*OVERRIDES, *OF_CIRCUIT])
+
+
+def answers(correct, name="r") -> Evaluation:
+    """An evaluation with these images right."""
+    correct = np.asarray(correct, dtype=bool)
+    logits = np.stack([~correct, correct], 1).astype(np.float32)
+    label = np.ones(len(correct), dtype=int)
+    about = {"set": "one"}
+    return Evaluation(name, "d", np.arange(len(correct)), label, logits, label * 1.0, about)
+
+
+def test_cells_are_all_combinations():
+    axes = sweep.axes_of(["scripts=hgru,ff_5.py", "seeds=0,3", "datasets=pathfinder_6_stream"])
+    found = sweep.cells("s", axes, ["lr=0.01"])
+    assert [(c.script, c.seed) for c in found] == [
+        ("hgru", 0), ("hgru", 3), ("ff_5", 0), ("ff_5", 3),
+    ]  # fmt: skip
+    assert found[1].experiment == "s_hgru_pathfinder_6_stream_seed3"
+    assert found[1].settings["lr"] == 0.01
+    command = found[1].command()
+    assert command[0] == sys.executable and command[1].endswith("/hgru.py")
+    for words in (["--seed", "3"], ["--set", "lr=0.01"], ["--resume", "auto"]):
+        assert " ".join(words) in " ".join(command)
+    assert sweep.cells("s", {"scripts": ["hgru"]})[0].settings["dataset"] == DATASET
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "a sweep needs scripts="),
+        (["script=hgru"], "axis 'script' is not known; did you mean 'scripts'"),
+        (["scripts=hgrru"], "hgrru.py: no such script; there are: additive_lesion, ff_5, hgru,"),
+        (["scripts=hgru", "seeds=one"], "seeds must be whole numbers of 0 or more, found 'one'"),
+        (["scripts="], "scripts= has no value"),
+        (["hgru"], "expected name=value,value"),
+        (["scripts=hgru", "--set", "lrr=1"], "did you mean 'lr'"),
+        (["scripts=hgru", "--submit", "sbatch"], "--submit needs {command} in it"),
+        (["scripts=hgru", "--runs", "x"], "not both"),
+        (["scripts=hgru", "--collect", "--name", "new"], "no run to compare"),
+    ],
+)
+def test_errors_are_one_line_and_exit_2(config, arguments, message, capsys):
+    assert exit_code(sweep.main, arguments) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and said[0].startswith("error: ") and message in said[0]
+
+
+def test_what_is_complete_is_not_trained_again(config, circuits, capsys):
+    before = set(config.log_dir.iterdir())
+    assert all(cell.is_complete(config) for cell in circuits)
+    assert sweep.train(circuits, config) == []
+    assert capsys.readouterr().out.count(": complete") == 2
+    assert set(config.log_dir.iterdir()) == before
+
+
+def test_a_longer_sweep_goes_on_and_other_settings_are_refused(config):
+    axes = {"scripts": ["hgru"], "datasets": [DATASET]}
+    longer = [text for text in OVERRIDES if not text.startswith("epochs=")]
+    (cell,) = sweep.cells("tiny", axes, [*longer, *OF_CIRCUIT, "epochs=9"])
+    assert not cell.is_complete(config)
+    (cell,) = sweep.cells("tiny", axes, [*OVERRIDES, *OF_CIRCUIT, "lr=0.5"])
+    with pytest.raises(ValueError, match=r"lr: 0.001 there, 0.5 here.*another --name"):
+        cell.is_complete(config)
+
+
+def test_a_run_that_left_early_is_not_complete(config, circuits, tmp_path):
+    run = circuits[0].run(config)
+    assert sweep.ended(run)
+    lines = run.json_log.read_text().splitlines()
+    event = {**json.loads(lines[-1]), "complete": False}
+    run.json_log = tmp_path / "log.jsonl"
+    run.json_log.write_text("\n".join([*lines[:-1], json.dumps(event)]) + "\n")
+    assert not sweep.ended(run)
+    run.json_log = tmp_path / "none.jsonl"
+    assert not sweep.ended(run)
+
+
+def test_jobs_are_handed_the_commands_of_what_is_missing(config, circuits, tmp_path):
+    (new,) = sweep.cells("other", {"scripts": ["hgru"]}, OVERRIDES)
+    out = tmp_path / "job"
+    template = f"{sys.executable} -c 'import sys; open(sys.argv[1], \"w\").write(sys.argv[2])'"
+    count = sweep.submit([*circuits, new], config, f"{template} {out} {{command}}")
+    assert count == 1 and shlex.split(out.read_text()) == new.command()
+    with pytest.raises(RuntimeError, match="ended with exit code 1 for other_hgru"):
+        sweep.submit([new], config, f"{sys.executable} -c 'exit(1)' {{command}}")
+
+
+def test_a_programs_exit_code_and_signals_pass_through():
+    command = [sys.executable, "-c", "raise SystemExit(75)"]
+    assert sweep.run_forwarding_signals(command) == 75
+    ask = (
+        "import os, signal, sys, time;"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7));"
+        "os.kill(os.getppid(), signal.SIGTERM); time.sleep(30)"
+    )
+    assert sweep.run_forwarding_signals([sys.executable, "-c", ask]) == 7
+
+
+def test_rows_have_intervals_of_images_or_of_seeds(config, names):
+    runs = [
+        load_run(names[n], device="cpu", config=config)
+        for n in ("hgru", "hgru seed 1", "multiplicative_lesion")
+    ]
+    shares = [(40, 50), (45, 50), (30, 50)]
+    members = [
+        comparison.Member(run, model, {"pathfinder_6": answers(np.arange(n) < k)})
+        for run, model, (k, n) in zip(runs, ("hgru", "hgru", "lesion"), shares, strict=True)
+    ]
+    two, one = comparison.rows(members)
+    assert (two["model"], two["seeds"], two["accuracy"]) == ("hgru", 2, pytest.approx(0.85))
+    values = np.array([0.8, 0.9])
+    low, high = stats.t.interval(0.95, 1, loc=0.85, scale=stats.sem(values))
+    assert (two["low"], two["high"]) == pytest.approx((max(low, 0), min(high, 1)))
+    assert (two["lowest_seed"], two["highest_seed"]) == (0.8, 0.9)
+    interval = stats.binomtest(30, 50).proportion_ci(method="wilson")
+    assert (one["low"], one["high"]) == pytest.approx(tuple(interval))
+    assert one["parameters"] == sum(p.numel() for p in runs[2].network.parameters())
+    assert one["training_images"] == 48
+    runs[0].history.validation_step, runs[0].history.validation_metric = [0, 10], [0.5, 0.9]
+    runs[1].history.validation_step, runs[1].history.validation_metric = [0, 10], [0.5, 0.6]
+    row = comparison.rows(members)[0]
+    assert (row["images_to_90"], row["reached"]) == (40, 1)
+    assert comparison.images_text(row) == "40 (1 of 2 seeds)"
+
+
+def test_paired_tests_compare_the_same_images_and_seed(config, names):
+    full = load_run(names["hgru"], device="cpu", config=config)
+    lesion = load_run(names["multiplicative_lesion"], device="cpu", config=config)
+    a, b = np.arange(60) < 50, np.arange(60) >= 25
+    members = [
+        comparison.Member(full, "hgru", {"d": answers(a)}),
+        comparison.Member(lesion, "lesion", {"d": answers(b)}),
+    ]
+    (row,) = comparison.paired_tests(members, "hgru")
+    assert (row["only_model_right"], row["only_reference_right"]) == (10, 25)
+    assert row["p"] == pytest.approx(stats.binomtest(10, 35).pvalue)
+    assert row["p_holm"] == row["p"] and row["difference"] == pytest.approx(35 / 60 - 50 / 60)
+    members[1].run.record["seed"] = 5  # no run of the reference from that seed
+    assert comparison.paired_tests(members, "hgru") == []
+    members[1].run.record["seed"] = 0
+    members[1].evaluations["d"].about["set"] = "another"
+    with pytest.raises(ValueError, match=r"did not see the same images of d"):
+        comparison.paired_tests(members, "hgru")
+    with pytest.raises(ValueError, match="'gru' is none of the models: hgru, lesion"):
+        comparison.paired_tests(members, "gru")
+
+
+def test_the_figure_plots_the_rows(config, names):
+    runs = [load_run(names[n], device="cpu", config=config) for n in ("hgru", "ff_5")]
+    members = [
+        comparison.Member(
+            run, model, {s: answers(np.arange(50) < k) for s, k in sets.items()}
+        )
+        for run, model, sets in zip(
+            runs, ("hgru", "ff_5"),
+            ({"pathfinder_14": 45, "pathfinder_6": 48}, {"pathfinder_14": 30, "pathfinder_6": 47}),
+            strict=True,
+        )
+    ]  # fmt: skip
+    axes = comparison.comparison_figure(members).axes[0]
+    names_ = [t.get_text().splitlines()[0] for t in axes.get_xticklabels()]
+    assert names_ == ["length 6", "length 14"]
+    drawn = sorted(float(c.lines[0].get_ydata()[0]) for c in axes.containers)
+    assert drawn == pytest.approx(sorted([0.9, 0.96, 0.6, 0.94]))
+
+
+def test_collecting_writes_table_tests_and_figures(config, names, capsys):
+    arguments = [
+        "scripts=hgru,multiplicative_lesion", f"datasets={DATASET}", "--name", "tiny", "--collect",
+        "--device", "cpu",
+    ]  # fmt: skip
+    for text in [*OVERRIDES, *OF_CIRCUIT]:
+        arguments += ["--set", text]
+    assert exit_code(sweep.main, arguments) == 0
+    said = capsys.readouterr().out
+    folder = config.condition_evaluations / "tiny"
+    with open(folder / "comparison.csv", newline="") as file:
+        rows = {row["model"]: row for row in csv.DictReader(file)}
+    files = list((config.condition_evaluations / names["hgru"]).glob(f"{DATASET}_step12_*.json"))
+    accuracies = {json.loads(f.read_text())["accuracy"] for f in files}
+    assert float(rows["hgru"]["accuracy"]) in accuracies
+    assert int(rows["multiplicative_lesion"]["parameters"]) + 50 == int(rows["hgru"]["parameters"])
+    text = (folder / "comparison.md").read_text()
+    assert "| hgru | curv_contour_length_14_full |" in text
+    assert "multiplicative_lesion − hgru" in text
+    assert len((folder / "tests.csv").read_text().splitlines()) == 2
+    assert (config.plots / "tiny" / "comparison.pdf").exists()
+    assert str(folder / "comparison.csv") in said
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_resumes_and_compares(config, capfd):
+    arguments = ["scripts=hgru", "seeds=4,5", f"datasets={DATASET}", "--name", "whole"]
+    for text in [*OVERRIDES, *OF_CIRCUIT]:
+        arguments += ["--set", text]
+    assert exit_code(sweep.main, [*arguments, "--device", "cpu"]) == 0
+    (wanted, other) = sweep.cells(
+        "whole", {"scripts": ["hgru"], "datasets": [DATASET], "seeds": ["4", "5"]},
+        [*OVERRIDES, *OF_CIRCUIT],
+    )  # fmt: skip
+    assert wanted.is_complete(config) and other.is_complete(config)
+    run = load_run(wanted.run(config).name, device="cpu", config=config)
+    assert run.step == 12 and run.seed == 4
+    assert run.parameters == sum(p.numel() for p in hgru.build_model(run.params).parameters())
+    assert "Student" in (config.condition_evaluations / "whole" / "comparison.csv").read_text()
+    capfd.readouterr()
+    assert exit_code(sweep.main, [*arguments, "--device", "cpu"]) == 0
+    assert capfd.readouterr().out.count(": complete") == 2
