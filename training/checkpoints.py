@@ -22,6 +22,7 @@ FORMAT = "hgru training checkpoint"
 VERSION = 1
 MARK = b"sha256:"
 COMMENT = len(MARK) + 64
+CUT = "it is cut off, or its end was overwritten"
 NAME = re.compile(r"step_(\d{8,})\.pt")
 
 State = dict[str, Any]
@@ -73,9 +74,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> State:
         state = torch.load(io.BytesIO(whole), map_location=device, weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
         if not intact and (NAME.fullmatch(path.name) or path.name == "best.pt"):
-            raise DamagedCheckpointError(
-                f"{path} is damaged: it is cut off, or its end was overwritten"
-            ) from error
+            raise DamagedCheckpointError(f"{path} is damaged: {CUT}") from error
         raise CheckpointError(
             f"{path} is not a checkpoint of this project: it cannot be read as tensors and numbers"
         ) from error
@@ -92,7 +91,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> State:
             "settings.yaml of its run names"
         )
     if not intact:
-        raise DamagedCheckpointError(f"{path} is damaged: its checksum is missing")
+        raise DamagedCheckpointError(f"{path} is damaged: {CUT}")
     return state
 
 

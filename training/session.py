@@ -154,6 +154,9 @@ def _closing(training: Training, run: Run, steps: int, minutes: float, reason: s
             f"  validation: last {metric} {history.validation_metric[-1]:.4f}, best "
             f"{history.validation_metric[best]:.4f} at step {history.validation_step[best]}"
         )
+    bad = len(training.loader.bad_records) + len(training.validation.loader.bad_records)
+    if bad:
+        lines.append(f"  {bad} bad record{'s were' if bad > 1 else ' was'} left out: see the log")
     lines += [f"  {name}: {place}" for name, place in run.places().items() if place.exists()]
     if reason is not None:
         lines.append(f"  go on with:  python {Path(sys.argv[0]).name} --resume {run.name}")
