@@ -81,6 +81,9 @@ def new_figure(width: float = PAGE, height: float = 2.6) -> Figure:
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write a figure as ``<stem>.png`` and ``<stem>.pdf``; both paths."""
     written = []
+    with style():
+        figure.draw_without_rendering()  # lays it out, once for both files
+        figure.set_layout_engine("none")
     for kind in ("png", "pdf"):
         content = io.BytesIO()
         with style():

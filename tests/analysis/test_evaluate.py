@@ -240,3 +240,15 @@ def test_a_control_without_a_circuit_is_evaluated_too(config, names, records):
     assert found.about["timesteps"] is None and not math.isnan(found.loss)
     with pytest.raises(ValueError, match="FeedforwardNetwork has 0"):
         evaluate.evaluate(run, DATASET, lesion=["mu"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_same_answers(run, config):
+    here = evaluate.evaluate(run, DATASET)
+    there = evaluate.evaluate(load_run(run.name, device="cuda", config=config), DATASET)
+    assert np.allclose(here.logits, there.logits, atol=1e-2)
+    assert np.array_equal(here.record, there.record)
+    image = np.random.default_rng(0).integers(0, 256, (300, 300), dtype=np.uint8)
+    on_gpu = predict.predict(load_run(run.name, device="cuda", config=config), image)
+    assert np.allclose(on_gpu.logits, predict.predict(run, image).logits, atol=1e-2)

@@ -90,7 +90,7 @@ def written(project, tmp_path_factory):
         patch.setenv("HGRU_PROJECT_DIRECTORY", str(project))
         config = Config()
         names = sorted(p.name for p in config.log_dir.iterdir() if "_seed0_" in p.name)
-        wanted = [n for n in names if n.startswith(("tiny_hgru_", "tiny_multiplicative"))]
+        wanted = [n for n in names if n.startswith(("tiny_hgru_", "tiny_ff_5"))][::-1]
         runs = [load_run(name, device="cpu", config=config) for name in wanted]
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
@@ -147,6 +147,7 @@ def test_the_tables_numbers_are_those_of_a_direct_computation(written, read):
         run.parameters for run in runs
     ]
     paired = next(t for name, t in read.tables.items() if name.startswith("Paired tests"))
+    assert "ff_5 − hgru" in paired[1]
     (test,) = comparison.paired_tests(members, "hgru")
     assert paired[1][4:6] == [comparison.difference_text(test), comparison.p_text(test["p"])]
     validations = read.tables["Validations while training"]
