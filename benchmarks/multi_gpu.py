@@ -1,9 +1,9 @@
 """N processes against one, on the same total batch: images/s, efficiency, equality of losses.
 
-Starts ``torchrun`` twice a round, with one process and with N, alternating; each trains the same
-network on the same images. Prints the ratio of the rates with its spread, the efficiency (ratio / N)
-and how far the losses differ; ``--profile`` also says how much of a step goes to each kind of
-communication. On GPUs each process takes one; without, they share the processor over gloo.
+Starts ``torchrun`` twice a round, with one process and with N in turn; each trains the same network
+on the same images. Prints the ratio of the rates with its spread over the rounds, the efficiency
+(ratio / N) and how far the losses differ; ``--profile`` also says how much of a step goes to each
+kind of communication. On GPUs each process takes one; without, they share the processor over gloo.
 
     python -m benchmarks.multi_gpu --processes 2
 """
@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from dataset_processing.progress import Progress
 from training.distribution import Ranks, device_of
 from training.losses import loss_function
 from training.metrics import metric_function
@@ -89,14 +90,11 @@ def measure(chosen: argparse.Namespace) -> None:
     found: dict[str, Any] = {"device": device_name(ranks.device)}
     if chosen.profile:
         found["shares"] = shares_of_a_step(lambda: train(3), ranks.device)
-    seconds = []
-    for _ in range(chosen.rounds):
-        wait(ranks)
-        began = time.perf_counter()
-        train(chosen.steps)
-        wait(ranks)
-        seconds.append((time.perf_counter() - began) / chosen.steps)
-    found["seconds"] = seconds
+    wait(ranks)
+    began = time.perf_counter()
+    train(chosen.steps)
+    wait(ranks)
+    found["seconds"] = (time.perf_counter() - began) / chosen.steps
     found["losses"] = torch.stack(losses).tolist()
     if ranks.is_first:
         chosen.measure.write_text(json.dumps(found))
@@ -143,22 +141,29 @@ def main() -> int:
     if chosen.measure:
         measure(chosen)
         return 0
-    one, many = run(1, chosen), run(chosen.processes, chosen)
-    ratios = [a / b for a, b in zip(one["seconds"], many["seconds"], strict=True)]
-    ratio, spread = statistics.median(ratios), (max(ratios) - min(ratios)) / 2
+    one, many = [], []
+    for _ in Progress(range(chosen.rounds), desc="rounds"):
+        one.append(run(1, chosen))
+        many.append(run(chosen.processes, chosen))
+    ratios = [a["seconds"] / b["seconds"] for a, b in zip(one, many, strict=True)]
+    ratio = statistics.median(ratios)
     print(
         f"{chosen.script}, {chosen.batch_size} images of {chosen.size}×{chosen.size} in total, "
-        f"{chosen.rounds} rounds of {chosen.steps} steps; {one['device']}, "
+        f"{chosen.rounds} rounds of {chosen.steps} steps; {one[0]['device']}, "
         f"{os.cpu_count()} cores, torch {torch.__version__}"
     )
     print(f"{'processes':>10} {'ms a step':>10} {'images/s':>10}")
     for processes, found in ((1, one), (chosen.processes, many)):
-        middle = statistics.median(found["seconds"])
+        middle = statistics.median(x["seconds"] for x in found)
         print(f"{processes:>10} {1e3 * middle:>10.1f} {chosen.batch_size / middle:>10.1f}")
-    print(f"ratio {ratio:.2f} ± {spread:.2f}, efficiency {ratio / chosen.processes:.0%}")
-    worst = max(abs(a - b) / abs(a) for a, b in zip(one["losses"], many["losses"], strict=True))
-    print(f"losses of {len(one['losses'])} steps: largest relative difference {worst:.1e}")
-    for kind, share in many.get("shares", {}).items():
+    print(
+        f"ratio {ratio:.2f} (from {min(ratios):.2f} to {max(ratios):.2f}), "
+        f"efficiency {ratio / chosen.processes:.0%}"
+    )
+    pairs = list(zip(one[0]["losses"], many[0]["losses"], strict=True))
+    worst = max(abs(a - b) / abs(a) for a, b in pairs)
+    print(f"losses of {len(pairs)} steps: largest relative difference {worst:.1e}")
+    for kind, share in many[0].get("shares", {}).items():
         print(f"  {share:6.1%} of a step's time in {kind}")
     return 0
 

@@ -9,7 +9,7 @@ import inspect
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -58,16 +58,17 @@ class Ranks:
         """
         if self.world_size == 1:
             return model
-        for module in model.modules():
-            if hasattr(module, "over_ranks"):
-                module.over_ranks = join_statistics
+        for module in _with(model, "over_ranks"):
+            module.over_ranks = join_statistics
         options = inspect.signature(DistributedDataParallel).parameters
         sync = "forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers"
         return DistributedDataParallel(
             model,
             device_ids=[self.device] if self.device.type == "cuda" else None,
             gradient_as_bucket_view=True,
-            **{sync: False},  # the joined statistics keep the running averages equal
+            **cast(
+                dict[str, Any], {sync: False}
+            ),  # the joined statistics keep the running averages equal
         )
 
     def place(self, model: nn.Module, sizes: list[int]) -> tuple[int, int]:
@@ -82,9 +83,8 @@ class Ranks:
         """
         total, offset = sum(sizes), sum(sizes[: self.rank])
         if self.world_size > 1:
-            for module in model.modules():
-                if hasattr(module, "draw_images"):
-                    module.draw_images, module.draw_offset = total, offset
+            for module in _with(model, "draw_images"):
+                module.draw_images, module.draw_offset = total, offset
         return total, offset
 
     def agree(self, word: int, images: int = 0) -> tuple[int, list[int]]:
@@ -135,6 +135,11 @@ class Ranks:
         if self._control is not None:
             dist.destroy_process_group()
             self._control = None
+
+
+def _with(model: nn.Module, attribute: str) -> list[Any]:
+    """The modules that have an attribute of that name."""
+    return [module for module in model.modules() if hasattr(module, attribute)]
 
 
 def device_of(name: str) -> torch.device:

@@ -75,10 +75,10 @@ class Training:
         on_bad_record: str = "error",
     ) -> None:
         self.settings, self.ranks = settings, ranks
-        self.model = model.to(ranks.device)
+        self.model: Any = model.to(ranks.device)
         self.generators = Generators(seed, ranks.device, ranks.rank)
-        if hasattr(model, "set_generator"):
-            model.set_generator(self.generators.hidden)
+        if hasattr(self.model, "set_generator"):
+            self.model.set_generator(self.generators.hidden)
         self.train_set = open_dataset(settings["dataset"], "train", config, settings, on_bad_record)
         self.validation_set = open_dataset(
             settings["val_dataset"] or settings["dataset"], "val", config, settings, on_bad_record
@@ -86,7 +86,11 @@ class Training:
         size = settings["model_input_image_size"]
         self._image_size = size or _image_size(settings["dataset"], config)
         self.augment = self._augmentations("data_augmentations")
-        self._load = {"seed": seed, "workers": workers, "on_bad_record": on_bad_record}
+        self._load: dict[str, Any] = {
+            "seed": seed,
+            "workers": workers,
+            "on_bad_record": on_bad_record,
+        }
         self.loader = self._loader(self.train_set, settings["shuffle_train"])
         metric = metric_function(settings["score_metric"])
         self.train_step = TrainStep(

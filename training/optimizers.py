@@ -106,7 +106,7 @@ class Nadam(Adam):
     def direction(self, m: list[Tensor], g: list[Tensor]) -> list[Tensor]:
         ahead = torch._foreach_mul(m, self.beta1)
         torch._foreach_add_(ahead, g, alpha=1 - self.beta1)
-        return ahead
+        return list(ahead)
 
 
 class Momentum(_ListOptimizer):

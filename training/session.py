@@ -6,13 +6,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from config import Config
-from dataset_processing import prepare
+from dataset_processing import prepare, stand_in
 from training.checkpoints import CheckpointError, CheckpointFolder, load
 from training.distribution import Ranks
 from training.loop import Training
@@ -42,21 +43,20 @@ def train(
     """
     stop = Stop(options.max_minutes)
     config = Config()
-    settings = resolve(experiment_params(), options.overrides)
-    run = None
+    standing_in = ranks.first(lambda: _stand_in(experiment_params(), options.overrides, config))
+    exp_name = resolve(experiment_params(), [*standing_in, *options.overrides])["exp_name"]
+    run, record = None, {}
     if options.resume:
-        run = ranks.first(lambda: _run_to_resume(config, options.resume, settings["exp_name"]))
-    recorded: dict[str, Any] = run.record() if run else {}
-    overrides = [*recorded.get("overrides", []), *options.overrides]
+        run = ranks.first(lambda: _run_to_resume(config, options.resume, exp_name))
+        record = run.record() if run else {}
+    overrides = [*record.get("overrides", standing_in), *options.overrides]
     settings = resolve(experiment_params(), overrides)
-    seed = _chosen("--seed", options.seed, recorded.get("seed"), 0)
-    deterministic = bool(options.deterministic or recorded.get("deterministic"))
+    seed = _chosen_seed(options.seed, record.get("seed"))
+    deterministic = bool(options.deterministic or record.get("deterministic"))
     _set_up(deterministic, seed)
-
-    for name in dict.fromkeys(
-        [settings["dataset"], settings["val_dataset"] or settings["dataset"]]
-    ):
-        ranks.first(lambda name=name: prepare(name, config, settings))
+    for name in dict.fromkeys([settings["dataset"], settings["val_dataset"]]):
+        if name is not None:
+            ranks.first(partial(prepare, name, config, settings))
     training = Training(
         settings,
         _build(build_model, settings),
@@ -67,32 +67,40 @@ def train(
         options.on_bad_record,
     )
     if run:
-        checkpoint = ranks.first(CheckpointFolder(run.checkpoints).newest)
-        if checkpoint:
-            state = load(checkpoint, ranks.device)
-            _check_identity(run, state, training, override_keys(options.overrides))
-            training.restore(state)
-    where = environment(ranks.device, ranks.world_size)
-    if run is None:
-        record = {
-            "script": Path(sys.argv[0]).name,
-            "parameters": settings,
-            "overrides": overrides,
-            "seed": seed,
-            "deterministic": deterministic,
-            "data": training.data(),
-            "environment": where,
-            "resumed": [],
-        }
-        run = ranks.first(lambda: _begin(config, settings["exp_name"], record))
-    elif ranks.is_first:
-        run.clear_partial_files()
-        recorded.setdefault("resumed", []).append({"step": training.step, "environment": where})
-        recorded |= {"parameters": settings, "overrides": overrides}
-        write_yaml(run.settings, recorded)
-    ranks.barrier()
+        _restore(run, training, override_keys(options.overrides))
+    record |= {"parameters": settings, "overrides": overrides}
+    record |= {"seed": seed, "deterministic": deterministic}
+    run = ranks.first(lambda: _recorded(config, run, record, training))
     with stop:
-        return _go(training, run, stop, resumed=bool(recorded))
+        return _go(training, run, stop, resumed="run" in record)
+
+
+def _restore(run: Run, training: Training, changed: set[str]) -> None:
+    """Bring the training to where the run's newest intact checkpoint is, if it has one.
+
+    Args:
+        changed: keys of the parameters that this call's command line sets.
+    """
+    checkpoint = training.ranks.first(CheckpointFolder(run.checkpoints).newest)
+    if checkpoint:
+        state = load(checkpoint, training.ranks.device)
+        _check_identity(run, state, training, changed)
+        training.restore(state)
+
+
+def _recorded(config: Config, run: Run | None, record: dict[str, Any], training: Training) -> Run:
+    """A new run, or the one to go on with, whose ``settings.yaml`` says how it was called."""
+    where = environment(training.ranks.device, training.ranks.world_size)
+    if run is None:
+        run = new_run(config, training.settings["exp_name"])
+        record |= {"data": training.data(), "environment": where}
+        run.begin({"run": run.name, "script": Path(sys.argv[0]).name, **record})
+    else:
+        run.clear_partial_files()
+        resumed = [*record.get("resumed", []), {"step": training.step, "environment": where}]
+        record["resumed"] = resumed
+        write_yaml(run.settings, record)
+    return run
 
 
 def _go(training: Training, run: Run, stop: Stop, resumed: bool) -> bool:
@@ -163,17 +171,27 @@ def _closing(training: Training, run: Run, steps: int, minutes: float, reason: s
     return "\n".join(lines)
 
 
+def _stand_in(params: Settings, overrides: list[str], config: Config) -> list[str]:
+    """Overrides for a demonstration where the script's own data is missing; says so."""
+    if "dataset" in override_keys(overrides):
+        return []
+    name = resolve(params, overrides)["dataset"]
+    demonstration = stand_in(name, config)
+    if demonstration:
+        print(
+            f"No data for {name} and no path of your own is set (README: data). As a demonstration "
+            f"this run trains with {', '.join(demonstration)}. To generate some images of the "
+            f"script's own set instead: --set dataset={name}",
+            file=sys.stderr,
+        )
+    return demonstration
+
+
 def _run_to_resume(config: Config, which: str, exp_name: str) -> Run | None:
     if which == "auto":
         of_experiment = runs(config, exp_name)
         return of_experiment[-1] if of_experiment else None
     return find_run(config, which, exp_name)
-
-
-def _begin(config: Config, exp_name: str, record: dict[str, Any]) -> Run:
-    run = new_run(config, exp_name)
-    run.begin({"run": run.name, **record})
-    return run
 
 
 def _build(build_model: Callable[[Settings], Any], settings: Settings) -> Any:
@@ -200,11 +218,12 @@ def _check_identity(run: Run, state: dict[str, Any], training: Training, changed
         )
 
 
-def _chosen(name: str, given: int | None, recorded: int | None, default: int) -> int:
+def _chosen_seed(given: int | None, recorded: int | None) -> int:
+    """The seed of a new run, or that of the run to go on with."""
     if recorded is None:
-        return default if given is None else given
+        return given or 0
     if given is not None and given != recorded:
-        raise ValueError(f"{name} {given}: this run was started with {recorded}")
+        raise ValueError(f"--seed {given}: this run was started with {recorded}")
     return recorded
 
 

@@ -1,6 +1,7 @@
 """One update of the network."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class TrainStep:
         clip_gradients: float | None,
         ranks: Ranks,
     ) -> None:
-        self.network = model
+        self.network: Any = model
         self.model = ranks.wrap(model)
         self.loss, self.metric = loss, metric
         self.optimizer = optimizer

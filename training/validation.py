@@ -50,7 +50,6 @@ class Validation:
             measured = self.step.measure(images, batch.labels)
             sums += sum(sizes) * torch.stack(measured).double()
             count += sum(sizes)
-        batches.close()
         network.train(was_training)
         loss, metric = (sums / count).tolist()
         return loss, metric, count
