@@ -54,8 +54,10 @@ class Parser(argparse.ArgumentParser):
             help="of generated images, of the choice among more, and of the hidden state",
         )  # fmt: skip
         self.add_argument(
-            "--workers", type=whole(0), default=0, metavar="N", help="processes that load images"
-        )
+            "--workers", type=whole(0), metavar="N",
+            help="processes that load images; default: none on a CPU, half of the cores beside a "
+            "GPU, 8 at most",
+        )  # fmt: skip
 
     def add_circuit(self) -> None:
         """Changes to the circuit in evaluation."""

@@ -46,7 +46,7 @@ def family(
     datasets: Sequence[str] = (),
     images: int = IMAGES,
     seed: int = 0,
-    workers: int = 0,
+    workers: int | None = None,
 ) -> tuple[list[Member], list[Path]]:
     """Evaluate runs side by side.
 

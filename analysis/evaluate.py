@@ -10,6 +10,7 @@ validation fold), a .tfrecords file, or a folder of images in any of the three l
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -31,6 +32,7 @@ from dataset_processing.loader import Loader
 from dataset_processing.progress import Progress
 
 IMAGES = 10_000
+WORKERS = 8
 DISTANCE_BIN = 20  # pixels
 LABELS = {0: "two contours", 1: "one contour"}
 
@@ -144,7 +146,7 @@ def evaluate(
     lesion: Sequence[str] = (),
     timesteps: int | None = None,
     fold: str = "val",
-    workers: int = 0,
+    workers: int | None = None,
 ) -> Evaluation:
     """A run's answers to a set of images.
 
@@ -160,7 +162,7 @@ def evaluate(
         lesion: letters held at 0.
         timesteps: of the circuit; None: the run's own.
         fold: 'train' or 'val', of a data set or stream.
-        workers: processes that load.
+        workers: processes that load; None: none on a CPU, half of the cores beside a GPU.
 
     Raises:
         ValueError, FileNotFoundError: the set cannot be had or a setting cannot be.
@@ -171,7 +173,7 @@ def evaluate(
 
 def evaluated(
     run: TrainedRun, dataset: str, images: int = IMAGES, *, seed: int = 0,
-    lesion: Sequence[str] = (), timesteps: int | None = None, fold: str = "val", workers: int = 0,
+    lesion: Sequence[str] = (), timesteps: int | None = None, fold: str = "val", workers: int | None = None,
 ) -> tuple[Evaluation, Path]:  # fmt: skip
     """As :func:`evaluate`, kept under ``condition_evaluations``: what is there is not done again.
 
@@ -207,10 +209,12 @@ def evaluated(
 
 def _evaluate(
     run: TrainedRun, dataset: str, data: Any, images: int, seed: int, lesion: Sequence[str],
-    timesteps: int | None, fold: str, workers: int,
+    timesteps: int | None, fold: str, workers: int | None,
 ) -> Evaluation:  # fmt: skip
     about = _about(run, data, images, seed, lesion, timesteps, fold)
     count = min(images, len(data))
+    if workers is None:
+        workers = 0 if run.device.type == "cpu" else min(WORKERS, (os.cpu_count() or 2) // 2)
     loader = Loader(
         data, min(int(run.params["batch_size"]), len(data)), seed, True, workers, run.device
     )

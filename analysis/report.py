@@ -25,6 +25,7 @@ from config import Config
 from training.settings import plain, resolve
 
 IMAGES = 2_000
+CARDS = 8  # large numbers at the top, at most
 CAPTIONS = {
     "gabors": "The 24 oriented filters and the disc where training starts (formula) and where it "
     "ended. Degrees: orientation of the preferred contour from the horizontal, counter-clockwise.",
@@ -60,7 +61,7 @@ def report(
     examples: str = "pathfinder_14",
     samples: int = SMOOTHGRAD_SAMPLES,
     seed: int = 0,
-    workers: int = 0,
+    workers: int | None = None,
 ) -> Path:
     """Write the page.
 
@@ -106,18 +107,19 @@ def _header(members: Sequence[Member], names: str) -> str:
     else:
         lead = f"{len(members)} runs: {', '.join(m.run.name for m in members)}."
     items = []
-    for name, evaluation in first.evaluations.items():
-        accuracy = evaluation.accuracy()
-        low, high = 100 * accuracy["low"], 100 * accuracy["high"]
-        which = title(name) if len(members) == 1 else f"{_name(first)}, {title(name)}"
-        items.append(
-            (f"accuracy, {which}", f"{100 * accuracy['accuracy']:.1f}%", f"{low:.1f}–{high:.1f}%")
-        )
-    items.append(("trained parameters", f"{run.parameters:,}", run.model_name))
-    batch = run.params["batch_size"]
-    items.append(("training images", f"{run.images_seen:,}", f"batches of {batch}"))
+    for member in members:
+        for name, evaluation in member.evaluations.items():
+            accuracy = evaluation.accuracy()
+            low, high = 100 * accuracy["low"], 100 * accuracy["high"]
+            which = title(name) if len(members) == 1 else f"{_name(member)}, on {title(name)}"
+            interval = f"{low:.1f}–{high:.1f}%, {accuracy['images']:,} images"
+            items.append((f"accuracy, {which}", f"{100 * accuracy['accuracy']:.1f}%", interval))
+    if len(members) == 1:
+        batch = run.params["batch_size"]
+        items.append(("trained parameters", f"{run.parameters:,}", run.model_name))
+        items.append(("training images", f"{run.images_seen:,}", f"batches of {batch}"))
     heading = f"<h1>{escape(names)} on Pathfinder</h1>\n"
-    return heading + page.paragraph(lead, "lead") + page.numbers(items[:6])
+    return heading + page.paragraph(lead, "lead") + page.numbers(items[:CARDS])
 
 
 def _name(member: Member) -> str:
