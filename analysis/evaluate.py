@@ -173,7 +173,8 @@ def evaluate(
 
 def evaluated(
     run: TrainedRun, dataset: str, images: int = IMAGES, *, seed: int = 0,
-    lesion: Sequence[str] = (), timesteps: int | None = None, fold: str = "val", workers: int | None = None,
+    lesion: Sequence[str] = (), timesteps: int | None = None, fold: str = "val",
+    workers: int | None = None,
 ) -> tuple[Evaluation, Path]:  # fmt: skip
     """As :func:`evaluate`, kept under ``condition_evaluations``: what is there is not done again.
 

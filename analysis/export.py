@@ -1,6 +1,6 @@
 """Write a run's weights, or its whole network, for other programs.
 
-python -m analysis.export latest                             (all three)
+python -m analysis.export latest                             (all of them)
 python -m analysis.export RUN --format safetensors npy
 python -m analysis.export RUN --format torch --size 300 300 --batch 8
 
@@ -8,6 +8,7 @@ safetensors  the network's tensors by this project's names; metadata hold the ru
              that  python -m analysis.predict FILE.safetensors image.png  and all others load it
 npy          a folder of the 2018 release's variables, <run>_<step>_<variable>.npy, which
              models.tf_variables.load_npy_folder reads
+card         a model card (Markdown): data, seed, command, versions, accuracy
 torch        a program of torch.export (.pt2) for one batch and image size, which
              torch.export.load runs without this project; checked against the network
 """
@@ -24,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from analysis import command_line
-from analysis.files import write_bytes
+from analysis.card import model_card
+from analysis.files import write_bytes, write_text
 from analysis.probing import default_generator
 from analysis.runs import FORMAT, TrainedRun, load_run
 from config import Config
@@ -32,7 +34,7 @@ from layers.horizontal import horizontal_method
 from models.tf_variables import tf_variables
 from training.settings import plain
 
-FORMATS = ("safetensors", "npy", "torch")
+FORMATS = ("safetensors", "card", "npy", "torch")
 TOLERANCE = 1e-4  # largest difference, relative to the largest value, that an export may show
 
 
@@ -141,6 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     paths: list[Path] = []
     if "safetensors" in options.format:
         paths.append(export_safetensors(run, folder / f"{stem}.safetensors"))
+    if "card" in options.format:
+        paths.append(write_text(folder / f"{stem}.md", model_card(run, f"{stem}.safetensors")))
     if "npy" in options.format:
         variables = folder / f"{stem}_npy"
         count = len(export_npy(run, variables))

@@ -14,9 +14,11 @@ import hgru_bn_relu
 import multiplicative_lesion
 from analysis import export
 from analysis.command_line import exit_code
+from analysis.evaluate import evaluated, percent
 from analysis.probing import hidden_seed
 from analysis.runs import TrainedRun, load_run
 from models.tf_variables import load_npy_folder
+from tests.analysis.conftest import DATASET
 from training.checkpoints import load
 
 IMAGES = torch.rand(3, 1, 24, 24)
@@ -122,6 +124,23 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path, config):
 SCRIPTS = [
     hgru, hgru_bn, hgru_bn_for, hgru_bn_relu, multiplicative_lesion, additive_lesion, ff_5,
 ]  # fmt: skip
+
+
+def test_the_card_has_what_was_trained_and_what_was_measured(config, names, tmp_path):
+    run = load_run(names["hgru seed 1"], device="cpu", config=config)
+    arguments = [run.name, "--format", "card", "--device", "cpu", "--output", str(tmp_path)]
+    assert exit_code(export.main, arguments) == 0
+    (card,) = tmp_path.glob("*.md")
+    assert "Not evaluated yet" in card.read_text()
+    found, _ = evaluated(run, DATASET)
+    evaluated(run, DATASET, lesion=["mu"])  # not of the whole circuit: left out
+    assert exit_code(export.main, arguments) == 0
+    text = card.read_text()
+    assert f"| {DATASET} | 9 | {percent(found.accuracy())} | {found.loss:.4f} |" in text
+    assert text.count(f"| {DATASET} | 9 |") == 1
+    for fact in ("| seed | 1 |", "| script | hgru.py |", "12 updates of 4", "--set=epochs=2",
+                 f"| parameters | {run.parameters:,} |", "nadam, lr 0.001"):  # fmt: skip
+        assert fact in text, fact
 
 
 @pytest.mark.slow
