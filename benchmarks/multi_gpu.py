@@ -129,7 +129,7 @@ def run(processes: int, chosen: argparse.Namespace) -> dict[str, Any]:
         file = Path(folder) / "found.json"
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc_per_node={processes}", "-m", "benchmarks.multi_gpu", *sys.argv[1:]]
-        threads = str(max(1, (os.cpu_count() or 1) // processes))
+        threads = str(max(1, (os.cpu_count() or 1) // chosen.processes))  # the same for one
         environment = {"OMP_NUM_THREADS": threads, **os.environ}
         subprocess.run([*command, "--measure", str(file)], check=True, env=environment)
         return json.loads(file.read_text())

@@ -76,6 +76,11 @@ def parser(description: str, parameters: Settings) -> argparse.ArgumentParser:
         help="the same bits twice on a GPU too, at some cost in speed (on a CPU they always are)",
     )  # fmt: skip
     parse.add_argument(
+        "--eager", action="store_true",
+        help="on a GPU, launch each operation anew instead of replaying a captured CUDA graph: "
+        "slower, for networks that cannot be captured",
+    )  # fmt: skip
+    parse.add_argument(
         "--workers", type=_count, metavar="N",
         help="processes that load images (default: half of the cores, 8 at most)",
     )  # fmt: skip

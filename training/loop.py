@@ -19,6 +19,7 @@ from dataset_processing.whole_file import WholeFile
 from models.tf_variables import tf_variables
 from training.checkpoints import CheckpointFolder
 from training.distribution import OtherRankError, Ranks
+from training.graph import GraphedStep
 from training.history import History
 from training.losses import loss_function
 from training.metrics import metric_function
@@ -57,6 +58,7 @@ class Training:
         seed: what all random numbers follow from.
         workers: processes that load each fold.
         on_bad_record: ``'error'`` or ``'skip'``.
+        captured: let a GPU replay the update as one captured graph.
 
     Attributes:
         step: updates done.
@@ -73,11 +75,12 @@ class Training:
         seed: int,
         workers: int = 0,
         on_bad_record: str = "error",
+        captured: bool = True,
     ) -> None:
         self.settings, self.ranks = settings, ranks
         self.model: Any = model.to(ranks.device)
         self.generators = Generators(seed, ranks.device, ranks.rank)
-        if hasattr(self.model, "set_generator"):
+        if hasattr(model, "set_generator"):
             self.model.set_generator(self.generators.hidden)
         self.train_set = open_dataset(settings["dataset"], "train", config, settings, on_bad_record)
         self.validation_set = open_dataset(
@@ -92,15 +95,7 @@ class Training:
             "on_bad_record": on_bad_record,
         }
         self.loader = self._loader(self.train_set, settings["shuffle_train"])
-        metric = metric_function(settings["score_metric"])
-        self.train_step = TrainStep(
-            self.model,
-            loss_function(settings["loss_function"]),
-            metric,
-            optimizer(settings["optimizer"], self.model.parameters(), settings["lr"]),
-            settings["clip_gradients"],
-            ranks,
-        )
+        self.train_step = self._train_step(captured)
         self.validation = Validation(
             self.train_step,
             self._loader(self.validation_set, settings["shuffle_val"]),
@@ -387,6 +382,20 @@ class Training:
         """End the processes that load images."""
         for loader in (self.loader, self.validation.loader):
             loader.close()
+
+    def _train_step(self, captured: bool) -> TrainStep:
+        """What updates the network: captured as a CUDA graph where there is one GPU."""
+        parts = (
+            self.model,
+            loss_function(self.settings["loss_function"]),
+            metric_function(self.settings["score_metric"]),
+            optimizer(self.settings["optimizer"], self.model.parameters(), self.settings["lr"]),
+            self.settings["clip_gradients"],
+            self.ranks,
+        )
+        if captured and self.ranks.device.type == "cuda" and self.ranks.world_size == 1:
+            return GraphedStep(*parts, generators=(self.generators.hidden,))
+        return TrainStep(*parts)
 
     def _augmentations(self, key: str) -> Augmentations:
         return Augmentations(self.settings[key], self._image_size)

@@ -13,11 +13,13 @@ A run is named ``<exp_name>_<timestamp>``. Its files lie in ``config.py``'s fold
 """
 
 import contextlib
+import errno
+import fcntl
 import os
 import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -77,6 +79,26 @@ class Run:
             # A file system without links leaves a folder without them: the files are elsewhere.
             with contextlib.suppress(OSError):
                 (self.folder / name).symlink_to(os.path.relpath(place, self.folder))
+
+    def lock(self) -> None:
+        """Keep the run for this process until it ends.
+
+        Raises:
+            RuntimeError: another process trains it.
+        """
+        self._lock: IO[str] | None = open(self.logs / "lock", "w")
+        try:
+            # A lock of the process, not of the open file: the loader's workers do not inherit it.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                return  # a file system without locks
+            raise RuntimeError(
+                f"{self.name} is being trained by another process; wait for it, or end it first"
+            ) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_lock"}
 
     def record(self) -> dict[str, Any]:
         """What ``settings.yaml`` holds.

@@ -65,6 +65,7 @@ def train(
         seed,
         _workers(options.workers, ranks.world_size),
         options.on_bad_record,
+        captured=not options.eager,
     )
     if run:
         _restore(run, training, override_keys(options.overrides))
@@ -93,9 +94,11 @@ def _recorded(config: Config, run: Run | None, record: dict[str, Any], training:
     where = environment(training.ranks.device, training.ranks.world_size)
     if run is None:
         run = new_run(config, training.settings["exp_name"])
+        run.lock()
         record |= {"data": training.data(), "environment": where}
         run.begin({"run": run.name, "script": Path(sys.argv[0]).name, **record})
     else:
+        run.lock()
         run.clear_partial_files()
         resumed = [*record.get("resumed", []), {"step": training.step, "environment": where}]
         record["resumed"] = resumed

@@ -55,6 +55,18 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
     assert processes.finish(process) == 130
 
 
+def test_a_run_is_trained_by_one_process_at_a_time(
+    script: Script, project: Path, capsys: pytest.CaptureFixture
+) -> None:
+    process = processes.start(["--set", "epochs=1000", "--workers", "0"], project)
+    wait_for_steps(project)
+    assert script("--resume", "latest") == ERROR
+    assert "is being trained by another process" in capsys.readouterr().err
+    process.kill()
+    processes.finish(process)
+    assert script("--resume", "latest", "--max-minutes", "0.01") == LEFT_EARLY
+
+
 def test_the_time_limit(script: Script, project: Path, capsys: pytest.CaptureFixture) -> None:
     assert script("--set", "epochs=1000", "--max-minutes", "0.01") == LEFT_EARLY
     assert "left early: the time limit of 0.01 minutes" in capsys.readouterr().out
