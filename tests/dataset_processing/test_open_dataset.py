@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from config import Config
-from dataset_processing import encode, open_dataset, prepare
+from dataset_processing import encode, open_dataset, prepare, stand_in
+from dataset_processing.generate import generate_default
 from dataset_processing.records import CorruptRecordError, RecordReader, RecordWriter
 
 NAME = "curv_contour_length_14_full"
@@ -173,3 +174,25 @@ def test_an_empty_record_file(config):
             pass
     with pytest.raises(ValueError, match="no record in it"):
         open_dataset(NAME, "train", config)
+
+
+def test_a_demonstration_stands_in_only_where_nothing_was_set(tmp_path, monkeypatch, config):
+    encode.main(["--dataset", NAME])
+    assert stand_in(NAME, config) == []  # the data is there
+    monkeypatch.delenv("HGRU_DATA_ROOT")
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path / "fresh"))
+    fresh = Config()
+    if fresh.data_root_is_default and not (fresh.data_root / "curvy_2snakes_300").exists():
+        overrides = stand_in(NAME, fresh)
+        assert "dataset=curv_contour_length_3_small" in overrides
+    assert stand_in("pathfinder_14_stream", fresh) == []
+    monkeypatch.setenv("HGRU_DATA_ROOT", str(tmp_path / "mine"))
+    assert stand_in(NAME, Config()) == []
+
+
+def test_the_demonstrations_set_has_the_size_that_its_module_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path))
+    name, config = "curv_contour_length_3_small", Config()
+    generate_default(name, config, count=40)
+    train = open_dataset(name, "train", config)
+    assert len(train) == 36 and train[0][0].shape == (64, 64)
