@@ -10,14 +10,31 @@ from typing import Any
 ERROR, INTERRUPTED = 2, 130
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, and which shows defaults in its help."""
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Shows the description as it is, and defaults that say something."""
 
-    def __init__(self, module: str, description: str) -> None:
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text, default = action.help or "", action.default
+        says_nothing = default is None or default is False or default in ([], argparse.SUPPRESS)
+        if says_nothing or "default" in text:
+            return text
+        shown = " ".join(map(str, default)) if isinstance(default, list) else default
+        return f"{text} (default: {shown})"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line.
+
+    Args:
+        module: name of the command's module in this folder.
+        description: what the command does, with examples: the module's docstring.
+    """
+
+    def __init__(self, module: str, description: str | None) -> None:
         super().__init__(
             prog=f"python -m analysis.{module}",
             description=description,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=_Help,
             allow_abbrev=False,
         )
 

@@ -301,7 +301,7 @@ def table(found: Sequence[Evaluation], exact: bool = False) -> list[dict[str, An
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parse = command_line.Parser("evaluate", "Evaluate runs on sets of images.")
+    parse = command_line.Parser("evaluate", __doc__)
     parse.add_run()
     parse.add_argument(
         "--dataset", nargs="+", metavar="NAME",

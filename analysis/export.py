@@ -120,11 +120,11 @@ def compare(network: nn.Module, program: Any, images: Tensor) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parse = command_line.Parser("export", "Write a run's weights or network for other programs.")
+    parse = command_line.Parser("export", __doc__)
     parse.add_run(many=False)
     parse.add_argument(
         "--format", nargs="+", choices=FORMATS, default=list(FORMATS), metavar="FORMAT",
-        help=f"any of {', '.join(FORMATS)}",
+        help="formats, of those above; default: all",
     )  # fmt: skip
     parse.add_argument(
         "--size", nargs=2, type=command_line.whole(1), metavar=("H", "W"),

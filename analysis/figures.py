@@ -102,11 +102,11 @@ def _activity(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parse = command_line.Parser("figures", "Draw what runs learned, as PNG and PDF.")
+    parse = command_line.Parser("figures", __doc__)
     parse.add_run()
     parse.add_argument(
         "--only", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND",
-        help=f"any of {', '.join(KINDS)}",
+        help="kinds of figures, of those above; default: all",
     )  # fmt: skip
     parse.add_argument(
         "--dataset", default="pathfinder_14", metavar="NAME",

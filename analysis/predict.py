@@ -161,7 +161,7 @@ def prediction_figure(found: Prediction, name: str, run: TrainedRun) -> Figure:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parse = command_line.Parser("predict", "A run's answers to images.")
+    parse = command_line.Parser("predict", __doc__)
     parse.add_run(many=False)
     parse.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
     parse.add_argument(

@@ -332,7 +332,7 @@ def _footer() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parse = command_line.Parser("report", "One HTML page about runs.")
+    parse = command_line.Parser("report", __doc__)
     parse.add_run()
     parse.add_argument(
         "--dataset", nargs="+", default=[], metavar="NAME",

@@ -258,7 +258,7 @@ def compare(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parse = command_line.Parser("sweep", "Train a family of runs, or collect them; compare them.")
+    parse = command_line.Parser("sweep", __doc__)
     parse.add_argument(
         "axes", nargs="*", metavar="AXIS=VALUE,VALUE", help="scripts=…, datasets=…, seeds=…"
     )

@@ -156,3 +156,20 @@ def test_smoothgrad_averages_noisy_copies(network, images):
             network(noisy)[0][0, 0].backward()
         total += noisy.grad[0, 0]
     assert torch.allclose(found, total / 3, atol=1e-7)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@torch.no_grad()
+def test_a_gpu_is_probed_lesioned_and_stopped_alike(network, images):
+    network.hgru.hidden_init = "zeros"
+    images = torch.rand(2, 1, 60, 60)  # large enough for the fast path
+    for letters, count in (((), 5), (("alpha", "omega"), 5), ((), 2)):
+        found = []
+        for device in ("cpu", "cuda"):
+            with probing.altered(network.to(device), letters, count):
+                found.append(probing.record(network, images.to(device)))
+                whole = network(images.to(device))[0].cpu()
+                assert torch.allclose(found[-1]["logits"].cpu(), whole, atol=1e-2)
+        for symbol, expected in found[0].items():
+            assert torch.allclose(found[1][symbol].cpu(), expected, atol=1e-2), symbol

@@ -50,6 +50,15 @@ def test_cells_are_all_combinations():
     assert sweep.cells("s", {"scripts": ["hgru"]})[0].settings["dataset"] == DATASET
 
 
+def test_help_shows_examples_and_defaults(capsys):
+    with pytest.raises(SystemExit):
+        sweep.main(["--help"])
+    said = capsys.readouterr().out
+    assert "python -m analysis.sweep scripts=hgru,multiplicative_lesion" in said
+    assert "(default: sweep)" in said and "(default: 10000)" in said
+    assert "None)" not in said and "False)" not in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
