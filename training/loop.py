@@ -62,7 +62,7 @@ class Training:
 
     Attributes:
         step: updates done.
-        total: updates of the whole run.
+        epoch, position: epochs done, and batches done of the one at hand.
         history: what was measured.
     """
 
@@ -80,8 +80,9 @@ class Training:
         self.settings, self.ranks = settings, ranks
         self.model: Any = model.to(ranks.device)
         self.generators = Generators(seed, ranks.device, ranks.rank)
-        if hasattr(model, "set_generator"):
-            self.model.set_generator(self.generators.hidden)
+        set_generator = getattr(model, "set_generator", None)
+        if set_generator is not None:
+            set_generator(self.generators.hidden)
         self.train_set = open_dataset(settings["dataset"], "train", config, settings, on_bad_record)
         self.validation_set = open_dataset(
             settings["val_dataset"] or settings["dataset"], "val", config, settings, on_bad_record
@@ -103,14 +104,13 @@ class Training:
             self.generators,
             settings["num_validation_evals"],
         )
-        self.total = settings["epochs"] * self.loader.batches_per_epoch
         self.identity = {
             "parameters": settings,
             "seed": seed,
             "train data": self.train_set.fingerprint(),
             "validation data": self.validation_set.fingerprint(),
         }
-        self.step = 0
+        self.step = self.epoch = self.position = 0
         self.history = History()
         self._pending: list[tuple[Tensor, Tensor]] = []  # measurements, and the batch's records
         self._read_every = READ_EVERY.get(ranks.device.type, READ_SELDOM)
@@ -123,6 +123,8 @@ class Training:
         """All that a checkpoint holds."""
         return {
             "step": self.step,
+            "epoch": self.epoch,
+            "position": self.position,
             "identity": self.identity,
             "model": self.model.state_dict(),
             "optimizer": self.train_step.optimizer.state_dict(),
@@ -135,6 +137,15 @@ class Training:
         self.train_step.optimizer.load_state_dict(state["optimizer"])
         self.history = History.of(state["history"])
         self.step = self._saved_step = state["step"]
+        self.epoch, self.position = state["epoch"], state["position"]
+        if self.position >= self.loader.batches_per_epoch:  # with more processes than before
+            self.epoch, self.position = self.epoch + 1, 0
+
+    @property
+    def total(self) -> int:
+        """Updates of the whole run."""
+        left = (self.settings["epochs"] - self.epoch) * self.loader.batches_per_epoch
+        return self.step + max(left - self.position, 0)
 
     def data(self) -> dict[str, dict[str, Any]]:
         """What is trained and validated on: names, sizes, fingerprints."""
@@ -189,7 +200,7 @@ class Training:
             self._validate_if_due()
             began = time.perf_counter()
             if batches is None:
-                batches = self.loader.batches(*divmod(self.step, self.loader.batches_per_epoch))
+                batches = self.loader.batches(self.epoch, self.position)
             batch, word, sizes = self._next(batches, stop)
             self._waited += time.perf_counter() - began
             if word == STOP:
@@ -203,7 +214,7 @@ class Training:
             self._busy += time.perf_counter() - began
             if self.step % self.settings["log_iters"] == 0:
                 self._log_interval()
-            if self.step % self.loader.batches_per_epoch == 0:
+            if self.position == 0:
                 batches = None
         self._validate_if_due(last=True)
         return None
@@ -237,6 +248,9 @@ class Training:
         self._pending.append((torch.stack(numbers), batch.records))
         self._images += sum(sizes)
         self.step += 1
+        self.position += 1
+        if self.position >= self.loader.batches_per_epoch:
+            self.epoch, self.position = self.epoch + 1, 0
         if len(self._pending) >= self._read_every:
             self._read()
         losses = self.history.train_loss
@@ -307,7 +321,7 @@ class Training:
             values["memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
         self._busy = self._waited = 0.0
         self._images = 0
-        epoch = self.step / self.loader.batches_per_epoch
+        epoch = self.epoch + self.position / self.loader.batches_per_epoch
         text = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
 
         def write() -> None:
