@@ -158,46 +158,84 @@ def comparison_figure(members: Sequence[Member]) -> Figure:
     """Accuracy by model and set, and training images needed to reach 90%."""
     table = rows(members)
     models = list(dict.fromkeys(row["model"] for row in table))
-    sets = _conditions(table)
+    looks: dict[str, dict[str, Any]] = {
+        model: {"color": SERIES[i % len(SERIES)], "marker": MARKERS[i % len(MARKERS)]}
+        for i, model in enumerate(models)
+    }
+    shifts = {model: 0.6 * ((i + 0.5) / len(models) - 0.5) for i, model in enumerate(models)}
     with style():
         figure = new_figure(PAGE, 3.0)
-        left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
-        for number, model in enumerate(models):
-            look: dict[str, Any] = {
-                "color": SERIES[number % len(SERIES)], "marker": MARKERS[number % len(MARKERS)],
-            }  # fmt: skip
-            shift = 0.6 * ((number + 0.5) / len(models) - 0.5)
-            for row in (row for row in table if row["model"] == model):
-                condition = (row["trained_on"], row["tested_on"])
-                x = sets.index(condition) + shift
-                _point(left, x, row, model, look)
-                _seeds(left, x, members, row, look["color"])
-                if row["images_to_90"] is not None:
-                    right.plot(x, row["images_to_90"], linestyle="none", **look)
-                else:
-                    right.annotate(
-                        "not reached", (x, 0.97), xycoords=("data", "axes fraction"),
-                        color=look["color"], ha="center", va="top", fontsize=6.5, rotation=90,
-                    )  # fmt: skip
+        left, right = figure.subplots(1, 2, width_ratios=[1.7, 1])
+        _accuracies(left, members, table, looks, shifts)
+        _images_needed(right, table, looks, shifts)
         for axes in (left, right):
-            axes.set_xticks(range(len(sets)), [_condition_name(c) for c in sets])
-            axes.set_xlim(-0.5, len(sets) - 0.5)
             axes.grid(axis="y")
             axes.tick_params(axis="x", length=0)
-        left.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
-        left.set_title("accuracy, 95% interval")
-        left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        right.set_title(f"training images to {100 * LEVEL:g}%")
-        if any(row["images_to_90"] is not None for row in table):
-            right.set_ylim(bottom=0)
-        else:
-            right.set_yticks([])
         handles, names = left.get_legend_handles_labels()
         unique = dict(zip(names, handles, strict=True))
         figure.legend(
             unique.values(), unique.keys(), loc="outside lower center", ncols=min(4, len(unique))
         )
     return figure
+
+
+def _accuracies(
+    axes: Axes, members: Sequence[Member], table: Sequence[dict[str, Any]],
+    looks: dict[str, dict[str, Any]], shifts: dict[str, float],
+) -> None:  # fmt: skip
+    conditions = _conditions(table)
+    for row in table:
+        model = row["model"]
+        x = conditions.index((row["trained_on"], row["tested_on"])) + shifts[model]
+        known = not math.isnan(row["low"])
+        error = [[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]]
+        axes.errorbar(
+            x, row["accuracy"], yerr=error if known else None, label=model, linestyle="none",
+            capsize=2.5, elinewidth=1.1, **looks[model],
+        )  # fmt: skip
+        if row["seeds"] > 1:
+            group = _groups(members)[model, row["trained_on"], row["tested_on"]]
+            seeds = [m.evaluations[row["tested_on"]].accuracy()["accuracy"] for m in group]
+            axes.plot(
+                [x + 0.05] * len(seeds), seeds, ".", color=looks[model]["color"], markersize=2.5
+            )
+    names, label = _condition_names(conditions)
+    axes.set_xticks(range(len(conditions)), names)
+    axes.set_xlim(-0.5, len(conditions) - 0.5)
+    axes.set_xlabel(label)
+    axes.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_title("accuracy, 95% interval")
+
+
+def _images_needed(
+    axes: Axes, table: Sequence[dict[str, Any]], looks: dict[str, dict[str, Any]],
+    shifts: dict[str, float],
+) -> None:  # fmt: skip
+    """Images to 90% by what was trained on; the test set plays no part in it."""
+    sets = list(dict.fromkeys(trained for trained, _ in _conditions(table)))
+    needed = {(row["model"], row["trained_on"]): row["images_to_90"] for row in table}
+    largest = max((n for n in needed.values() if n is not None), default=0)
+    unit, word = (1e6, "millions") if largest >= 1e6 else (1e3, "thousands")
+    for (model, trained_on), count in needed.items():
+        x = sets.index(trained_on) + shifts[model]
+        if count is not None:
+            axes.plot(x, count / unit, linestyle="none", **looks[model])
+        else:
+            axes.annotate(
+                "not reached", (x, 0.97), xycoords=("data", "axes fraction"), va="top",
+                color=looks[model]["color"], ha="center", fontsize=6.5, rotation=90,
+            )  # fmt: skip
+    names, label = _condition_names([(name, name) for name in sets])
+    axes.set_xticks(range(len(sets)), names)
+    axes.set_xlim(-0.5, len(sets) - 0.5)
+    axes.set_xlabel(label)
+    axes.set_title(f"training images to {100 * LEVEL:g}%")
+    if largest:
+        axes.set_ylim(0, 1.25 * largest / unit)
+        axes.set_ylabel(word)
+    else:
+        axes.set_yticks([])
 
 
 def markdown(table: Sequence[dict[str, Any]], tests: Sequence[dict[str, Any]]) -> str:
@@ -286,32 +324,15 @@ def _conditions(table: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     return sorted({(row["trained_on"], row["tested_on"]) for row in table}, key=order)
 
 
-def _condition_name(condition: tuple[str, str]) -> str:
-    trained, tested = condition
-    lengths = [contour_length(title(name)) for name in condition]
-    if None in lengths:
-        return "\n".join(dict.fromkeys([title(trained), title(tested)]))
-    if lengths[0] == lengths[1]:
-        return f"length {lengths[1]}"
-    return f"length {lengths[1]}\n(trained: {lengths[0]})"
-
-
-def _point(axes: Axes, x: float, row: dict[str, Any], model: str, look: dict[str, Any]) -> None:
-    low, high = row["low"], row["high"]
-    known = not math.isnan(low)
-    error = [[row["accuracy"] - low], [high - row["accuracy"]]] if known else None
-    axes.errorbar(
-        x, row["accuracy"], yerr=error, label=model, linestyle="none", capsize=2.5, elinewidth=1.1,
-        **look,
-    )  # fmt: skip
-
-
-def _seeds(
-    axes: Axes, x: float, members: Sequence[Member], row: dict[str, Any], colour: str
-) -> None:
-    """The accuracies of the seeds, where there are several."""
-    if row["seeds"] == 1:
-        return
-    key = (row["model"], row["trained_on"], row["tested_on"])
-    values = [m.evaluations[row["tested_on"]].accuracy()["accuracy"] for m in _groups(members)[key]]
-    axes.plot([x + 0.05] * len(values), values, ".", color=colour, markersize=2.5, alpha=0.7)
+def _condition_names(conditions: Sequence[tuple[str, str]]) -> tuple[list[str], str]:
+    """Names of (trained on, tested on) on an axis, and the axis's own."""
+    lengths = [[contour_length(title(name)) for name in condition] for condition in conditions]
+    if any(None in pair for pair in lengths):
+        return ["\n".join(dict.fromkeys(map(title, condition))) for condition in conditions], ""
+    if all(trained == tested for trained, tested in lengths):
+        return [f"{tested}" for _, tested in lengths], "contour length (paddles)"
+    if len({trained for trained, _ in lengths}) == 1:
+        label = f"contour length in the test (trained on {lengths[0][0]})"
+        return [f"{tested}" for _, tested in lengths], label
+    names = [f"{tested}\n({trained})" for trained, tested in lengths]
+    return names, "contour length in the test (in training)"

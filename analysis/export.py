@@ -40,8 +40,9 @@ TOLERANCE = 1e-4  # largest difference, relative to the largest value, that an e
 
 def export_safetensors(run: TrainedRun, path: Path) -> Path:
     """Write the network's tensors, with what is needed to build it again as metadata."""
-    record: dict[str, Any] = {"parameters": run.params, "environment": run.record["environment"]}
-    record |= {key: run.record[key] for key in ("script", "seed", "data") if key in run.record}
+    kept = ("script", "seed", "data", "environment")
+    record: dict[str, Any] = {key: run.record[key] for key in kept if key in run.record}
+    record["parameters"] = run.params
     tensors = {name: t.contiguous().cpu() for name, t in run.network.state_dict().items()}
     metadata = {
         "format": FORMAT,

@@ -53,7 +53,7 @@ def test_cells_are_all_combinations():
 def test_help_shows_examples_and_defaults(capsys):
     with pytest.raises(SystemExit):
         sweep.main(["--help"])
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "python -m analysis.sweep scripts=hgru,multiplicative_lesion" in said
     assert "(default: sweep)" in said and "(default: 10000)" in said
     assert "None)" not in said and "False)" not in said
@@ -192,11 +192,26 @@ def test_the_figure_plots_the_rows(config, names):
             strict=True,
         )
     ]  # fmt: skip
-    axes = comparison.comparison_figure(members).axes[0]
-    names_ = [t.get_text().splitlines()[0] for t in axes.get_xticklabels()]
-    assert names_ == ["length 6", "length 14"]
-    drawn = sorted(float(c.lines[0].get_ydata()[0]) for c in axes.containers)
+    history = runs[0].history
+    history.validation_step, history.validation_metric = [0, 10], [0.5, 0.9]
+    runs[1].history.validation_metric = [0.5] * len(runs[1].history.validation_step)
+    left, right = comparison.comparison_figure(members).axes
+    assert [t.get_text() for t in left.get_xticklabels()] == ["6", "14"]
+    assert left.get_xlabel() == "contour length in the test (trained on 14)"
+    drawn = sorted(float(c.lines[0].get_ydata()[0]) for c in left.containers)
     assert drawn == pytest.approx(sorted([0.9, 0.96, 0.6, 0.94]))
+    assert [t.get_text() for t in right.get_xticklabels()] == ["14"]  # by what was trained on
+    assert [t.get_text() for t in right.texts] == ["not reached"]  # the control's
+    (line,) = right.get_lines()
+    assert line.get_ydata() == pytest.approx([0.04])  # thousands
+
+
+def test_conditions_are_named_by_length_where_names_tell():
+    stream, full = "pathfinder_6_stream", "curv_contour_length_14_full"
+    names = comparison._condition_names
+    assert names([(stream, stream), (full, full)])[0] == ["6", "14"]
+    assert names([(stream, full), (full, full)])[0] == ["14\n(6)", "14\n(14)"]
+    assert names([(full, "/x/my_images")]) == (["curv_contour_length_14_full\nmy_images"], "")
 
 
 def test_collecting_writes_table_tests_and_figures(config, names, capsys):
