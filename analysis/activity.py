@@ -78,8 +78,7 @@ def watch(run: TrainedRun, data: Any, index: int, seed: int = 0) -> Seen:
     seen = record(run.network, images, ("G1", "H1", "G2", "H2"), seed)
     outline = None
     if stimulus is not None:
-        height, width = images.shape[-2:]
-        outline = widened(stimulus.contour_mask, (height, width))
+        outline = as_seen(run, widened(stimulus.contour_mask), seed)
     return Seen(
         images[0, 0].cpu().numpy(),
         int(label),
@@ -90,13 +89,18 @@ def watch(run: TrainedRun, data: Any, index: int, seed: int = 0) -> Seen:
     )
 
 
-def widened(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask (H, W) widened by ``OUTLINE`` pixels, at another size (nearest)."""
+def as_seen(run: TrainedRun, mask: np.ndarray, seed: int = 0) -> np.ndarray:
+    """A mask (H, W) of the stimulus, cropped and resized as the run's images are: (h, w) bool."""
+    given = prepare_images(run, 255 * mask[None].astype(np.uint8), seed)[0, 0]
+    return (given > (given.min() + given.max()) / 2).cpu().numpy()
+
+
+def widened(mask: np.ndarray) -> np.ndarray:
+    """A mask (H, W) widened by ``OUTLINE`` pixels."""
     y, x = np.mgrid[-OUTLINE : OUTLINE + 1, -OUTLINE : OUTLINE + 1]
     disc = torch.from_numpy((x * x + y * y <= OUTLINE**2).astype(np.float32))
     lit = torch.from_numpy(mask.astype(np.float32))[None, None]
-    wide = F.conv2d(lit, disc[None, None], padding=OUTLINE) > 0.5
-    return F.interpolate(wide.float(), size, mode="nearest-exact")[0, 0].numpy() > 0.5
+    return (F.conv2d(lit, disc[None, None], padding=OUTLINE) > 0.5)[0, 0].numpy()
 
 
 def strip(seen: Seen, run: TrainedRun) -> Figure:
@@ -193,7 +197,8 @@ def gradient_figure(
             left.imshow(image, cmap="gray", vmin=0, vmax=1)
             left.set_title(f"label {label}: {LABELS[label]}")
             shown = middle.imshow(gradient, cmap=SIGNED, vmin=-scale, vmax=scale)
-            middle.set_title(f"gradient of its logit, {samples} samples")
+            copies = f"{samples} noisy cop{'y' if samples == 1 else 'ies'}"
+            middle.set_title(f"gradient of its logit, {copies}")
             figure.colorbar(shown, ax=middle, shrink=0.75, extend="both")
             strength = right.imshow(np.abs(gradient), cmap=ACTIVITY, vmin=0, vmax=scale)
             right.contour(image, levels=[0.5], colors=SKY, linewidths=0.4)

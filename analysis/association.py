@@ -25,6 +25,7 @@ STEP = 180 / ORIENTATIONS  # degrees from one orientation to the next
 ORIENTED = ORIENTATIONS * len(PHASES)  # channels that have an orientation; the last has none
 STAGES = {
     "weights": "W, by its own sign",
+    "second_weights": "W of the second stage, by its own sign",
     "excitation": "κ γ W of the second stage",
     "inhibition": "−μ W of the first stage",
 }
@@ -72,6 +73,7 @@ def connections(network: nn.Module, stage: str = "weights") -> np.ndarray:
 
     Args:
         stage: ``'weights'``: W itself (the first stage's, where there are two).
+            ``'second_weights'``: W of the second stage, the same where there is one only.
             ``'excitation'``: κ_o γ_o W2[o], what E adds to the second stage where H1 is small.
             ``'inhibition'``: −μ_o W1[o], what (μ C1) takes from the first stage.
 
@@ -81,7 +83,8 @@ def connections(network: nn.Module, stage: str = "weights") -> np.ndarray:
     if stage not in STAGES:
         raise ValueError(f"stage must be one of {', '.join(STAGES)}; found {stage!r}")
     layer = circuit(network)
-    kernel = layer.W2 if stage == "excitation" and layer.separate_kernels else layer.W1
+    second = stage in ("second_weights", "excitation") and layer.separate_kernels
+    kernel = layer.W2 if second else layer.W1
     factor: torch.Tensor | float = 1.0
     if stage == "excitation":
         κ = layer.kappa if layer.multiplicative_excitation else 1.0

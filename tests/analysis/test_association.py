@@ -87,6 +87,7 @@ def test_stages_are_the_kernel_with_its_letters():
     gain = (layer.kappa * layer.gamma).detach().numpy()[:, None]
     μ = layer.mu.detach().numpy()[:, None]
     assert np.array_equal(association.connections(network), W1)
+    assert np.array_equal(association.connections(network, "second_weights"), W2)
     assert np.allclose(association.connections(network, "excitation"), gain * W2)
     assert np.allclose(association.connections(network, "inhibition"), -μ * W1)
 
