@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from analysis import command_line, statistics
-from analysis.files import text_table, write_arrays, write_csv, write_json
+from analysis.files import read_arrays, text_table, write_arrays, write_csv, write_json
 from analysis.image_sets import contour_length, marker_distance, open_images, title
 from analysis.probing import altered, circuit, hidden_seed, is_recurrent
 from analysis.runs import TrainedRun, load_run
@@ -188,14 +188,14 @@ def evaluated(
     words += [f"T{timesteps}"] if timesteps else []
     path = run.config.condition_evaluations / run.name / f"{'_'.join(words)}_{key}.npz"
     if path.exists():
-        with np.load(path, allow_pickle=False) as arrays:
-            about = json.loads(str(arrays["about"]))
-            if {**wanted, "seconds": about.get("seconds")} == about:
-                found = Evaluation(
-                    run.name, dataset, arrays["record"], arrays["label"], arrays["logits"],
-                    arrays["distance"], about,
-                )  # fmt: skip
-                return found, path
+        arrays = read_arrays(path)
+        about = json.loads(str(arrays["about"]))
+        if {**wanted, "seconds": about.get("seconds")} == about:
+            found = Evaluation(
+                run.name, dataset, arrays["record"], arrays["label"], arrays["logits"],
+                arrays["distance"], about,
+            )  # fmt: skip
+            return found, path
     found = _evaluate(run, dataset, data, images, seed, lesion, timesteps, fold, workers)
     write_arrays(
         path,

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,19 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> Path:
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **arrays)
     return write_bytes(path, content.getvalue())
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """What an ``.npz`` file holds; nothing in it is run.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError) as error:
+        raise ValueError(f"{path} is damaged and cannot be read ({error})") from error
 
 
 def text_table(rows: Sequence[dict[str, Any]]) -> str:

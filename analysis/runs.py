@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from analysis.files import read_arrays
 from config import CLONE, Config
 from models.tf_variables import load_tf_variables
 from training.checkpoints import CheckpointError, CheckpointFolder, State, load
@@ -223,8 +223,7 @@ def _load_weights(network: nn.Module, files: Run, weights: str) -> int:
             f"{files.name} has no weights of step {step}; it has those of "
             f"{', '.join(map(str, steps)) or 'none'}"
         )
-    with np.load(saved, allow_pickle=False) as arrays:
-        load_tf_variables(network, dict(arrays))
+    load_tf_variables(network, read_arrays(saved))
     return step
 
 
@@ -240,15 +239,16 @@ def _history(files: Run, metric: str) -> History:
     """What the results file holds; empty before the first validation."""
     if not files.results.exists():
         return History()
-    with np.load(files.results, allow_pickle=False) as arrays:
-        return History(
-            train_loss=arrays["train_loss"].tolist(),
-            train_metric=arrays[f"train_{metric}"].tolist(),
-            gradient_norm=arrays["train_gradient_norm"].tolist(),
-            validation_step=arrays["val_step"].tolist(),
-            validation_loss=arrays["val_loss"].tolist(),
-            validation_metric=arrays[f"val_{metric}"].tolist(),
-        )
+    arrays = read_arrays(files.results)
+    names = {
+        "train_loss": "train_loss", "train_metric": f"train_{metric}",
+        "gradient_norm": "train_gradient_norm", "validation_step": "val_step",
+        "validation_loss": "val_loss", "validation_metric": f"val_{metric}",
+    }  # fmt: skip
+    missing = [name for name in names.values() if name not in arrays]
+    if missing:
+        raise ValueError(f"{files.results} lacks {', '.join(missing)}: it is no run's results")
+    return History(**{ours: arrays[theirs].tolist() for ours, theirs in names.items()})
 
 
 def _from_safetensors(path: Path, device: torch.device, config: Config) -> TrainedRun:

@@ -75,6 +75,21 @@ def test_what_is_not_there_is_said(run, config, which, weights, message):
         load_run(which or run.name, weights, "cpu", config)
 
 
+def test_damaged_results_are_said(run, config, monkeypatch, tmp_path):
+    whole = run.files.results.read_bytes()
+    monkeypatch.setattr(config, "results", tmp_path)
+    for content, message in (
+        (whole[: len(whole) // 2], "is damaged and cannot be read"),
+        (b"", "is damaged and cannot be read"),
+    ):
+        (tmp_path / f"{run.name}.npz").write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            load_run(run.name, config=config)
+    np.savez(tmp_path / f"{run.name}.npz", train_loss=np.zeros(2))
+    with pytest.raises(ValueError, match=r"lacks train_accuracy, .*: it is no run's results"):
+        load_run(run.name, config=config)
+
+
 def test_a_run_whose_script_is_gone_is_said(run, config):
     from analysis.runs import build_network
 
