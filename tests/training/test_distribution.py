@@ -23,15 +23,18 @@ WITHOUT_EFFECT = {"hgru": READOUT, "hgru_bn": READOUT | CIRCUIT}
 
 
 @pytest.mark.parametrize(
-    ("network", "optimizer"),
+    ("network", "optimizer", "tolerance"),
     [
-        ("hgru", "nadam"),
-        ("hgru_bn", "momentum"),
-        pytest.param("hgru", "momentum", marks=pytest.mark.slow),
-        pytest.param("hgru_bn", "nadam", marks=pytest.mark.slow),
+        # Nadam moves a weight by up to 1e-3 a step however small its gradient is, and by its sign.
+        ("hgru", "nadam", 3e-4),
+        ("hgru_bn", "momentum", 1e-5),
+        pytest.param("hgru", "momentum", 1e-5, marks=pytest.mark.slow),
+        pytest.param("hgru_bn", "nadam", 5e-3, marks=pytest.mark.slow),
     ],
 )
-def test_two_processes_compute_what_one_does(network: str, optimizer: str, tmp_path: Path) -> None:
+def test_two_processes_compute_what_one_does(
+    network: str, optimizer: str, tolerance: float, tmp_path: Path
+) -> None:
     projects = tmp_path / "alone", tmp_path / "together"
     for project in projects:
         tiny.make_records(project)
@@ -55,6 +58,6 @@ def test_two_processes_compute_what_one_does(network: str, optimizer: str, tmp_p
             together["model"][name],
             alone["model"][name],
             rtol=1e-4,
-            atol=1e-5,
+            atol=tolerance,
             msg=lambda text, name=name: f"{name}: {text}",
         )

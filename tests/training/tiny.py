@@ -3,13 +3,16 @@
 ``python -m tests.training.tiny`` runs it as a script, with a script's options.
 """
 
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 import hgru
 import training
@@ -65,6 +68,8 @@ def run(
     os.dup2(said.fileno(), 1)
     os.dup2(said.fileno(), 2)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # as in a script of its own
+    tqdm.set_lock(threading.RLock())  # its default outlives a killed process
     os.environ.update({"HGRU_PROJECT_DIRECTORY": str(project), **(environment or {})})
     raise SystemExit(run_script(experiment_params, build, arguments))
 
