@@ -25,6 +25,7 @@ import yaml
 
 from config import Config
 from dataset_processing.whole_file import WholeFile
+from training.checkpoints import CheckpointFolder, load
 from training.settings import Settings, plain
 
 TIMESTAMP = re.compile(r"_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?$")
@@ -170,6 +171,8 @@ def find_run(config: Config, which: str, exp_name: str) -> Run:
             )
         return of_experiment[-1]
     path = Path(which)
+    if path.suffix == ".pt" and path.is_file():
+        _check_newest(path)
     for part in (path.name, *(parent.name for parent in path.resolve().parents)):
         name = part.removesuffix(".npz")
         if name and (config.log_dir / name / "settings.yaml").exists():
@@ -177,6 +180,17 @@ def find_run(config: Config, which: str, exp_name: str) -> Run:
     known = [run.name for run in runs(config)][-5:]
     newest = f"; the newest are: {', '.join(known)}" if known else ""
     raise ValueError(f"--resume {which}: {config.log_dir} holds no run of that name{newest}")
+
+
+def _check_newest(checkpoint: Path) -> None:
+    """Raise ValueError unless this is an intact checkpoint of ours and its run's newest."""
+    load(checkpoint)
+    newest = list(CheckpointFolder(checkpoint.parent).files().values())[-1:]
+    if [checkpoint.name] != [file.name for file in newest]:
+        raise ValueError(
+            f"--resume {checkpoint}: a run goes on from its newest checkpoint, and this is not it. "
+            "To go back to this one, move the newer step_*.pt away"
+        )
 
 
 def write_yaml(path: Path, value: Any) -> None:

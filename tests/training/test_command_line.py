@@ -94,6 +94,21 @@ def test_the_run_records_what_it_ran_on(script: Script, project: Path) -> None:
     assert environment["git_commit"] == (head or None)
 
 
+def test_tensorboard_has_the_curves(script: Script, project: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert script("--set", "epochs=1") == COMPLETE
+    (folder,) = project.glob("summaries/*")
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert tags >= {"validation/loss", "validation/accuracy", "train/loss", "train/accuracy"}
+    assert tags >= {"train/gradient_norm", "train/learning_rate", "train/images_per_second"}
+    assert tags >= {"train/data_wait_share"}
+    assert [event.step for event in events.Scalars("validation/loss")] == [0, 4, 6]
+    assert [event.step for event in events.Scalars("train/loss")] == [3, 6]
+
+
 def test_the_seed_fixes_everything(script: Script, project: Path) -> None:
     from training.checkpoints import load
 

@@ -5,12 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.training import processes, tiny
 from training.checkpoints import load
 from training.command_line import COMPLETE, LEFT_EARLY, OUT_OF_MEMORY, run_script
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
 Script = Callable[..., int]
 STEPS = 24
 
@@ -50,8 +54,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     early = processes.run([*options, "--set", "checkpoint_minutes=0"], killed)
     assert early == COMPLETE
     # Take the run back to an earlier checkpoint, as a kill would have left it.
-    for file in sorted(killed.glob("checkpoints/*/step_*.pt"))[-1:]:
-        file.unlink()
+    sorted(killed.glob("checkpoints/*/step_*.pt"))[-1].unlink()
     assert processes.run(["--resume", "latest", "--workers", "0"], killed) == COMPLETE
     assert processes.differing(processes.outcome(alone), processes.outcome(killed)) == []
 
@@ -62,11 +65,7 @@ def test_a_time_limit_leaves_a_checkpoint(gpu_script: Script, project: Path) -> 
     assert state["step"] == len(state["history"]["train_loss"])
 
 
-def test_out_of_memory_is_explained(
-    gpu_script: Script, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
+def test_out_of_memory_is_explained(gpu_script: Script, capsys: pytest.CaptureFixture) -> None:
     torch.cuda.set_per_process_memory_fraction(1e-4)
     try:
         code = gpu_script("--set", "model_input_image_size=[300, 300]", "--set", "batch_size=20")

@@ -98,6 +98,27 @@ def test_a_run_can_be_made_longer_but_not_changed(
         assert torch.equal(longer[f"model {name}"], value), name
 
 
+def test_a_run_is_found_by_name_and_by_path(
+    script: Script, project: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert script("--set", "epochs=1") == COMPLETE
+    (folder,) = project.glob("tiny_*")
+    newest, older = folder / "checkpoints/step_00000006.pt", folder / "checkpoints/step_00000004.pt"
+    logs = project / "logs" / folder.name
+    for which in (folder.name, folder, logs / "log.txt", newest.resolve()):
+        assert script("--resume", str(which)) == COMPLETE
+        assert f"resumed {folder.name} at step 6" in capsys.readouterr().out
+    foreign = tmp_path / "theirs.pt"
+    torch.save({"state_dict": {}}, foreign)
+    for which, message in (
+        (older, "a run goes on from its newest checkpoint, and this is not it"),
+        (foreign, "theirs.pt is not a checkpoint of this project"),
+        ("tiny", f"holds no run of that name; the newest are: {folder.name}"),
+    ):
+        assert script("--resume", str(which)) == ERROR
+        assert message in capsys.readouterr().err
+
+
 def test_data_that_changed_is_an_error(
     script: Script, project: Path, capsys: pytest.CaptureFixture
 ) -> None:
