@@ -1,11 +1,11 @@
 """The whole circuit as one operation on a CUDA device, in Triton.
 
 Computes what HGRU.forward computes (the equations stand there) for the circuits without batch
-normalisation, with its own backward pass. Everything pointwise is fused: the gates' 1×1 products
-with the mixing and the gain that follows them, and the inhibition with the inverse row transform
-of the convolution that feeds it. Kept for backward at each step are H2, H1, C1, C2 and the spectra
-of the two convolutions' inputs, or only H2 when `recompute` is asked for. Inside, both image axes
-are folded (see layers/spectral_triton.py); the padding holds zeros and stays so.
+normalisation, with its own backward pass. The gates' 1×1 products are fused with the mixing and
+the gain that follows them, and the inhibition with the inverse row transform of the convolution
+that feeds it. Kept for backward at each step are H2, H1, C1, C2, G2 and the spectra of the two
+convolutions' inputs, or only H2 when `recompute` is asked for. Inside, both image axes are folded
+(see layers/spectral_triton.py); the padding holds zeros and stays so.
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ from torch import Tensor
 
 from layers import spectral_triton as spectral
 from layers.horizontal import refuse_double_backward
-from layers.spectral_triton import Sizes, inverse
+from layers.spectral_triton import Sizes, add_product, inverse, split
 
 NONLINEARITIES = ("tanh", "relu")
-PIXELS = 64  # of a program's tile
+CHUNK = 2048  # pixels of a plane that an elementwise program takes
 PROGRAMS = 1056  # that share the tiles of the backward pass, each summing its own
-# The gates' products always keep float32's precision: they are too small to be worth less.
-GATES = tl.constexpr("tf32x3")
 
 
 @triton.jit
@@ -51,9 +49,17 @@ def _f_slope(h, TANH: tl.constexpr):
 
 
 @triton.jit
+def _matmul(a, b, PRECISION: tl.constexpr):
+    a, a_low = split(a, PRECISION)
+    b, b_low = split(b, PRECISION)
+    zero = tl.zeros((a.shape[0], b.shape[1]), tl.float32)
+    return add_product(a, a_low, b, b_low, zero, PRECISION)
+
+
+@triton.jit
 def _gain_kernel(
     h2, u1, b1, p, pixels, channels,
-    K: tl.constexpr, PIXELS: tl.constexpr,
+    K: tl.constexpr, PIXELS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """P = H2 σ(U1 H2 + b_gain)."""
     image = tl.program_id(1).to(tl.int64)
@@ -67,16 +73,18 @@ def _gain_kernel(
     w1 = tl.load(u1 + k[:, None] * channels + i[None, :], mask=square, other=0.0)
     bias = tl.load(b1 + k, mask=known, other=0.0)
     h = tl.load(h2 + at, mask=mask, other=0.0)
-    g = tl.sigmoid(tl.dot(w1, h, input_precision=GATES) + bias[:, None])
+    g = tl.sigmoid(_matmul(w1, h, PRECISION) + bias[:, None])
     tl.store(p + at, h * g, mask=mask)
 
 
 @triton.jit
 def _mix_kernel(
-    h1, c2, h2, u1, b1, u2, b2, gamma, kappa, omega, eta, out, p, pixels, channels,
+    h1, c2, h2, u1, b1, u2, b2, gamma, kappa, omega, eta, out, p, g2, pixels, channels,
     K: tl.constexpr, PIXELS: tl.constexpr, TANH: tl.constexpr, GAIN: tl.constexpr,
+    PRECISION: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
-    """The step's second half after its convolution, and with GAIN the next step's P."""
+    """The step's second half after its convolution, and with GAIN the next step's P; with KEEP
+    the gate G2 is put away."""
     image = tl.program_id(1).to(tl.int64)
     k = tl.arange(0, K)
     i = tl.arange(0, K)
@@ -94,106 +102,129 @@ def _mix_kernel(
     x1 = tl.load(h1 + at, mask=mask, other=0.0)
     e = γ * tl.load(c2 + at, mask=mask, other=0.0)
     h = tl.load(h2 + at, mask=mask, other=0.0)
-    g2 = tl.sigmoid(tl.dot(w2, x1, input_precision=GATES) + bias2[:, None])
+    gate = tl.sigmoid(_matmul(w2, x1, PRECISION) + bias2[:, None])
+    if KEEP:
+        tl.store(g2 + at, gate, mask=mask)
     candidate = _f(κ * (x1 + e) + ω * x1 * e, TANH)
-    h = η * (g2 * h + (1.0 - g2) * candidate)
+    h = η * (gate * h + (1.0 - gate) * candidate)
     h = tl.where(mask, h, 0.0)
     tl.store(out + at, h, mask=mask)
     if GAIN:
         w1 = tl.load(u1 + k[:, None] * channels + i[None, :], mask=square, other=0.0)
         bias = tl.load(b1 + k, mask=known, other=0.0)
-        g = tl.sigmoid(tl.dot(w1, h, input_precision=GATES) + bias[:, None])
+        g = tl.sigmoid(_matmul(w1, h, PRECISION) + bias[:, None])
         tl.store(p + at, h * g, mask=mask)
 
 
 @triton.jit
-def _pointwise_back_kernel(
-    grad, dp, h2_next, h2, h1, c2, u1, b1, u2, b2, gamma, kappa, omega, eta,
-    dh2, dh1, dc2, sums1, sums2, letters, deta, pixels, channels, tiles, tiles_per_image,
-    K: tl.constexpr, PIXELS: tl.constexpr, TANH: tl.constexpr,
-    GAIN: tl.constexpr, MIX: tl.constexpr,
+def _gain_back_kernel(
+    grad, dp, h2, u1, b1, dh2, da1, pixels, channels,
+    K: tl.constexpr, PIXELS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Backward of the next step's gain (GAIN) and of this step's mixing (MIX), over many tiles.
+    """Backward of P = H2 σ(A1), A1 = U1 H2 + b_gain: A1's gradient, and H2's: `grad`, that which
+    comes from elsewhere, and P's share."""
+    image = tl.program_id(1).to(tl.int64)
+    k = tl.arange(0, K)
+    i = tl.arange(0, K)
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    known = k < channels
+    at = (image * channels + k[:, None]) * pixels + pixel[None, :]
+    mask = known[:, None] & (pixel < pixels)[None, :]
+    square = known[:, None] & (i < channels)[None, :]
+    w = tl.load(u1 + k[:, None] * channels + i[None, :], mask=square, other=0.0)
+    bias = tl.load(b1 + k, mask=known, other=0.0)[:, None]
+    h = tl.load(h2 + at, mask=mask, other=0.0)
+    d = tl.load(dp + at, mask=mask, other=0.0)
+    g = tl.load(grad + at, mask=mask, other=0.0)
+    gate = tl.sigmoid(_matmul(w, h, PRECISION) + bias)
+    da = d * h * gate * (1.0 - gate)
+    tl.store(da1 + at, da, mask=mask)
+    tl.store(dh2 + at, g + d * gate + _matmul(tl.trans(w), da, PRECISION), mask=mask)
 
-    `grad` is the gradient of the hidden state between them so far; `h2_next` that state. Sums over
-    pixels go to this program's own place in `sums1` (U1, b_gain), `sums2` (U2, b_mix), `letters`
-    (γ, κ, ω) and `deta`, added to what lies there.
-    """
-    program = tl.program_id(0)
+
+@triton.jit
+def _mix_back_kernel(
+    grad, h2, h1, c2, g2, gamma, kappa, omega, eta,
+    dh2, dh1, dc2, da2, sums, pixels, channels, chunks,
+    PIXELS: tl.constexpr, TANH: tl.constexpr,
+):  # fmt: skip
+    """Backward of a step's mixing on a chunk of a plane. `grad` is the gradient of the H2 that it
+    makes; `dh1` lacks the second gate's share, `da2` is the gradient of that gate's U2 H1 + b_mix.
+    The chunk's sums for γ, κ, ω, η go to its own place in `sums` (4, planes, chunks)."""
+    plane = tl.program_id(0) // chunks
+    pixel = tl.program_id(0) % chunks * PIXELS + tl.arange(0, PIXELS)
+    at = plane.to(tl.int64) * pixels + pixel
+    mask = pixel < pixels
+    γ = tl.load(gamma + plane % channels)
+    κ = tl.load(kappa + plane % channels)
+    ω = tl.load(omega + plane % channels)
+    x1 = tl.load(h1 + at, mask=mask, other=0.0)
+    c = tl.load(c2 + at, mask=mask, other=0.0)
+    h = tl.load(h2 + at, mask=mask, other=0.0)
+    gate = tl.load(g2 + at, mask=mask, other=0.0)
+    g = tl.load(grad + at, mask=mask, other=0.0)
+    e = γ * c
+    candidate = _f(κ * (x1 + e) + ω * x1 * e, TANH)
+    place = sums + tl.program_id(0)
+    step = tl.num_programs(0)
+    tl.store(place + 3 * step, tl.sum(g * (gate * h + (1.0 - gate) * candidate), 0))
+    g *= tl.load(eta)
+    ds = g * (1.0 - gate) * _f_slope(candidate, TANH)
+    de = ds * (κ + ω * x1)
+    tl.store(dh2 + at, g * gate, mask=mask)
+    tl.store(da2 + at, g * (h - candidate) * gate * (1.0 - gate), mask=mask)
+    tl.store(dc2 + at, γ * de, mask=mask)
+    tl.store(dh1 + at, ds * (κ + ω * e), mask=mask)
+    tl.store(place, tl.sum(de * c, 0))
+    tl.store(place + step, tl.sum(ds * (x1 + e), 0))
+    tl.store(place + 2 * step, tl.sum(ds * x1 * e, 0))
+
+
+@triton.jit
+def _add_transposed_kernel(
+    u, da, x, pixels, channels,
+    K: tl.constexpr, PIXELS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """x + Uᵀ da, in the place of x."""
+    image = tl.program_id(1).to(tl.int64)
+    k = tl.arange(0, K)
+    i = tl.arange(0, K)
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    known = k < channels
+    at = (image * channels + k[:, None]) * pixels + pixel[None, :]
+    mask = known[:, None] & (pixel < pixels)[None, :]
+    square = known[:, None] & (i < channels)[None, :]
+    w = tl.load(u + k[:, None] + i[None, :] * channels, mask=square, other=0.0)
+    product = _matmul(w, tl.load(da + at, mask=mask, other=0.0), PRECISION)
+    tl.store(x + at, tl.load(x + at, mask=mask, other=0.0) + product, mask=mask)
+
+
+@triton.jit
+def _gate_gradient_kernel(
+    da, x, sums, pixels, channels, tiles, tiles_per_image,
+    K: tl.constexpr, PIXELS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Σ over pixels of da xᵀ and of da, a gate's gradients of U and b, of many tiles; added to this
+    program's own place in `sums`."""
     k = tl.arange(0, K)
     i = tl.arange(0, K)
     known = k < channels
-    square = known[:, None] & (i < channels)[None, :]
-    place = program * K * (K + 1) + k[:, None] * (K + 1) + i[None, :]
-    edge = program * K * (K + 1) + k * (K + 1) + K
-    if GAIN:
-        w1 = tl.load(u1 + k[:, None] * channels + i[None, :], mask=square, other=0.0)
-        w1_t = tl.load(u1 + i[None, :] * channels + k[:, None], mask=square, other=0.0)
-        bias1 = tl.load(b1 + k, mask=known, other=0.0)[:, None]
-        du1 = tl.load(sums1 + place)
-        db1 = tl.load(sums1 + edge)
-    if MIX:
-        w2 = tl.load(u2 + k[:, None] * channels + i[None, :], mask=square, other=0.0)
-        w2_t = tl.load(u2 + i[None, :] * channels + k[:, None], mask=square, other=0.0)
-        bias2 = tl.load(b2 + k, mask=known, other=0.0)[:, None]
-        γ = tl.load(gamma + k, mask=known, other=0.0)[:, None]
-        κ = tl.load(kappa + k, mask=known, other=0.0)[:, None]
-        ω = tl.load(omega + k, mask=known, other=0.0)[:, None]
-        η = tl.load(eta)
-        du2 = tl.load(sums2 + place)
-        db2 = tl.load(sums2 + edge)
-        letter = letters + program * 3 * K + k
-        dγ = tl.load(letter)
-        dκ = tl.load(letter + K)
-        dω = tl.load(letter + 2 * K)
-        dη = tl.zeros((K,), tl.float32)
-    for tile in range(program, tiles, tl.num_programs(0)):
+    du = tl.zeros((K, K), tl.float32)
+    db = tl.zeros((K, PIXELS), tl.float32)
+    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         image = (tile // tiles_per_image).to(tl.int64)
         pixel = tile % tiles_per_image * PIXELS + tl.arange(0, PIXELS)
-        at = (image * channels + k[:, None]) * pixels + pixel[None, :]
-        mask = known[:, None] & (pixel < pixels)[None, :]
-        g = tl.load(grad + at, mask=mask, other=0.0)
-        if GAIN:
-            h = tl.load(h2_next + at, mask=mask, other=0.0)
-            d = tl.load(dp + at, mask=mask, other=0.0)
-            g1 = tl.sigmoid(tl.dot(w1, h, input_precision=GATES) + bias1)
-            da = d * h * g1 * (1.0 - g1)
-            g += d * g1 + tl.dot(w1_t, da, input_precision=GATES)
-            du1 = tl.dot(da, tl.trans(h), du1, input_precision=GATES)
-            db1 += tl.sum(da, 1)
-        if MIX:
-            x1 = tl.load(h1 + at, mask=mask, other=0.0)
-            c = tl.load(c2 + at, mask=mask, other=0.0)
-            h = tl.load(h2 + at, mask=mask, other=0.0)
-            e = γ * c
-            g2 = tl.sigmoid(tl.dot(w2, x1, input_precision=GATES) + bias2)
-            candidate = _f(κ * (x1 + e) + ω * x1 * e, TANH)
-            dη += tl.sum(g * (g2 * h + (1.0 - g2) * candidate), 1)
-            g *= η
-            ds = g * (1.0 - g2) * _f_slope(candidate, TANH)
-            da = g * (h - candidate) * g2 * (1.0 - g2)
-            de = ds * (κ + ω * x1)
-            tl.store(dh2 + at, g * g2, mask=mask)
-            tl.store(dc2 + at, γ * de, mask=mask)
-            dx1 = ds * (κ + ω * e) + tl.dot(w2_t, da, input_precision=GATES)
-            tl.store(dh1 + at, dx1, mask=mask)
-            du2 = tl.dot(da, tl.trans(x1), du2, input_precision=GATES)
-            db2 += tl.sum(da, 1)
-            dγ += tl.sum(de * c, 1)
-            dκ += tl.sum(ds * (x1 + e), 1)
-            dω += tl.sum(ds * x1 * e, 1)
-        else:
-            tl.store(dh2 + at, g, mask=mask)
-    if GAIN:
-        tl.store(sums1 + place, du1)
-        tl.store(sums1 + edge, db1)
-    if MIX:
-        tl.store(sums2 + place, du2)
-        tl.store(sums2 + edge, db2)
-        tl.store(letter, dγ)
-        tl.store(letter + K, dκ)
-        tl.store(letter + 2 * K, dω)
-        tl.store(deta + program, tl.sum(dη, 0))
+        inside = pixel < pixels
+        at = da + (image * channels + k[:, None]) * pixels + pixel[None, :]
+        d = tl.load(at, mask=known[:, None] & inside[None, :], other=0.0)
+        at = x + (image * channels + i[:, None]) * pixels + pixel[None, :]
+        h = tl.load(at, mask=(i < channels)[:, None] & inside[None, :], other=0.0)
+        du += _matmul(d, tl.trans(h), PRECISION)
+        db += d
+    place = sums + tl.program_id(0) * K * (K + 1) + k[:, None] * (K + 1) + i[None, :]
+    edge = sums + tl.program_id(0) * K * (K + 1) + k * (K + 1) + K
+    tl.store(place, tl.load(place) + du)
+    tl.store(edge, tl.load(edge) + tl.sum(db, 1))
 
 
 @triton.jit
@@ -238,77 +269,35 @@ def _inhibit_kernel(
 
 
 @triton.jit
-def _inhibit_back_run(
-    at, mask, d, α, μ, dh1, h1, c1, h2, dx, dh2, dc1, FIRST_TIME: tl.constexpr, TANH: tl.constexpr,
+def _inhibit_back_kernel(
+    through, dh1, h1, c1, h2, alpha, mu, dx, dh2, dc1, sums, pixels, channels, chunks,
+    PIXELS: tl.constexpr, TANH: tl.constexpr, FIRST_TIME: tl.constexpr,
 ):  # fmt: skip
-    """Returns the sums over each row that α's and μ's gradients are made of."""
-    d += tl.load(dh1 + at, mask=mask, other=0.0)
+    """Backward of H1 = f(X − (α H2 + μ) C1) on a chunk of a plane. H1's gradient is `through`,
+    which came through its convolution, and `dh1`. Adds to `dx`, `dh2` and, in the chunk's own
+    place, to `sums` (2, planes, chunks)."""
+    plane = tl.program_id(0) // chunks
+    pixel = tl.program_id(0) % chunks * PIXELS + tl.arange(0, PIXELS)
+    at = plane.to(tl.int64) * pixels + pixel
+    mask = pixel < pixels
+    α = tl.load(alpha + plane % channels)
+    μ = tl.load(mu + plane % channels)
+    d = tl.load(through + at, mask=mask, other=0.0) + tl.load(dh1 + at, mask=mask, other=0.0)
     dz = d * _f_slope(tl.load(h1 + at, mask=mask, other=0.0), TANH)
     h = tl.load(h2 + at, mask=mask, other=0.0)
     c = tl.load(c1 + at, mask=mask, other=0.0)
     tl.store(dc1 + at, -dz * (α * h + μ), mask=mask)
     tl.store(dh2 + at, tl.load(dh2 + at, mask=mask, other=0.0) - dz * α * c, mask=mask)
-    dzc = tl.where(mask, dz * c, 0.0)
+    place = sums + tl.program_id(0)
+    dα, dμ = -tl.sum(dz * c * h, 0), -tl.sum(dz * c, 0)
     if FIRST_TIME:
         tl.store(dx + at, dz, mask=mask)
     else:
         tl.store(dx + at, tl.load(dx + at, mask=mask, other=0.0) + dz, mask=mask)
-    return -tl.sum(dzc * h, 1), -tl.sum(dzc, 1)
-
-
-@triton.jit
-def _inhibit_back_kernel(
-    spectrum, matrices, dh1, h1, c1, h2, alpha, mu, dx, dh2, dc1, sums, rows, height, channels,
-    HALF: tl.constexpr, RUN: tl.constexpr, ODD: tl.constexpr, FIRST: tl.constexpr,
-    SECOND: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
-    TANH: tl.constexpr, FIRST_TIME: tl.constexpr,
-):  # fmt: skip
-    """Backward of the inhibition. The row spectrum is that of the part of H1's gradient that comes
-    through its convolution; `dh1` holds the rest. Adds to `dx`, `dh2` and `sums` (group, 2, rows).
-    """
-    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside = r < rows
-    group = tl.program_id(1)
-    far1, near1, far2, near2 = inverse(
-        spectrum, matrices, r, rows, 0, group, HALF, FIRST, SECOND, ROWS, DEPTH, PRECISION
-    )
-    k = r // height % channels
-    α = tl.load(alpha + k)[:, None]
-    μ = tl.load(mu + k)[:, None]
-    row = r.to(tl.int64)[:, None] * (2 * RUN)
-    j = group * (FIRST + SECOND) + tl.arange(0, FIRST)
-    if ODD:
-        near1 = tl.where((j == 0)[None, :], 0.0, near1)
-    mask = inside[:, None] & (j < RUN)[None, :]
-    at = row + j[None, :]
-    dα, dμ = _inhibit_back_run(
-        at, mask, far1, α, μ, dh1, h1, c1, h2, dx, dh2, dc1, FIRST_TIME, TANH
-    )
-    more_α, more_μ = _inhibit_back_run(
-        at + RUN, mask, near1, α, μ, dh1, h1, c1, h2, dx, dh2, dc1, FIRST_TIME, TANH
-    )
-    dα += more_α
-    dμ += more_μ
-    if SECOND > 0:
-        j = group * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
-        mask = inside[:, None] & (j < RUN)[None, :]
-        at = row + j[None, :]
-        more_α, more_μ = _inhibit_back_run(
-            at, mask, far2, α, μ, dh1, h1, c1, h2, dx, dh2, dc1, FIRST_TIME, TANH
-        )
-        dα += more_α
-        dμ += more_μ
-        more_α, more_μ = _inhibit_back_run(
-            at + RUN, mask, near2, α, μ, dh1, h1, c1, h2, dx, dh2, dc1, FIRST_TIME, TANH
-        )
-        dα += more_α
-        dμ += more_μ
-    place = sums + group * 2 * rows + r
-    if not FIRST_TIME:
-        dα += tl.load(place, mask=inside, other=0.0)
-        dμ += tl.load(place + rows, mask=inside, other=0.0)
-    tl.store(place, dα, mask=inside)
-    tl.store(place + rows, dμ, mask=inside)
+        dα += tl.load(place)
+        dμ += tl.load(place + tl.num_programs(0))
+    tl.store(place, dα)
+    tl.store(place + tl.num_programs(0), dμ)
 
 
 @triton.jit
@@ -336,8 +325,15 @@ def _fold_kernel(
 
 # -- launching -------------------------------------------------------------------------------------
 
-# Rows of a program, warps and stages of the fused row kernels, from measurements on an H200.
-LAUNCH = {"inhibit": (64, 4, 2), "inhibit_back": (64, 4, 2)}
+# Rows (or pixels) of a program, warps and stages, from measurements on an H200.
+LAUNCH = {
+    "inhibit": (32, 4, 3),
+    "gain": (64, 4, 1),
+    "mix": (64, 4, 1),
+    "gain_back": (64, 4, 1),
+    "add_transposed": (64, 4, 1),
+    "gate_gradient": (64, 4, 3),
+}
 
 
 def fold(x: Tensor, sizes: Sizes) -> Tensor:
@@ -388,14 +384,21 @@ class _Circuit:
     def _inverse_matrices(self, like: Tensor) -> Tensor:
         return spectral.matrices(self.sizes.x, 1 / self.sizes.x.half, like.device)
 
+    def _pixel_options(self, name: str, channels: int) -> dict:
+        pixels, warps, stages = LAUNCH[name]
+        return dict(
+            K=spectral.block(channels), PIXELS=pixels, PRECISION=self.precision,
+            num_warps=warps, num_stages=stages,
+        )  # fmt: skip
+
     def gain(self, h2: Tensor) -> Tensor:
         """H2 → P = H2 G1."""
         p = torch.empty_like(h2)
         images, channels = h2.shape[:2]
         pixels = h2[0, 0].numel()
-        _gain_kernel[(triton.cdiv(pixels, PIXELS), images)](
-            h2, self.u1, self.b1, p, pixels, channels, K=spectral.block(channels), PIXELS=PIXELS,
-        )  # fmt: skip
+        _gain_kernel[(triton.cdiv(pixels, LAUNCH["gain"][0]), images)](
+            h2, self.u1, self.b1, p, pixels, channels, **self._pixel_options("gain", channels)
+        )
         return p
 
     def inhibit(self, rows: Tensor, x: Tensor, h2: Tensor) -> tuple[Tensor, Tensor]:
@@ -408,18 +411,19 @@ class _Circuit:
         )  # fmt: skip
         return c1, h1
 
-    def mix(self, t: int, h1: Tensor, c2: Tensor, h2: Tensor, gain: bool):
-        """H1, C2, H2 → the next H2 and, with `gain`, its P."""
+    def mix(self, t: int, h1: Tensor, c2: Tensor, h2: Tensor, gain: bool, keep: bool):
+        """H1, C2, H2 → the next H2, with `gain` its P, and with `keep` G2."""
         out = torch.empty_like(h2)
         p = torch.empty_like(h2) if gain else out
+        g2 = torch.empty_like(h2) if keep else out
         images, channels = h2.shape[:2]
         pixels = h2[0, 0].numel()
-        _mix_kernel[(triton.cdiv(pixels, PIXELS), images)](
+        _mix_kernel[(triton.cdiv(pixels, LAUNCH["mix"][0]), images)](
             h1, c2, h2, self.u1, self.b1, self.u2, self.b2, self.gamma, self.kappa, self.omega,
-            self.eta[t], out, p, pixels, channels,
-            K=spectral.block(channels), PIXELS=PIXELS, TANH=self.tanh, GAIN=gain,
+            self.eta[t], out, p, g2, pixels, channels,
+            TANH=self.tanh, GAIN=gain, KEEP=keep, **self._pixel_options("mix", channels),
         )  # fmt: skip
-        return out, p
+        return out, p, g2
 
     def first_half(self, p: Tensor, x: Tensor, h2: Tensor, kernel: Tensor):
         """P → C1, H1 and the spectrum of P."""
@@ -435,14 +439,13 @@ class _Circuit:
 class _Sums:
     """The parameters' gradients, summed over pixels and steps in fixed places."""
 
-    def __init__(self, circuit: _Circuit, x: Tensor, timesteps: int):
+    def __init__(self, x: Tensor, timesteps: int):
         channels = x.shape[1]
         K = spectral.block(channels)
-        self.channels, self.rows_shape = channels, x.shape[:3]
+        self.channels = channels
         self.gates = x.new_zeros(2, PROGRAMS, K, K + 1)
-        self.letters = x.new_zeros(PROGRAMS, 3, K)
-        self.eta = x.new_zeros(timesteps, PROGRAMS)
-        self.inhibition = x.new_empty(circuit.sizes.x.blocks[2], 2, x.shape[:3].numel())
+        self.letters = x.new_zeros(timesteps, 4, channels)
+        self.inhibition = x.new_empty(2, *x.shape[:2], triton.cdiv(x[0, 0].numel(), CHUNK))
 
     def gate(self, number: int) -> tuple[Tensor, Tensor]:
         """The gradients of U (K, K) and b (K) of gate 1 or 2."""
@@ -451,40 +454,65 @@ class _Sums:
 
     def greek(self) -> list[Tensor]:
         """The gradients of α, μ, γ, κ, ω, each (K,)."""
-        αμ = self.inhibition.sum(0).view(2, *self.rows_shape).sum((1, 3))
-        γκω = self.letters.sum(0)[:, : self.channels]
+        αμ = self.inhibition.sum((1, 3))
+        γκω = self.letters[:, :3].sum(0)
         return [*αμ, *γκω]
 
+    def eta(self) -> Tensor:
+        """The gradient of η (T,)."""
+        return self.letters[:, 3].sum(1)
 
-def _pointwise_back(
-    circuit: _Circuit, sums: _Sums, t: int, grad, dp, h2_next, h2=None, h1=None, c2=None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Backward of the gain after step t (if there is a `dp`) and of step t's mixing (if `h1`)."""
-    dh2 = torch.empty_like(grad)
-    mix, gain = h1 is not None, dp is not None
-    dh1, dc2 = (torch.empty_like(grad), torch.empty_like(grad)) if mix else (dh2, dh2)
-    images, channels = grad.shape[:2]
-    pixels = grad[0, 0].numel()
-    per_image = triton.cdiv(pixels, PIXELS)
-    c, none = circuit, grad
-    _pointwise_back_kernel[(PROGRAMS,)](
-        grad, dp if gain else none, h2_next if gain else none, h2 if mix else none,
-        h1 if mix else none, c2 if mix else none, c.u1, c.b1, c.u2, c.b2, c.gamma, c.kappa, c.omega,
-        c.eta[max(t, 0)], dh2, dh1, dc2, sums.gates[0], sums.gates[1], sums.letters,
-        sums.eta[max(t, 0)], pixels, channels, images * per_image, per_image,
-        K=spectral.block(channels), PIXELS=PIXELS, TANH=c.tanh, GAIN=gain, MIX=mix,
+
+def _gain_back(circuit: _Circuit, sums: _Sums, aside, grad, dp, h2) -> Tensor:
+    """P's gradient → H2's, which is `grad` and P's share."""
+    dh2, da1 = torch.empty_like(grad), torch.empty_like(grad)
+    pixels, channels = grad[0, 0].numel(), grad.shape[1]
+    _gain_back_kernel[(triton.cdiv(pixels, LAUNCH["gain_back"][0]), len(grad))](
+        grad, dp, h2, circuit.u1, circuit.b1, dh2, da1, pixels, channels,
+        **circuit._pixel_options("gain_back", channels),
     )  # fmt: skip
+    aside(_add_gate_gradient, circuit, sums.gates[0], da1, h2)
+    return dh2
+
+
+def _mix_back(circuit: _Circuit, sums: _Sums, t: int, aside, grad, h2, h1, c2, g2):
+    """The next H2's gradient → those of H2 and of H1 (their shares of it) and of C2."""
+    c = circuit
+    dh2, dh1, dc2, da2 = (torch.empty_like(grad) for _ in range(4))
+    pixels, (images, channels) = grad[0, 0].numel(), grad.shape[:2]
+    chunks = triton.cdiv(pixels, CHUNK)
+    letters = grad.new_empty(4, images, channels, chunks)
+    _mix_back_kernel[(images * channels * chunks,)](
+        grad, h2, h1, c2, g2, c.gamma, c.kappa, c.omega, c.eta[t],
+        dh2, dh1, dc2, da2, letters, pixels, channels, chunks,
+        PIXELS=CHUNK, TANH=c.tanh, num_warps=8,
+    )  # fmt: skip
+    sums.letters[t] = letters.sum((1, 3))
+    aside(_add_gate_gradient, circuit, sums.gates[1], da2, h1)
+    _add_transposed_kernel[(triton.cdiv(pixels, LAUNCH["add_transposed"][0]), images)](
+        c.u2, da2, dh1, pixels, channels, **c._pixel_options("add_transposed", channels)
+    )
     return dh2, dh1, dc2
 
 
-def _inhibit_back(circuit, sums, first: bool, rows, dh1, h1, c1, h2, dx, dh2) -> Tensor:
+def _add_gate_gradient(circuit: _Circuit, sums: Tensor, da: Tensor, x: Tensor) -> None:
+    """Add the gradients of a gate's U and b to `sums` (PROGRAMS, K, K + 1)."""
+    pixels, channels = x[0, 0].numel(), x.shape[1]
+    per_image = triton.cdiv(pixels, LAUNCH["gate_gradient"][0])
+    _gate_gradient_kernel[(PROGRAMS,)](
+        da, x, sums, pixels, channels, len(x) * per_image, per_image,
+        **circuit._pixel_options("gate_gradient", channels),
+    )  # fmt: skip
+
+
+def _inhibit_back(circuit, sums, first: bool, through, dh1, h1, c1, h2, dx, dh2) -> Tensor:
     """Returns C1's gradient; adds to those of X and H2."""
     dc1 = torch.empty_like(h1)
-    count = h1.shape[:3].numel()
-    _inhibit_back_kernel[circuit._row_grid("inhibit_back", count)](
-        rows, circuit._inverse_matrices(h1), dh1, h1, c1, h2, circuit.alpha, circuit.mu,
-        dx, dh2, dc1, sums.inhibition, count, h1.shape[2], h1.shape[1],
-        FIRST_TIME=first, **circuit._row_options("inhibit_back"),
+    planes, pixels = h1.shape[:2].numel(), h1[0, 0].numel()
+    _inhibit_back_kernel[(sums.inhibition[0].numel(),)](
+        through, dh1, h1, c1, h2, circuit.alpha, circuit.mu, dx, dh2, dc1, sums.inhibition,
+        pixels, h1.shape[1], sums.inhibition[0].numel() // planes,
+        PIXELS=CHUNK, TANH=circuit.tanh, FIRST_TIME=first, num_warps=8,
     )  # fmt: skip
     return dc1
 
@@ -504,12 +532,13 @@ class _CircuitFunction(torch.autograd.Function):
         for t in range(timesteps):
             c1, h1, spectrum1 = circuit.first_half(p, x, h2, kernel1)
             c2, spectrum2 = circuit.second_convolution(h1, kernel2)
+            more = t + 1 < timesteps
+            out, p, g2 = circuit.mix(t, h1, c2, h2, gain=more, keep=keep and not recompute)
             if keep:
-                ctx.steps.append(
-                    (h2,) if recompute else (h2, h1, c1, c2, spectrum1, spectrum2)
-                )
-            del spectrum1, spectrum2, c1
-            h2, p = circuit.mix(t, h1, c2, h2, gain=t + 1 < timesteps)
+                kept = (h2,) if recompute else (h2, h1, c1, c2, g2, spectrum1, spectrum2)
+                ctx.steps.append(kept)
+            h2 = out
+            del spectrum1, spectrum2, c1, g2, out
         if keep:
             ctx.circuit, ctx.x, ctx.recompute = circuit, x, recompute
             ctx.save_for_backward(W1, W2, kernel1, kernel2)
@@ -523,26 +552,28 @@ class _CircuitFunction(torch.autograd.Function):
         W1, W2, kernel1, kernel2 = ctx.saved_tensors
         sum1 = spectral.KernelSum()
         sum2 = sum1 if W2 is None else spectral.KernelSum()
-        sums = _Sums(circuit, x, len(ctx.steps))
-        grad, dp, dx, h2_next = fold(grad_out, sizes), None, torch.empty_like(x), None
+        sums = _Sums(x, len(ctx.steps))
+        grad, dx = fold(grad_out, sizes), torch.empty_like(x)
+        aside = spectral.Aside(x.device)
         for t in reversed(range(len(ctx.steps))):
-            h2, h1, c1, c2, spectrum1, spectrum2 = _step(ctx, t, kernel1, kernel2)
-            dh2, dh1, dc2 = _pointwise_back(circuit, sums, t, grad, dp, h2_next, h2, h1, c2)
+            h2, h1, c1, c2, g2, spectrum1, spectrum2 = _step(ctx, t, kernel1, kernel2)
+            dh2, dh1, dc2 = _mix_back(circuit, sums, t, aside, grad, h2, h1, c2, g2)
             rows = spectral.rows_there(dc2, sizes, precision, folded=True)
-            rows = spectral.adjoint_rows(rows, kernel2, spectrum2, sum2, sizes, precision)
+            rows = spectral.adjoint_rows(rows, kernel2, spectrum2, sum2, sizes, precision, aside)
             first = t + 1 == len(ctx.steps)
-            dc1 = _inhibit_back(circuit, sums, first, rows, dh1, h1, c1, h2, dx, dh2)
+            through = spectral.rows_back(rows, sizes, precision, folded=True)
+            dc1 = _inhibit_back(circuit, sums, first, through, dh1, h1, c1, h2, dx, dh2)
             rows = spectral.rows_there(dc1, sizes, precision, folded=True)
-            rows = spectral.adjoint_rows(rows, kernel1, spectrum1, sum1, sizes, precision)
+            rows = spectral.adjoint_rows(rows, kernel1, spectrum1, sum1, sizes, precision, aside)
             dp = spectral.rows_back(rows, sizes, precision, folded=True)
-            grad, h2_next = dh2, h2
-        grad, _, _ = _pointwise_back(circuit, sums, -1, grad, dp, h2_next)
+            grad = _gain_back(circuit, sums, aside, dh2, dp, h2)
+        aside.join()
         needs = ctx.needs_input_grad
         dW1 = spectral.kernel_gradient(sum1.total, W1, sizes)
         dW2 = None if W2 is None else spectral.kernel_gradient(sum2.total, W2, sizes)
         return (
             unfold(dx, sizes) if needs[0] else None, unfold(grad, sizes) if needs[1] else None,
-            dW1, dW2, *sums.gate(1), *sums.gate(2), *sums.greek(), sums.eta.sum(1), None, None,
+            dW1, dW2, *sums.gate(1), *sums.gate(2), *sums.greek(), sums.eta(), None, None,
         )  # fmt: skip
 
 
@@ -554,7 +585,8 @@ def _step(ctx, t: int, kernel1: Tensor, kernel2: Tensor) -> tuple[Tensor, ...]:
     circuit = ctx.circuit
     c1, h1, spectrum1 = circuit.first_half(circuit.gain(h2), ctx.x, h2, kernel1)
     c2, spectrum2 = circuit.second_convolution(h1, kernel2)
-    return h2, h1, c1, c2, spectrum1, spectrum2
+    _, _, g2 = circuit.mix(t, h1, c2, h2, gain=False, keep=True)
+    return h2, h1, c1, c2, g2, spectrum1, spectrum2
 
 
 def circuit(

@@ -151,6 +151,12 @@ def has_triton(device: torch.device) -> bool:
     return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
+def wants_triton(device: torch.device) -> bool:
+    """Whether fused kernels may take the place of PyTorch's own here: where Triton runs, unless
+    :func:`horizontal_method` asks for 'direct'."""
+    return device.type == "cuda" and _forced.get() != "direct" and has_triton(device)
+
+
 def direct_convolution(activity: Tensor, W: Tensor) -> Tensor:
     """The plain reference: PyTorch's convolution with same padding. Shapes as the kernel's call."""
     top, bottom = same_padding(W.shape[-2])
@@ -252,9 +258,17 @@ class _FFTKernel:
         self.plan = _Plan.of(*sizes)
         self.spectrum = _Spectrum.apply(W, self.plan)
         self.sum = GradientSum()
+        self._adjoint: Tensor | None = None
 
     def __call__(self, activity: Tensor) -> Tensor:
-        return _SpectralConvolution.apply(activity, self.spectrum, self.plan, self.sum)
+        return _SpectralConvolution.apply(activity, self.spectrum, self)
+
+    def adjoint(self, spectrum: Tensor) -> Tensor:
+        """The spectrum conjugate and transposed, (frequencies, I, O): made once a pass. Written
+        out, since a batched product takes a lazily conjugate matrix apart, one by one."""
+        if self._adjoint is None:
+            self._adjoint = spectrum.mH.resolve_conj().contiguous()
+        return self._adjoint
 
 
 class _Spectrum(torch.autograd.Function):
@@ -292,10 +306,10 @@ class _SpectralConvolution(torch.autograd.Function):
     """Activity (N, I, H, W) and a spectrum (frequencies, O, I) → (N, O, H, W)."""
 
     @staticmethod
-    def forward(ctx, activity, spectrum, plan, gradient_sum):
-        transformed = _transform(activity, plan)  # (frequencies, I, N)
-        out = _inverse(torch.bmm(spectrum, transformed), plan)
-        ctx.plan, ctx.gradient_sum = plan, gradient_sum
+    def forward(ctx, activity, spectrum, kernel):
+        transformed = _transform(activity, kernel.plan)  # (frequencies, I, N)
+        out = _inverse(torch.bmm(spectrum, transformed), kernel.plan)
+        ctx.kernel = kernel
         ctx.save_for_backward(spectrum, transformed if ctx.needs_input_grad[1] else None)
         return out
 
@@ -303,17 +317,18 @@ class _SpectralConvolution(torch.autograd.Function):
     def backward(ctx, grad):
         refuse_double_backward()
         spectrum, transformed = ctx.saved_tensors
-        conjugate = _transform(grad, ctx.plan).conj()  # (frequencies, O, N)
+        kernel = ctx.kernel
+        gradient = _transform(grad, kernel.plan)  # (frequencies, O, N)
         grad_spectrum = grad_activity = None
         if ctx.needs_input_grad[0]:
-            product = torch.bmm(spectrum.transpose(1, 2), conjugate)
-            grad_activity = _inverse(product.conj(), ctx.plan)
+            product = torch.bmm(kernel.adjoint(spectrum), gradient)
+            grad_activity = _inverse(product, kernel.plan)
         if ctx.needs_input_grad[1]:
-            right = transformed.transpose(1, 2)
-            grad_spectrum = ctx.gradient_sum.add(
-                lambda: torch.bmm(conjugate, right), lambda sum: sum.baddbmm_(conjugate, right)
+            left, right = gradient.conj_physical_(), transformed.transpose(1, 2)
+            grad_spectrum = kernel.sum.add(
+                lambda: torch.bmm(left, right), lambda sum: sum.baddbmm_(left, right)
             )
-        return grad_activity, grad_spectrum, None, None
+        return grad_activity, grad_spectrum, None
 
 
 def _transform(activity: Tensor, plan: _Plan) -> Tensor:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from layers.horizontal import wants_triton
+
 EPSILON = 1e-3
 
 
@@ -63,6 +65,8 @@ class BatchNormalisation(nn.Module):
         return self._by_all_processes(x)
 
     def _by_this_process(self, x: Tensor) -> Tensor:
+        if x.dim() == 4 and x.dtype == torch.float32 and wants_triton(x.device):
+            return self._by_triton(x)
         count = x.numel() // x.shape[1]
         mean, variance = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
         # With momentum 1 the kernel hands back the batch's mean and its variance over n − 1.
@@ -75,6 +79,17 @@ class BatchNormalisation(nn.Module):
                 variance = torch.zeros_like(variance)  # over n − 1 it is 0 / 0
             elif self.biased_running_variance:
                 variance = variance * ((count - 1) / count)
+            self._move_running_averages(mean, variance)
+        return y
+
+    def _by_triton(self, x: Tensor) -> Tensor:
+        from layers.normalisation_triton import batch_normalisation  # needs Triton
+
+        count = x.numel() // x.shape[1]
+        y, mean, variance = batch_normalisation(x, self.weight, self.bias, EPSILON)
+        if self.training:
+            if not self.biased_running_variance:
+                variance = variance * (count / max(count - 1, 1))
             self._move_running_averages(mean, variance)
         return y
 

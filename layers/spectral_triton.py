@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -136,17 +137,17 @@ def rounded(x):
 
 
 @triton.jit
-def _split(x, PRECISION: tl.constexpr):
+def split(x, PRECISION: tl.constexpr):
     """x as the matrix units take it, and what that leaves out."""
     if PRECISION == "ieee":
-        return x, x
+        return x, tl.zeros_like(x)
     else:
         high = rounded(x)
         return high, x - high
 
 
 @triton.jit
-def _add_product(high, low, m_high, m_low, sum, PRECISION: tl.constexpr):
+def add_product(high, low, m_high, m_low, sum, PRECISION: tl.constexpr):
     """sum + (high + low) @ (m_high + m_low): one product in TF32, three of TF32 for float32."""
     if PRECISION == "ieee":
         return tl.dot(high, m_high + m_low, sum, input_precision="ieee")
@@ -216,15 +217,15 @@ def _there_kernel(
             far = tl.load(at + (right + j)[None, :], mask=mask, other=0.0)
             mask = inside[:, None] & ((j >= ODD) & (j <= left))[None, :]
             near = tl.load(at + (left - j)[None, :], mask=mask, other=0.0)
-        even, even_low = _split(far + near, PRECISION)
-        odd, odd_low = _split(far - near, PRECISION)
+        even, even_low = split(far + near, PRECISION)
+        odd, odd_low = split(far - near, PRECISION)
         c, s, cl, sl = _matrix(matrices, u1, j, HALF, PRECISION)
-        p1 = _add_product(even, even_low, c, cl, p1, PRECISION)
-        q1 = _add_product(odd, odd_low, s, sl, q1, PRECISION)
+        p1 = add_product(even, even_low, c, cl, p1, PRECISION)
+        q1 = add_product(odd, odd_low, s, sl, q1, PRECISION)
         if SECOND > 0:
             c, s, cl, sl = _matrix(matrices, u2, j, HALF, PRECISION)
-            p2 = _add_product(even, even_low, c, cl, p2, PRECISION)
-            q2 = _add_product(odd, odd_low, s, sl, q2, PRECISION)
+            p2 = add_product(even, even_low, c, cl, p2, PRECISION)
+            q2 = add_product(odd, odd_low, s, sl, q2, PRECISION)
     put = r < rows
     to = out + batch * (2 * HALF) * rows + r[:, None] + u1[None, :].to(tl.int64) * (2 * rows)
     mask = put[:, None] & (u1 < HALF)[None, :]
@@ -257,15 +258,15 @@ def inverse(
     for start in range(0, HALF, DEPTH):
         u = start + tl.arange(0, DEPTH)
         here = at + u[None, :].to(tl.int64) * (2 * rows)
-        p, p_low = _split(tl.load(here, mask=mask, other=0.0), PRECISION)
-        q, q_low = _split(tl.load(here + rows, mask=mask, other=0.0), PRECISION)
+        p, p_low = split(tl.load(here, mask=mask, other=0.0), PRECISION)
+        q, q_low = split(tl.load(here + rows, mask=mask, other=0.0), PRECISION)
         c, s, cl, sl = _matrix(matrices, j1, u, HALF, PRECISION)
-        even1 = _add_product(p, p_low, c, cl, even1, PRECISION)
-        odd1 = _add_product(q, q_low, s, sl, odd1, PRECISION)
+        even1 = add_product(p, p_low, c, cl, even1, PRECISION)
+        odd1 = add_product(q, q_low, s, sl, odd1, PRECISION)
         if SECOND > 0:
             c, s, cl, sl = _matrix(matrices, j2, u, HALF, PRECISION)
-            even2 = _add_product(p, p_low, c, cl, even2, PRECISION)
-            odd2 = _add_product(q, q_low, s, sl, odd2, PRECISION)
+            even2 = add_product(p, p_low, c, cl, even2, PRECISION)
+            odd2 = add_product(q, q_low, s, sl, odd2, PRECISION)
     if SECOND > 0:
         return even1 + odd1, even1 - odd1, even2 + odd2, even2 - odd2
     else:
@@ -333,28 +334,36 @@ def _back_kernel(
 
 
 @triton.jit
-def _join(spectrum, at, size, mask, PRECISION: tl.constexpr):
+def _join(spectrum, at, size, mask):
     """The complex values at (u, v) and (u, −v) from the four real numbers of a pair."""
     pp = tl.load(spectrum + at, mask=mask, other=0.0)
     qp = tl.load(spectrum + at + size, mask=mask, other=0.0)
     pq = tl.load(spectrum + at + 2 * size, mask=mask, other=0.0)
     qq = tl.load(spectrum + at + 3 * size, mask=mask, other=0.0)
-    if PRECISION == "tf32":
-        return rounded(pp - qq), rounded(-qp - pq), rounded(pp + qq), rounded(pq - qp)
-    else:
-        return pp - qq, -qp - pq, pp + qq, pq - qp
+    return pp - qq, -qp - pq, pp + qq, pq - qp
 
 
 @triton.jit
-def _kernel_values(kernel, at, size, mask, CONJUGATE: tl.constexpr, PRECISION: tl.constexpr):
+def _complex_product(a_r, a_i, b_r, b_i, sum_r, sum_i, PRECISION: tl.constexpr):
+    """sum + a @ b."""
+    ar, ar_low = split(a_r, PRECISION)
+    ai, ai_low = split(a_i, PRECISION)
+    br, br_low = split(b_r, PRECISION)
+    bi, bi_low = split(b_i, PRECISION)
+    sum_r = add_product(ar, ar_low, br, br_low, sum_r, PRECISION)
+    sum_i = add_product(ar, ar_low, bi, bi_low, sum_i, PRECISION)
+    sum_r = add_product(-ai, -ai_low, bi, bi_low, sum_r, PRECISION)
+    sum_i = add_product(ai, ai_low, br, br_low, sum_i, PRECISION)
+    return sum_r, sum_i
+
+
+@triton.jit
+def _kernel_values(kernel, at, size, mask, CONJUGATE: tl.constexpr):
     re = tl.load(kernel + at, mask=mask, other=0.0)
     im = tl.load(kernel + at + size, mask=mask, other=0.0)
     if CONJUGATE:
         im = -im
-    if PRECISION == "tf32":
-        return rounded(re), rounded(im)
-    else:
-        return re, im
+    return re, im
 
 
 @triton.jit
@@ -375,17 +384,12 @@ def _product_kernel(
     w_mask = (o < outputs)[:, None] & (i < inputs)[None, :]
     x = f * 4 * inputs * images + i[:, None] * images + n[None, :]
     x_mask = (i < inputs)[:, None] & (n < images)[None, :]
-    plus_r, plus_i, minus_r, minus_i = _join(spectrum, x, inputs * images, x_mask, PRECISION)
-    w_r, w_i = _kernel_values(kernel, w, size, w_mask, CONJUGATE, PRECISION)
-    yp_r = tl.dot(w_r, plus_r, input_precision=PRECISION)
-    yp_i = tl.dot(w_r, plus_i, input_precision=PRECISION)
-    yp_r = tl.dot(-w_i, plus_i, yp_r, input_precision=PRECISION)
-    yp_i = tl.dot(w_i, plus_r, yp_i, input_precision=PRECISION)
-    w_r, w_i = _kernel_values(kernel, w + 2 * size, size, w_mask, CONJUGATE, PRECISION)
-    ym_r = tl.dot(w_r, minus_r, input_precision=PRECISION)
-    ym_i = tl.dot(w_r, minus_i, input_precision=PRECISION)
-    ym_r = tl.dot(-w_i, minus_i, ym_r, input_precision=PRECISION)
-    ym_i = tl.dot(w_i, minus_r, ym_i, input_precision=PRECISION)
+    plus_r, plus_i, minus_r, minus_i = _join(spectrum, x, inputs * images, x_mask)
+    zero = tl.zeros((OUT, IMAGES), tl.float32)
+    w_r, w_i = _kernel_values(kernel, w, size, w_mask, CONJUGATE)
+    yp_r, yp_i = _complex_product(w_r, w_i, plus_r, plus_i, zero, zero, PRECISION)
+    w_r, w_i = _kernel_values(kernel, w + 2 * size, size, w_mask, CONJUGATE)
+    ym_r, ym_i = _complex_product(w_r, w_i, minus_r, minus_i, zero, zero, PRECISION)
     step = outputs * images
     y = out + f * 4 * step + o[:, None] * images + n[None, :]
     y_mask = (o < outputs)[:, None] & (n < images)[None, :]
@@ -413,20 +417,12 @@ def _correlate_kernel(
         n = start + tl.arange(0, IMAGES)
         g = f * 4 * outputs * images + o[:, None] * images + n[None, :]
         mask = (o < outputs)[:, None] & (n < images)[None, :]
-        gp_r, gp_i, gm_r, gm_i = _join(gradient, g, outputs * images, mask, PRECISION)
-        x = f * 4 * inputs * images + i[:, None] * images + n[None, :]
-        mask = (i < inputs)[:, None] & (n < images)[None, :]
-        xp_r, xp_i, xm_r, xm_i = _join(spectrum, x, inputs * images, mask, PRECISION)
-        xp_r, xp_i = tl.trans(xp_r), tl.trans(xp_i)
-        xm_r, xm_i = tl.trans(xm_r), tl.trans(xm_i)
-        plus_r = tl.dot(gp_r, xp_r, plus_r, input_precision=PRECISION)
-        plus_r = tl.dot(gp_i, xp_i, plus_r, input_precision=PRECISION)
-        plus_i = tl.dot(gp_r, xp_i, plus_i, input_precision=PRECISION)
-        plus_i = tl.dot(-gp_i, xp_r, plus_i, input_precision=PRECISION)
-        minus_r = tl.dot(gm_r, xm_r, minus_r, input_precision=PRECISION)
-        minus_r = tl.dot(gm_i, xm_i, minus_r, input_precision=PRECISION)
-        minus_i = tl.dot(gm_r, xm_i, minus_i, input_precision=PRECISION)
-        minus_i = tl.dot(-gm_i, xm_r, minus_i, input_precision=PRECISION)
+        gp_r, gp_i, gm_r, gm_i = _join(gradient, g, outputs * images, mask)
+        x = f * 4 * inputs * images + i[None, :] * images + n[:, None]
+        mask = (i < inputs)[None, :] & (n < images)[:, None]
+        xp_r, xp_i, xm_r, xm_i = _join(spectrum, x, inputs * images, mask)
+        plus_r, plus_i = _complex_product(gp_r, -gp_i, xp_r, xp_i, plus_r, plus_i, PRECISION)
+        minus_r, minus_i = _complex_product(gm_r, -gm_i, xm_r, xm_i, minus_r, minus_i, PRECISION)
     size = inputs * outputs
     a = out + f * 4 * size + o[:, None] * inputs + i[None, :]
     mask = (o < outputs)[:, None] & (i < inputs)[None, :]
@@ -452,8 +448,8 @@ LAUNCH = {
     "back": (64, 4, 2),
     "back_folded": (64, 4, 2),
     "back_columns": (64, 4, 2),
-    "product": (32, 2, 1),
-    "correlate": (32, 2, 2),
+    "product": (16, 2, 1),
+    "correlate": (16, 2, 2),
 }
 
 
@@ -635,11 +631,12 @@ def adjoint_rows(
     kernel_sum: KernelSum,
     sizes: Sizes,
     precision: str,
+    aside: Aside,
 ) -> Tensor:
     """Backward of :func:`convolve_rows`: the output's gradient (u, 2, N, O, H') → the input's
     (u, 2, N, I, H'). With the input's `spectrum` the kernel's gradient joins `kernel_sum`."""
     transformed = column_spectrum(gradient, sizes, precision)
-    kernel_sum.add(transformed, spectrum, precision)
+    aside(kernel_sum.add, transformed, spectrum, precision)
     return adjoint_product(transformed, kernel, sizes, precision)
 
 
@@ -653,6 +650,35 @@ def adjoint_product(
     out = transformed.new_empty(len(transformed), 2, images, inputs, sizes.y.pitch)
     columns_back(result, out, sizes, precision)
     return out
+
+
+class Aside:
+    """A second stream of work for what the main one does not wait for: sums of gradients.
+
+    Calls run there in order. Tensors that a call takes stay alive until the main stream has waited
+    for it, which it does one call later.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._held: list[tuple] = []
+
+    def __call__(self, function: Callable[..., object], *args: object) -> None:
+        if self.stream is None:
+            function(*args)
+            return
+        if self._held:
+            torch.cuda.current_stream().wait_event(self._held.pop()[0])
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            function(*args)
+        self._held.append((self.stream.record_event(), args))
+
+    def join(self) -> None:
+        """Make the main stream wait for all of it."""
+        if self.stream is not None:
+            torch.cuda.current_stream().wait_stream(self.stream)
+        self._held.clear()
 
 
 class KernelSum:

@@ -1,0 +1,103 @@
+"""What the benchmarks share: times of several sides measured in turn, and the machine's name."""
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def machine(device: torch.device) -> str:
+    """The machine's name, as it heads every table."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        return f"{name}, PyTorch {torch.__version__}"
+    return f"{_processor()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def seconds(call: Callable[[], Any], device: torch.device, calls: int = 1) -> float:
+    """Seconds of one call, the mean over so many."""
+    if device.type == "cuda":
+        begin = torch.cuda.Event(enable_timing=True)
+        end = torch.cuda.Event(enable_timing=True)
+        begin.record()
+        for _ in range(calls):
+            call()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3 / calls
+    begin = time.perf_counter()
+    for _ in range(calls):
+        call()
+    return (time.perf_counter() - begin) / calls
+
+
+def in_turn(
+    sides: dict[str, Callable[[], Any]],
+    device: torch.device,
+    rounds: int = 7,
+    calls: int = 1,
+    warm_up: int = 3,
+) -> dict[str, list[float]]:
+    """Seconds a call of every side, measured in turn: round after round, each side once."""
+    for call in sides.values():
+        for _ in range(warm_up):
+            call()
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, call in sides.items():
+            times[name].append(seconds(call, device, calls))
+    return times
+
+
+def text(times: list[float]) -> str:
+    """Median and range in milliseconds."""
+    low, middle, high = (1e3 * t for t in (min(times), statistics.median(times), max(times)))
+    return f"{middle:.3g} ms ({low:.3g}–{high:.3g})"
+
+
+def ratio(slow: list[float], fast: list[float]) -> str:
+    """How many times faster: the median of the rounds' ratios, and their range."""
+    each = [a / b for a, b in zip(slow, fast, strict=True)]
+    return f"{statistics.median(each):.2f}× ({min(each):.2f}–{max(each):.2f})"
+
+
+def peak_memory(call: Callable[[], Any], device: torch.device) -> float:
+    """GiB that a call has allocated at most on a CUDA device, what was there before included."""
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    call()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) / 2**30
+
+
+def write(path: str | None, head: str, rows: list[dict[str, Any]]) -> None:
+    """Write what was measured as JSON, if a path is given."""
+    if path:
+        Path(path).write_text(json.dumps({"machine": head, "rows": rows}, indent=1) + "\n")
+
+
+def chosen_device(name: str | None) -> torch.device:
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def set_tf32(allowed: bool) -> None:
+    """Let PyTorch's convolutions round to TF32, or not."""
+    if hasattr(torch.backends.cudnn, "conv"):
+        torch.backends.cudnn.conv.fp32_precision = "tf32" if allowed else "ieee"
+    else:
+        torch.backends.cudnn.allow_tf32 = allowed
