@@ -3,7 +3,8 @@
 python -m analysis.evaluate latest --dataset pathfinder_14
 python -m analysis.evaluate RUN RUN --dataset pathfinder_6 pathfinder_9 pathfinder_18 --images 10000
 
-A set is ``pathfinder_<length>`` (generated anew, any length), a data set or stream by name (its
+A set is ``pathfinder_<length>`` (generated anew, any length), ``own`` (generated anew, like those
+that the run trained on), a data set or stream by name (its
 validation fold), a .tfrecords file, or a folder of images in any of the three layouts.
 """
 
@@ -305,8 +306,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parse.add_run()
     parse.add_argument(
         "--dataset", nargs="+", metavar="NAME",
-        help="pathfinder_<length> (generated anew), a data set or stream, a .tfrecords file or a "
-        "folder of images; default: what the run validated on",
+        help="pathfinder_<length> or own (generated anew), a data set or stream, a .tfrecords file "
+        "or a folder of images; default: what the run validated on",
     )  # fmt: skip
     parse.add_argument("--fold", choices=("val", "train"), default="val", help="of a data set")
     parse.add_images(IMAGES)

@@ -20,7 +20,7 @@ from typing import Any
 from analysis import activity, command_line, curves, kernels
 from analysis.association import STAGES
 from analysis.files import write_bytes
-from analysis.image_sets import open_images
+from analysis.image_sets import example_set, open_images
 from analysis.probing import SMOOTHGRAD_SAMPLES, is_recurrent
 from analysis.runs import TrainedRun, load_run
 from analysis.style import save
@@ -36,7 +36,7 @@ def draw(
     kinds: Sequence[str],
     folder: Path,
     *,
-    dataset: str = "pathfinder_14",
+    dataset: str | None = None,
     index: int | None = None,
     stage: str = "weights",
     samples: int = SMOOTHGRAD_SAMPLES,
@@ -48,7 +48,8 @@ def draw(
         run: the run.
         kinds: any of ``KINDS``; those of a circuit are left out for a network without one.
         folder: where to write.
-        dataset: images to show the network (see ``analysis.image_sets.open_images``).
+        dataset: images to show the network (see ``analysis.image_sets.open_images``); None: some
+            like those that it trained on.
         index: number of one image in it; None takes the first of each label.
         stage: of the horizontal kernel (see ``analysis.association``).
         samples: of SmoothGrad.
@@ -67,7 +68,8 @@ def draw(
     data: Any = None
     examples: list[int] = []
     if {"letters", "activity", "gradients"} & set(wanted):
-        data = open_images(dataset, run.config, run.params, EXAMPLES, seed)
+        name = dataset or example_set(run.params)
+        data = open_images(name, run.config, run.params, EXAMPLES, seed)
         examples = [index] if index is not None else [activity.example(data, n) for n in (1, 0)]
     for kind in wanted:
         if kind == "curves":
@@ -109,8 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="kinds of figures, of those above; default: all",
     )  # fmt: skip
     parse.add_argument(
-        "--dataset", default="pathfinder_14", metavar="NAME",
-        help="images for letters, activity and gradients; only generated ones have an outline",
+        "--dataset", metavar="NAME",
+        help="images for letters, activity and gradients (see analysis.evaluate); only generated "
+        "ones have an outline; default: own",
     )  # fmt: skip
     parse.add_argument(
         "--index", type=command_line.whole(0), metavar="I",

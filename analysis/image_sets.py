@@ -12,28 +12,30 @@ from config import Config
 from dataset_processing import data_sets, open_dataset
 from dataset_processing.base import PathfinderSet
 from dataset_processing.datasets import ImageDataset, RecordDataset
+from dataset_processing.generate import SETS
 from dataset_processing.layouts import list_images
 from dataset_processing.names import unknown
 from dataset_processing.pathfinder import Pathfinder, Settings, Stimulus
 from dataset_processing.records import read_png
 
 GENERATED = re.compile(r"pathfinder_(\d+)")
+OWN = "own"  # images generated as those that a run trained on
 FIRST = 2**62 + 2**61  # generated test images: beyond any that a stream trains or validates on
-MARKER_CORE = 3  # radius, in pixels, of the disc that only a marker holds
-MARKER_RADIUS = 5
+MARKER_CORE = 2  # radius, in pixels, of a disc that fits into a marker and into no paddle
+MARKER_RADIUS = 5  # of the largest marker
 
 
 class GeneratedSet:
     """Pathfinder images that no training has seen, made when they are read.
 
     Args:
-        contour_length: paddles in each target snake.
+        settings: of the images.
         count: number of images.
         seed: of the images.
     """
 
-    def __init__(self, contour_length: int, count: int, seed: int = 0) -> None:
-        self.pathfinder = Pathfinder(Settings(contour_length=contour_length), seed)
+    def __init__(self, settings: Settings, count: int, seed: int = 0) -> None:
+        self.pathfinder = Pathfinder(settings, seed)
         self.count = count
         self.pathfinder.images([FIRST])  # compiles the kernel once, before workers are started
 
@@ -73,9 +75,10 @@ def open_images(
 
     Args:
         name: ``pathfinder_<length>``: ``count`` images generated for the purpose, of any contour
-            length; or a data set or stream by name (its validation fold unless ``fold`` says
-            otherwise); or the path of a .tfrecords file, or of a folder in the layout of 2018 (the
-            folder of the positives), 2020 or 2025, all of whose images are taken.
+            length; ``own``: the same, of the settings that the run trained on; or a data set or
+            stream by name (its validation fold unless ``fold`` says otherwise); or the path of a
+            .tfrecords file, or of a folder in the layout of 2018 (the folder of the positives),
+            2020 or 2025, all of whose images are taken.
         config, params: the paths, and the run's parameters (a stream's settings are among them).
         count, seed: of generated images.
         fold: 'train' or 'val', of a data set or stream.
@@ -88,7 +91,12 @@ def open_images(
     """
     match = GENERATED.fullmatch(name)
     if match:
-        return GeneratedSet(int(match[1]), count, seed)
+        return GeneratedSet(Settings(contour_length=int(match[1])), count, seed)
+    if name == OWN:
+        settings = own_settings(params)
+        if settings is None:
+            raise ValueError(f"the settings of {params['dataset']} are not known: name another set")
+        return GeneratedSet(settings, count, seed)
     if name in data_sets() or name.endswith("_stream"):
         return open_dataset(name, fold, config, params)
     path = Path(name)
@@ -103,8 +111,25 @@ def open_images(
         return ImageDataset(path.name, positives + negatives, labels, size)
     if "/" in name or name.endswith(".tfrecords"):
         raise FileNotFoundError(f"{name}: no such file or folder")
-    generated = ["pathfinder_<length>", "pathfinder_<length>_stream"]
+    generated = ["pathfinder_<length>", "pathfinder_<length>_stream", OWN]
     raise unknown("data set", name, [*generated, *data_sets()])
+
+
+def own_settings(params: dict[str, Any]) -> Settings | None:
+    """The generator's settings of the set that a run trained on; None where they are not known."""
+    name = str(params["dataset"])
+    if name in SETS:
+        return Settings(**SETS[name])
+    if name.endswith("_stream"):
+        return Settings(
+            **{"contour_length": contour_length(name), **(params.get("stream_settings") or {})}
+        )
+    return None
+
+
+def example_set(params: dict[str, Any]) -> str:
+    """Where examples for a run's figures come from: images like its own, with masks if possible."""
+    return OWN if own_settings(params) is not None else str(params["dataset"])
 
 
 def title(name: str) -> str:
@@ -123,7 +148,7 @@ def contour_length(name: str) -> int | None:
 def marker_distance(images: np.ndarray) -> np.ndarray:
     """Distance between the two discs of Pathfinder images, found in the images themselves.
 
-    What is left of the pixels above 127 after erosion by a disc of radius 3 belongs to the discs;
+    What is left of the pixels above 127 after erosion by a disc of radius 2 belongs to the discs;
     their centres are the means of its two clusters.
 
     Args:

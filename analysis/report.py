@@ -58,7 +58,7 @@ def report(
     *,
     datasets: Sequence[str] = (),
     images: int = IMAGES,
-    examples: str = "pathfinder_14",
+    examples: str | None = None,
     samples: int = SMOOTHGRAD_SAMPLES,
     seed: int = 0,
     workers: int | None = None,
@@ -70,7 +70,8 @@ def report(
         path: the HTML file.
         datasets: sets to evaluate on; none: what each run validated on.
         images: of each set at most.
-        examples: set of the images that activity and gradients are shown for.
+        examples: set of the images that activity and gradients are shown for; None: some like
+            those that each run trained on.
         samples: of SmoothGrad.
         seed: of generated images, noise and hidden state.
         workers: processes that load images.
@@ -339,8 +340,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="sets to evaluate on (see analysis.evaluate); default: what each run validated on",
     )  # fmt: skip
     parse.add_argument(
-        "--examples", default="pathfinder_14", metavar="NAME",
-        help="set of the images shown with their activity and gradients",
+        "--examples", metavar="NAME",
+        help="set of the images shown with their activity and gradients; default: own",
     )  # fmt: skip
     parse.add_argument(
         "--samples", type=command_line.whole(1), default=SMOOTHGRAD_SAMPLES, help="of SmoothGrad"

@@ -12,6 +12,8 @@ from torch import nn
 
 from analysis.files import read_arrays
 from config import CLONE, Config
+from dataset_processing import data_sets, load_set
+from dataset_processing.base import PathfinderSet
 from models.tf_variables import load_tf_variables
 from training.checkpoints import CheckpointError, CheckpointFolder, State, load
 from training.distribution import device_of
@@ -74,15 +76,26 @@ class TrainedRun:
     @property
     def image_size(self) -> tuple[int, int]:
         """(H, W) that the network is given, in pixels."""
-        size = self.params.get("model_input_image_size") or IMAGE_SIZE
+        size = self.params.get("model_input_image_size")
+        if not size:
+            own = self._data_set()
+            size = own.model_input_image_size if own else IMAGE_SIZE
         return int(size[0]), int(size[1])
 
     @property
     def stimulus_size(self) -> tuple[int, int]:
-        """(H, W) of the stimuli as they come, in pixels: 300×300 unless a stream's differ."""
-        window = (self.params.get("stream_settings") or {}).get("window", STIMULUS_SIZE)
-        height, width = (window, window) if isinstance(window, int) else window
+        """(H, W) of the stimuli as they come, in pixels."""
+        own = self._data_set()
+        size = (self.params.get("stream_settings") or {}).get("window", STIMULUS_SIZE)
+        if own:
+            size = own.im_size
+        height, width = (size, size) if isinstance(size, int) else size
         return int(height), int(width)
+
+    def _data_set(self) -> PathfinderSet | None:
+        """The module of the set that it trained on; None for a stream."""
+        name = str(self.params["dataset"])
+        return load_set(name, self.config) if name in data_sets() else None
 
     @property
     def images_seen(self) -> int:

@@ -156,6 +156,33 @@ def test_generated_sets_are_of_the_length_asked_for_and_never_trained_on(run):
     assert data.fingerprint() == again.fingerprint()
 
 
+def test_images_like_a_runs_own(run, config):
+    own = image_sets.open_images("own", config, run.params, 3)
+    assert np.array_equal(
+        own[1][0], image_sets.open_images("pathfinder_14", config, run.params, 3)[1][0]
+    )
+    small = {**run.params, "dataset": "curv_contour_length_3_small", "model_input_image_size": None}
+    image, _ = image_sets.open_images("own", config, small, 3)[0]
+    assert image.shape == (64, 64)
+    run.params = small
+    assert run.stimulus_size == (64, 64) and run.image_size == (32, 32)
+    stream = {"dataset": "pathfinder_9_stream", "stream_settings": {"window": 280}}
+    assert image_sets.open_images("own", config, stream, 3)[0][0].shape == (280, 280)
+    run.params = {**run.params, **stream}
+    assert run.stimulus_size == (280, 280) and run.image_size == (150, 150)
+    assert image_sets.example_set({"dataset": "mine"}) == "mine"
+    with pytest.raises(ValueError, match="the settings of mine are not known"):
+        image_sets.open_images("own", config, {"dataset": "mine"}, 3)
+
+
+def test_markers_of_the_small_set_are_found():
+    data = image_sets.open_images("own", None, {"dataset": "curv_contour_length_3_small"}, 40)
+    found = image_sets.marker_distance(np.stack([data[i][0] for i in range(40)]))
+    markers = [data.stimulus(i).markers for i in range(40)]
+    true = [float(np.linalg.norm(a - b)) for a, b in markers]
+    assert np.allclose(found, true, atol=1)
+
+
 @pytest.mark.parametrize("length", [6, 14])
 def test_marker_distance_is_that_of_the_discs(length):
     generator = Pathfinder(Settings(contour_length=length), 5)
