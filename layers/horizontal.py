@@ -258,23 +258,19 @@ class _FFTKernel:
         self.plan = _Plan.of(*sizes)
         self.spectrum = _Spectrum.apply(W, self.plan)
         self.sum = GradientSum()
-        self._adjoint: Tensor | None = None
 
     def __call__(self, activity: Tensor) -> Tensor:
-        return _SpectralConvolution.apply(activity, self.spectrum, self)
-
-    def adjoint(self, spectrum: Tensor) -> Tensor:
-        """The spectrum conjugate and transposed, (frequencies, I, O): made once a pass. Written
-        out, since a batched product takes a lazily conjugate matrix apart, one by one."""
-        if self._adjoint is None:
-            self._adjoint = spectrum.mH.resolve_conj().contiguous()
-        return self._adjoint
+        return _SpectralConvolution.apply(activity, self.spectrum, self.plan, self.sum)
 
 
 class _Spectrum(torch.autograd.Function):
-    """W (O, I, h, w) → its conjugate spectrum (frequencies, O, I), frequencies = rows × half row.
+    """W (O, I, h, w) → its conjugate spectrum S (frequencies, 2 O, 2 I), frequencies = rows × half
+    row, as real numbers: [[Re S, −Im S], [Im S, Re S]].
 
-    The gradient it receives is the sum over images of conj(Ĝ) X̂, the half plane's terms once.
+    A batched product of real matrices is one call of the BLAS; of complex ones, a call a frequency.
+
+    The gradient it receives is the sum over images of [Re Ĝ, Im Ĝ]ᵀ [Re X̂, Im X̂], the half plane's
+    terms once.
     """
 
     @staticmethod
@@ -284,16 +280,25 @@ class _Spectrum(torch.autograd.Function):
         down, along = plan.waves(W)
         taps = W.permute(2, 3, 0, 1).reshape(plan.taps_y, plan.taps_x, -1).to(along.dtype)
         half = torch.matmul(along, taps)  # (taps_y, half row, O·I)
-        full = down @ half.reshape(plan.taps_y, -1)  # (rows, half row · O·I)
-        return full.view(-1, outputs, inputs)
+        full = (down @ half.reshape(plan.taps_y, -1)).view(-1, outputs, inputs)
+        blocks = W.new_empty(len(full), 2, outputs, 2, inputs)
+        blocks[:, 0, :, 0] = blocks[:, 1, :, 1] = full.real
+        blocks[:, 1, :, 0] = full.imag
+        blocks[:, 0, :, 1] = -full.imag
+        return blocks.view(-1, 2 * outputs, 2 * inputs)
 
     @staticmethod
     def backward(ctx, grad):
         refuse_double_backward()
         plan = ctx.plan
+        outputs, inputs = ctx.shape[:2]
+        blocks = grad.view(-1, 2, outputs, 2, inputs)
+        conjugate = torch.complex(  # conj(Ĝ) X̂
+            blocks[:, 0, :, 0] + blocks[:, 1, :, 1], blocks[:, 0, :, 1] - blocks[:, 1, :, 0]
+        )
         down, along = plan.waves(ctx.like)
         half_row = plan.columns // 2 + 1
-        columns = down.t() @ grad.reshape(plan.rows, -1)  # (taps_y, half row · O·I)
+        columns = down.t() @ conjugate.reshape(plan.rows, -1)  # (taps_y, half row · O·I)
         weight = along.new_full((half_row, 1), 2 / (plan.rows * plan.columns))
         weight[0] /= 2
         weight[-1] /= 2
@@ -303,13 +308,13 @@ class _Spectrum(torch.autograd.Function):
 
 
 class _SpectralConvolution(torch.autograd.Function):
-    """Activity (N, I, H, W) and a spectrum (frequencies, O, I) → (N, O, H, W)."""
+    """Activity (N, I, H, W) and a spectrum (frequencies, 2 O, 2 I) → (N, O, H, W)."""
 
     @staticmethod
-    def forward(ctx, activity, spectrum, kernel):
-        transformed = _transform(activity, kernel.plan)  # (frequencies, I, N)
-        out = _inverse(torch.bmm(spectrum, transformed), kernel.plan)
-        ctx.kernel = kernel
+    def forward(ctx, activity, spectrum, plan, gradient_sum):
+        transformed = _transform(activity, plan)  # (frequencies, 2 I, N)
+        out = _inverse(torch.bmm(spectrum, transformed), plan)
+        ctx.plan, ctx.gradient_sum = plan, gradient_sum
         ctx.save_for_backward(spectrum, transformed if ctx.needs_input_grad[1] else None)
         return out
 
@@ -317,31 +322,31 @@ class _SpectralConvolution(torch.autograd.Function):
     def backward(ctx, grad):
         refuse_double_backward()
         spectrum, transformed = ctx.saved_tensors
-        kernel = ctx.kernel
-        gradient = _transform(grad, kernel.plan)  # (frequencies, O, N)
+        gradient = _transform(grad, ctx.plan)  # (frequencies, 2 O, N)
         grad_spectrum = grad_activity = None
         if ctx.needs_input_grad[0]:
-            product = torch.bmm(kernel.adjoint(spectrum), gradient)
-            grad_activity = _inverse(product, kernel.plan)
+            grad_activity = _inverse(torch.bmm(spectrum.transpose(1, 2), gradient), ctx.plan)
         if ctx.needs_input_grad[1]:
-            left, right = gradient.conj_physical_(), transformed.transpose(1, 2)
-            grad_spectrum = kernel.sum.add(
-                lambda: torch.bmm(left, right), lambda sum: sum.baddbmm_(left, right)
+            right = transformed.transpose(1, 2)
+            grad_spectrum = ctx.gradient_sum.add(
+                lambda: torch.bmm(gradient, right), lambda sum: sum.baddbmm_(gradient, right)
             )
-        return grad_activity, grad_spectrum, None
+        return grad_activity, grad_spectrum, None, None
 
 
 def _transform(activity: Tensor, plan: _Plan) -> Tensor:
-    """(N, K, H, W) → (frequencies, K, N): channels and images of a frequency together."""
+    """(N, K, H, W) → (frequencies, 2 K, N), real parts before imaginary ones: channels and images
+    of a frequency together."""
     images, channels = activity.shape[:2]
-    spectrum = torch.fft.rfft2(activity, (plan.rows, plan.columns))
-    return spectrum.permute(2, 3, 1, 0).reshape(-1, channels, images)
+    spectrum = torch.view_as_real(torch.fft.rfft2(activity, (plan.rows, plan.columns)))
+    return spectrum.permute(2, 3, 4, 1, 0).reshape(-1, 2 * channels, images)
 
 
 def _inverse(product: Tensor, plan: _Plan) -> Tensor:
-    """(frequencies, K, N) → (N, K, H, W)."""
-    channels, images = product.shape[1:]
-    spectrum = product.view(plan.rows, plan.columns // 2 + 1, channels, images).permute(3, 2, 0, 1)
+    """(frequencies, 2 K, N) → (N, K, H, W)."""
+    images, half_row = product.shape[2], plan.columns // 2 + 1
+    parts = product.view(plan.rows, half_row, 2, -1, images).permute(4, 3, 0, 1, 2)
+    spectrum = torch.view_as_complex(parts.contiguous())  # (N, K, rows, half row)
     full = torch.fft.irfft2(spectrum, (plan.rows, plan.columns))
     return full[..., : plan.height, : plan.width].contiguous()
 
