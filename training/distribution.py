@@ -9,7 +9,7 @@ import inspect
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -60,15 +60,15 @@ class Ranks:
             return model
         for module in _with(model, "over_ranks"):
             module.over_ranks = join_statistics
-        options = inspect.signature(DistributedDataParallel).parameters
-        sync = "forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers"
+        # The joined statistics keep the running averages equal. PyTorch 2.13 renamed the option.
+        known = inspect.signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        option: dict[str, Any] = {name: False}
         return DistributedDataParallel(
             model,
             device_ids=[self.device] if self.device.type == "cuda" else None,
             gradient_as_bucket_view=True,
-            **cast(
-                dict[str, Any], {sync: False}
-            ),  # the joined statistics keep the running averages equal
+            **option,
         )
 
     def place(self, model: nn.Module, sizes: list[int]) -> tuple[int, int]:

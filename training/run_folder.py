@@ -26,7 +26,7 @@ import yaml
 from config import Config
 from dataset_processing.whole_file import WholeFile
 from training.checkpoints import CheckpointFolder, load
-from training.settings import Settings, plain
+from training.settings import plain
 
 TIMESTAMP = re.compile(r"_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?$")
 PARTIAL = ".partial"
@@ -198,8 +198,3 @@ def write_yaml(path: Path, value: Any) -> None:
     text = yaml.safe_dump(plain(value), sort_keys=False, allow_unicode=True, width=100)
     with WholeFile(path) as file:
         file.append(text.encode())
-
-
-def settings_of(run: Run) -> Settings:
-    """The run's parameters as it was started with them."""
-    return dict(run.record()["parameters"])
