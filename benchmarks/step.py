@@ -82,8 +82,8 @@ def _measure(script: str, batch: int, training: bool, options, device: torch.dev
         slow, _ = _side(script, images, labels, training, {}, graph=False)
         slow_peak = peak_memory(slow_call, device) if device.type == "cuda" else 0.0
         sides = {"fast": fast, "direct": slow_call}
-        times = in_turn(sides, device, options.rounds, calls=3 if device.type == "cuda" else 1,
-                        warm_up=2 if device.type == "cuda" else 1)  # fmt: skip
+        quick = device.type == "cuda" and batch < 64
+        times = in_turn(sides, device, options.rounds, calls=3 if quick else 1, warm_up=1)
     except torch.cuda.OutOfMemoryError:
         slow_peak, times = 0.0, in_turn({"fast": fast}, device, options.rounds, calls=3)
     return {

@@ -445,10 +445,11 @@ LAUNCH = {
     "there": (64, 4, 2),
     "there_folded": (64, 4, 2),
     "there_columns": (64, 4, 2),
-    "back": (64, 4, 2),
+    "back": (64, 4, 3),
     "back_folded": (64, 4, 2),
-    "back_columns": (64, 4, 2),
-    "product": (16, 2, 1),
+    "back_columns": (64, 4, 3),
+    "product": (32, 1, 1),
+    "product_strict": (16, 1, 1),
     "correlate": (16, 2, 2),
 }
 
@@ -523,7 +524,8 @@ def product(
     if adjoint:
         outputs, inputs, strides = inputs, outputs, (1, inputs)
     images = spectrum.shape[-1]
-    together, warps, stages = _images_block("product", images)
+    name = "product" if precision == "tf32" else "product_strict"
+    together, warps, stages = _images_block(name, images)
     _product_kernel[(triton.cdiv(images, together) * kernel.shape[:2].numel(),)](
         kernel, spectrum, out, images, inputs, outputs, *strides,
         CONJUGATE=adjoint, OUT=block(outputs), IN=block(inputs), IMAGES=together,

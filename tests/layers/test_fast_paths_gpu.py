@@ -1,0 +1,153 @@
+"""The fused paths on a CUDA device against the plain ones in float64."""
+
+import copy
+
+import pytest
+import torch
+
+from layers.hgru import HGRU
+from layers.horizontal import HorizontalKernel, horizontal_method
+from layers.normalisation import BatchNormalisation
+from models.recurrent import RecurrentNetwork
+from training.distribution import Ranks
+from training.graph import GraphedStep
+from training.optimizers import optimizer
+from training.step import TrainStep
+
+pytestmark = pytest.mark.gpu
+CUDA = torch.device("cuda")
+# Largest ‖difference‖ / ‖reference‖ with TF32 and without, of outputs and of gradients.
+TOLERANCE = {True: 3e-3, False: 3e-5}
+
+
+@pytest.fixture(params=[True, False], ids=["tf32", "float32"])
+def tf32(request):
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = request.param
+    yield request.param
+    torch.backends.cudnn.allow_tf32 = before
+
+
+def difference(a, b):
+    return float((a.double() - b).norm() / b.norm())
+
+
+SHAPES = [  # images, in, out, height, width, taps
+    (2, 25, 25, 150, 150, (15, 15)),
+    (1, 3, 3, 37, 50, (15, 15)),
+    (3, 25, 9, 41, 33, (20, 20)),
+    (2, 9, 9, 150, 150, (20, 20)),
+    (33, 4, 4, 20, 21, (9, 11)),
+    (1, 6, 6, 300, 75, (31, 31)),
+    (2, 40, 40, 24, 24, (3, 3)),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_convolution(shape, tf32):
+    images, inputs, outputs, height, width, taps = shape
+    x = torch.randn(images, inputs, height, width, device=CUDA, requires_grad=True)
+    W = torch.randn(outputs, inputs, *taps, device=CUDA)
+    W = (W / (inputs * taps[0] * taps[1]) ** 0.5).requires_grad_()
+    g = torch.randn(images, outputs, height, width, device=CUDA)
+
+    def results(x, W, g, method):
+        kernel = HorizontalKernel(W, method=method)
+        y = kernel(x) + kernel(2 * x)
+        return [y, *torch.autograd.grad(y, (x, W), g)]
+
+    exact = results(x.double(), W.double(), g.double(), "direct")
+    for a, b in zip(results(x, W, g, "triton"), exact, strict=True):
+        assert torch.isfinite(a).all()
+        assert difference(a, b) < TOLERANCE[tf32]
+
+
+OPTIONS = [
+    {"adaptation": True},
+    {"recurrent_nl": "relu", "separate_kernels": True},
+    {"adaptation": True, "lesion_alpha": True, "lesion_omega": True, "recompute": True},
+    {"adaptation": True, "lesion_mu": True, "lesion_kappa": True},
+    {"multiplicative_excitation": False, "symmetric_weights": False, "gamma": False},
+]
+
+
+@pytest.mark.parametrize("size", [(24, 24), (33, 30)], ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o))
+def test_circuit(options, size, tf32):
+    layer = HGRU(6, timesteps=4, hidden_init="identity", **options).to(CUDA)
+    X = torch.rand(3, 6, *size, device=CUDA, requires_grad=True)
+    g = torch.randn(3, 6, *size, device=CUDA)
+
+    def results(layer, X, g):
+        y = layer(X)
+        return [y, *torch.autograd.grad(y, [X, *layer.parameters()], g)]
+
+    found = results(layer, X, g)
+    with horizontal_method("direct"):
+        exact = results(copy.deepcopy(layer).double(), X.double(), g.double())
+    for a, b in zip(found, exact, strict=True):
+        assert difference(a, b) < TOLERANCE[tf32]
+
+
+def test_circuit_refuses_a_second_derivative():
+    layer = HGRU(6, timesteps=2, hidden_init="identity").to(CUDA)
+    X = torch.rand(1, 6, 20, 20, device=CUDA, requires_grad=True)
+    with pytest.raises(RuntimeError, match="horizontal_method"):
+        torch.autograd.grad(layer(X).sum(), X, create_graph=True)
+
+
+def test_circuit_repeats_bit_for_bit():
+    layer = HGRU(25, timesteps=3, hidden_init="identity", adaptation=True).to(CUDA)
+    X = torch.rand(4, 25, 60, 60, device=CUDA)
+    first, second = (
+        torch.autograd.grad(layer(X).square().sum(), list(layer.parameters())) for _ in range(2)
+    )
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_batch_normalisation(shift):
+    norm = BatchNormalisation(7, scale=0.1, shift=shift).to(CUDA)
+    plain = copy.deepcopy(norm).double()
+    x = (torch.randn(5, 7, 61, 50, device=CUDA) * 3 + 10).requires_grad_()
+    g = torch.randn_like(x)
+    y = norm(x)
+    found = [y, *torch.autograd.grad(y, [x, *norm.parameters()], g)]
+    y = plain(x.double())
+    exact = [y, *torch.autograd.grad(y, [x, *plain.parameters()], g.double())]
+    found += [norm.running_mean, norm.running_var]
+    exact += [plain.running_mean, plain.running_var]
+    for a, b in zip(found, exact, strict=True):
+        assert difference(a, b.double()) < 3e-5
+
+
+def test_captured_step_gives_the_eager_steps_numbers():
+    """With random hidden states, a smaller batch between, and the generators seeded at each."""
+
+    def losses(kind):
+        torch.manual_seed(0)
+        model = RecurrentNetwork(timesteps=3, adaptation=True).to(CUDA)
+        generator = torch.Generator(CUDA)
+        model.set_generator(generator)
+        arguments = (
+            model, torch.nn.functional.cross_entropy,
+            lambda logits, labels: (logits.argmax(1) == labels).float().mean(),
+            optimizer("nadam", model.parameters(), 1e-3), 7.0, Ranks(CUDA),
+        )  # fmt: skip
+        step = kind(*arguments, **({"generators": (generator,)} if kind is GraphedStep else {}))
+        data = torch.Generator().manual_seed(5)
+        found = []
+        for i in range(9):
+            generator.manual_seed(i)
+            n = 2 if i == 6 else 4
+            images = torch.rand(n, 1, 40, 40, generator=data).to(CUDA)
+            labels = torch.randint(0, 2, (n,), generator=data).to(CUDA)
+            found.append(torch.stack([v.detach().clone() for v in step(images, labels)]))
+        return torch.stack(found), list(model.parameters())
+
+    eager, eager_weights = losses(TrainStep)
+    captured, captured_weights = losses(GraphedStep)
+    torch.testing.assert_close(captured, eager, rtol=1e-4, atol=1e-5)
+    for a, b in zip(captured_weights, eager_weights, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5)

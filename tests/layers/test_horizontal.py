@@ -1,0 +1,163 @@
+"""The horizontal convolution: every method against float64 and against an independent library."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import signal
+
+from layers.horizontal import (
+    HorizontalKernel,
+    direct_convolution,
+    fast_length,
+    horizontal_method,
+    same_padding,
+)
+
+TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
+
+
+def difference(a, b):
+    return float((a - b).detach().norm() / b.detach().norm().clamp(min=1e-30))
+
+
+def results(x, W, g, method, symmetric=False):
+    """Output and gradients of two applications of one kernel (of one where channels differ)."""
+    x, W = x.clone().requires_grad_(), W.clone().requires_grad_()
+    kernel = HorizontalKernel(W, symmetric=symmetric, method=method)
+    y = kernel(x)
+    if W.shape[0] == W.shape[1]:
+        y = kernel(torch.tanh(y))
+    return [y, *torch.autograd.grad((y * g).sum(), (x, W))]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    images=st.integers(1, 3),
+    channels=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    size=st.tuples(st.integers(1, 28), st.integers(1, 28)),
+    taps=st.tuples(st.integers(1, 31), st.integers(1, 31)),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=st.integers(0, 2**31),
+)
+def test_fft_meets_float64_direct(images, channels, size, taps, dtype, seed):
+    generator = torch.Generator().manual_seed(seed)
+    outputs, inputs = channels
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    x, g = draw(images, inputs, *size), draw(images, outputs, *size)
+    W = draw(outputs, inputs, *taps) / (inputs * taps[0] * taps[1]) ** 0.5
+    symmetric = outputs == inputs
+    found = results(x, W, g, "fft", symmetric)
+    exact = results(x.double(), W.double(), g.double(), "direct", symmetric)
+    for a, b in zip(found, exact, strict=True):
+        scale = b.norm() + 1e-2 * b.numel() ** 0.5
+        assert float((a.double() - b).detach().norm() / scale.detach()) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("taps", [(15, 15), (20, 20), (4, 7)])
+@pytest.mark.parametrize("method", ["direct", "fft"])
+def test_same_padding_is_tensorflows(taps, method):
+    """Against scipy: the full correlation, of which same padding keeps the part from the tap that
+    (k − 1) // 2 zeros before the image put first."""
+    rng = np.random.default_rng(0)
+    x, W = rng.standard_normal((2, 3, 24, 21)), rng.standard_normal((2, 3, *taps))
+    full = [
+        [sum(signal.correlate2d(x[n, i], W[o, i]) for i in range(3)) for o in range(2)]
+        for n in range(2)
+    ]
+    top, left = (k - 1 - same_padding(k)[0] for k in taps)
+    expected = np.array(full)[:, :, top : top + 24, left : left + 21]
+    found = HorizontalKernel(torch.from_numpy(W), method=method)(torch.from_numpy(x))
+    np.testing.assert_allclose(found, expected, atol=1e-11)
+
+
+def test_padding_of_even_kernels():
+    assert same_padding(20) == (9, 10)
+    assert same_padding(15) == (7, 7)
+
+
+def test_fft_passes_gradcheck():
+    x = torch.randn(2, 2, 6, 5, dtype=torch.float64, requires_grad=True)
+    W = torch.randn(3, 2, 4, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, W: HorizontalKernel(W, method="fft")(x), (x, W))
+
+
+@pytest.mark.parametrize("method", ["direct", "fft"])
+def test_symmetric_gradient(method):
+    x, W = torch.randn(2, 3, 9, 9, dtype=torch.float64), torch.randn(3, 3, 5, 5).double()
+    g = torch.randn(2, 3, 9, 9, dtype=torch.float64)
+    plain, symmetric = results(x, W, g, method)[2], results(x, W, g, method, True)[2]
+    torch.testing.assert_close(symmetric, 0.5 * (plain + plain.transpose(0, 1)))
+
+
+def test_gradient_sum_survives_broken_off_and_repeated_passes():
+    """The shared sum of the spectrum's gradient starts afresh however a pass before it ended."""
+    W = torch.randn(2, 2, 5, 5, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, 2, 8, 8, dtype=torch.float64, requires_grad=True)
+    kernel = HorizontalKernel(W, method="fft")
+    y = kernel(kernel(x)).square().sum()
+    (first,) = torch.autograd.grad(y, W, retain_graph=True)
+    torch.autograd.grad(y, x, retain_graph=True)  # asks for no gradient of W
+    (second,) = torch.autograd.grad(y, W, retain_graph=True)
+    assert torch.equal(first, second)
+    reference = HorizontalKernel(W, method="direct")
+    (expected,) = torch.autograd.grad(reference(reference(x)).square().sum(), W)
+    torch.testing.assert_close(first, expected)
+
+
+def test_second_derivative_is_refused_by_fft_and_given_by_direct():
+    W = torch.randn(2, 2, 5, 5, requires_grad=True)
+    x = torch.randn(1, 2, 8, 8, requires_grad=True)
+    loss = HorizontalKernel(W, method="fft")(x).square().sum()
+    with pytest.raises(RuntimeError, match="horizontal_method"):
+        torch.autograd.grad(loss, x, create_graph=True)
+    with horizontal_method("direct"):
+        loss = HorizontalKernel(W)(x).square().sum()
+    (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
+    assert torch.autograd.grad(gradient.sum(), x)[0].abs().sum() > 0
+
+
+def test_choice_can_be_forced_and_is_restored():
+    W, x = torch.randn(2, 2, 15, 15), torch.randn(1, 2, 30, 30)
+    automatic = HorizontalKernel(W).method_for(x)
+    with horizontal_method("direct"):
+        assert HorizontalKernel(W).method_for(x) == "direct"
+        assert HorizontalKernel(W, method="fft").method_for(x) == "fft"
+    assert HorizontalKernel(W).method_for(x) == automatic
+    assert HorizontalKernel(torch.randn(2, 2, 3, 3)).method_for(x) == "direct"
+    assert HorizontalKernel(W.half()).method_for(x.half()) == "direct"
+
+
+def test_errors_say_what_is_wrong():
+    W, x = torch.randn(2, 2, 15, 15), torch.randn(1, 2, 30, 30)
+    with pytest.raises(ValueError, match="'quick'"), horizontal_method("quick"):
+        raise AssertionError("the block must not be entered")
+    with pytest.raises(ValueError, match="as many output as input"):
+        HorizontalKernel(torch.randn(2, 3, 5, 5), symmetric=True)
+    with pytest.raises(ValueError, match=r"\(K_out, K_in, h, w\)"):
+        HorizontalKernel(torch.randn(2, 3))
+    with pytest.raises(ValueError, match=r"\(N, 2, H, W\)"):
+        HorizontalKernel(W)(torch.randn(1, 3, 30, 30))
+    with pytest.raises(ValueError, match="float64"):
+        HorizontalKernel(W)(x.double())
+    with pytest.raises(ValueError, match="CUDA"):
+        HorizontalKernel(W, method="triton")(x)
+
+
+def test_direct_keeps_the_size():
+    x = torch.randn(1, 2, 7, 6)
+    assert direct_convolution(x, torch.randn(3, 2, 20, 5)).shape == (1, 3, 7, 6)
+
+
+@given(st.integers(1, 3000))
+def test_fast_length(least):
+    n = fast_length(least)
+    assert n >= least and n % 2 == 0
+    for prime in (2, 3, 5):
+        while n % prime == 0:
+            n //= prime
+    assert n == 1
