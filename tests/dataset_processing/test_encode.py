@@ -123,7 +123,7 @@ def test_colour_images_are_stored_by_their_first_channel(config):
 
 
 def test_errors_are_one_line_and_write_nothing(config, tmp_path, capsys):
-    assert main(["--dataset", "curv_contour_length_41_full"]) == 2
+    assert main(["--dataset", "curv_contour_lenght_14_full"]) == 2
     assert "did you mean 'curv_contour_length_14_full'?" in capsys.readouterr().err
     meta = positive(config, 0).parents[2] / "metadata" / "combined.npy"
     np.save(meta, np.load(meta)[:, :1])
