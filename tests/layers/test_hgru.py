@@ -98,7 +98,8 @@ def by_hand(layer, X, H2):
     """Section 5 of the specification, written out again with numpy-like plainness."""
 
     def conv(W, x):
-        return F.conv2d(x, W, padding="same")
+        before, after = (W.shape[-1] - 1) // 2, W.shape[-1] // 2
+        return F.conv2d(F.pad(x, (before, after, before, after)), W)
 
     def column(v):
         return v.view(1, -1, 1, 1)
