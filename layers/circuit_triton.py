@@ -1,11 +1,12 @@
 """The whole circuit as one operation on a CUDA device, in Triton.
 
 Computes what HGRU.forward computes (the equations stand there) for the circuits without batch
-normalisation, with its own backward pass. The gates' 1×1 products are fused with the mixing and
-the gain that follows them, and the inhibition with the inverse row transform of the convolution
-that feeds it. Kept for backward at each step are H2, H1, C1, C2, G2 and the spectra of the two
-convolutions' inputs, or only H2 when `recompute` is asked for. Inside, both image axes are folded
-(see layers/spectral_triton.py); the padding holds zeros and stays so.
+normalisation, with its own backward pass. The inhibition is fused with the inverse row transform
+of the convolution that feeds it. What joins channels (the gates' 1×1 products) and what does not
+(the mixing, the derivatives) are kernels apart: together they need more registers than there are.
+Kept for backward at each step are H2, H1, C1, C2, G2 and the spectra of the two convolutions'
+inputs, or only H2 when `recompute` is asked for. Inside, both image axes are folded (see
+layers/spectral_triton.py); the padding holds zeros and stays so.
 """
 
 from __future__ import annotations
@@ -57,11 +58,11 @@ def _matmul(a, b, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def _gain_kernel(
-    h2, u1, b1, p, pixels, channels,
-    K: tl.constexpr, PIXELS: tl.constexpr, PRECISION: tl.constexpr,
+def _gate_kernel(
+    h, u, b, out, pixels, channels,
+    GAIN: tl.constexpr, K: tl.constexpr, PIXELS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """P = H2 σ(U1 H2 + b_gain)."""
+    """The gate σ(U h + b), or with GAIN h times its gate."""
     image = tl.program_id(1).to(tl.int64)
     k = tl.arange(0, K)
     i = tl.arange(0, K)
@@ -70,50 +71,34 @@ def _gain_kernel(
     at = (image * channels + k[:, None]) * pixels + pixel[None, :]
     mask = known[:, None] & (pixel < pixels)[None, :]
     square = known[:, None] & (i < channels)[None, :]
-    w1 = tl.load(u1 + k[:, None] * channels + i[None, :], mask=square, other=0.0)
-    bias = tl.load(b1 + k, mask=known, other=0.0)
-    h = tl.load(h2 + at, mask=mask, other=0.0)
-    g = tl.sigmoid(_matmul(w1, h, PRECISION) + bias[:, None])
-    tl.store(p + at, h * g, mask=mask)
+    w = tl.load(u + k[:, None] * channels + i[None, :], mask=square, other=0.0)
+    bias = tl.load(b + k, mask=known, other=0.0)
+    x = tl.load(h + at, mask=mask, other=0.0)
+    gate = tl.sigmoid(_matmul(w, x, PRECISION) + bias[:, None])
+    if GAIN:
+        gate *= x
+    tl.store(out + at, gate, mask=mask)
 
 
 @triton.jit
 def _mix_kernel(
-    h1, c2, h2, u1, b1, u2, b2, gamma, kappa, omega, eta, out, p, g2, pixels, channels,
-    K: tl.constexpr, PIXELS: tl.constexpr, TANH: tl.constexpr, GAIN: tl.constexpr,
-    PRECISION: tl.constexpr, KEEP: tl.constexpr,
+    h1, c2, h2, g2, gamma, kappa, omega, eta, out, pixels, channels, chunks,
+    PIXELS: tl.constexpr, TANH: tl.constexpr,
 ):  # fmt: skip
-    """The step's second half after its convolution, and with GAIN the next step's P; with KEEP
-    the gate G2 is put away."""
-    image = tl.program_id(1).to(tl.int64)
-    k = tl.arange(0, K)
-    i = tl.arange(0, K)
-    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    known = k < channels
-    at = (image * channels + k[:, None]) * pixels + pixel[None, :]
-    mask = known[:, None] & (pixel < pixels)[None, :]
-    square = known[:, None] & (i < channels)[None, :]
-    w2 = tl.load(u2 + k[:, None] * channels + i[None, :], mask=square, other=0.0)
-    bias2 = tl.load(b2 + k, mask=known, other=0.0)
-    γ = tl.load(gamma + k, mask=known, other=0.0)[:, None]
-    κ = tl.load(kappa + k, mask=known, other=0.0)[:, None]
-    ω = tl.load(omega + k, mask=known, other=0.0)[:, None]
-    η = tl.load(eta)
+    """The next H2 on a chunk of a plane."""
+    plane = tl.program_id(0) // chunks
+    pixel = tl.program_id(0) % chunks * PIXELS + tl.arange(0, PIXELS)
+    at = plane.to(tl.int64) * pixels + pixel
+    mask = pixel < pixels
     x1 = tl.load(h1 + at, mask=mask, other=0.0)
-    e = γ * tl.load(c2 + at, mask=mask, other=0.0)
+    e = tl.load(gamma + plane % channels) * tl.load(c2 + at, mask=mask, other=0.0)
     h = tl.load(h2 + at, mask=mask, other=0.0)
-    gate = tl.sigmoid(_matmul(w2, x1, PRECISION) + bias2[:, None])
-    if KEEP:
-        tl.store(g2 + at, gate, mask=mask)
+    gate = tl.load(g2 + at, mask=mask, other=0.0)
+    κ = tl.load(kappa + plane % channels)
+    ω = tl.load(omega + plane % channels)
     candidate = _f(κ * (x1 + e) + ω * x1 * e, TANH)
-    h = η * (gate * h + (1.0 - gate) * candidate)
-    h = tl.where(mask, h, 0.0)
+    h = tl.load(eta) * (gate * h + (1.0 - gate) * candidate)
     tl.store(out + at, h, mask=mask)
-    if GAIN:
-        w1 = tl.load(u1 + k[:, None] * channels + i[None, :], mask=square, other=0.0)
-        bias = tl.load(b1 + k, mask=known, other=0.0)
-        g = tl.sigmoid(_matmul(w1, h, PRECISION) + bias[:, None])
-        tl.store(p + at, h * g, mask=mask)
 
 
 @triton.jit
@@ -302,25 +287,25 @@ def _inhibit_back_kernel(
 
 @triton.jit
 def _fold_kernel(
-    x, folded, height, width, right_y, left_y, right, left,
+    x, folded, total, height, width, right_y, left_y, right, left,
     RUN: tl.constexpr, RUN_Y: tl.constexpr, ODD: tl.constexpr, ODD_Y: tl.constexpr,
-    UNFOLD: tl.constexpr, BLOCK: tl.constexpr,
+    UNFOLD: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """One row of the folded layout from an activity (planes, height, width), or back."""
-    row = tl.program_id(0)
+    """So many numbers of the folded layout from an activity (planes, height, width), or back."""
+    place = tl.program_id(0).to(tl.int64) * CHUNK + tl.arange(0, CHUNK)
+    row = (place // (2 * RUN)).to(tl.int32)
+    j = (place % (2 * RUN)).to(tl.int32)
     y = row % (2 * RUN_Y)
-    plane = (row // (2 * RUN_Y)).to(tl.int64)
-    known_y = (y < height - right_y) | ((y >= RUN_Y + ODD_Y) & (y <= RUN_Y + left_y))
+    known = (y < height - right_y) | ((y >= RUN_Y + ODD_Y) & (y <= RUN_Y + left_y))
+    known &= (j < width - right) | ((j >= RUN + ODD) & (j <= RUN + left))
+    known &= place < total
     y = tl.where(y < RUN_Y, right_y + y, left_y - (y - RUN_Y))
-    j = tl.arange(0, BLOCK)
-    known = (j < width - right) | ((j >= RUN + ODD) & (j <= RUN + left))
     column = tl.where(j < RUN, right + j, left - (j - RUN))
-    at = x + (plane * height + y) * width + column
-    to = folded + row.to(tl.int64) * (2 * RUN) + j
+    at = x + ((row // (2 * RUN_Y)).to(tl.int64) * height + y) * width + column
     if UNFOLD:
-        tl.store(at, tl.load(to, mask=known & known_y, other=0.0), mask=known & known_y)
+        tl.store(at, tl.load(folded + place, mask=known, other=0.0), mask=known)
     else:
-        tl.store(to, tl.load(at, mask=known & known_y, other=0.0), mask=j < 2 * RUN)
+        tl.store(folded + place, tl.load(at, mask=known, other=0.0), mask=place < total)
 
 
 # -- launching -------------------------------------------------------------------------------------
@@ -328,10 +313,9 @@ def _fold_kernel(
 # Rows (or pixels) of a program, warps and stages, from measurements on an H200.
 LAUNCH = {
     "inhibit": (32, 4, 3),
-    "gain": (64, 4, 1),
-    "mix": (64, 4, 1),
-    "gain_back": (64, 4, 1),
-    "add_transposed": (64, 4, 1),
+    "gate": (128, 8, 1),
+    "gain_back": (32, 2, 1),
+    "add_transposed": (128, 4, 1),
     "gate_gradient": (64, 4, 3),
 }
 
@@ -352,10 +336,10 @@ def unfold(folded: Tensor, sizes: Sizes) -> Tensor:
 
 def _launch_fold(x: Tensor, folded: Tensor, sizes: Sizes, unfold: bool) -> None:
     y, x_axis = sizes.y, sizes.x
-    _fold_kernel[(folded.shape[:3].numel(),)](
-        x, folded, y.size, x_axis.size, y.right, y.left, x_axis.right, x_axis.left,
+    _fold_kernel[(triton.cdiv(folded.numel(), 1024),)](
+        x, folded, folded.numel(), y.size, x_axis.size, y.right, y.left, x_axis.right, x_axis.left,
         RUN=x_axis.pitch // 2, RUN_Y=y.pitch // 2, ODD=x_axis.odd, ODD_Y=y.odd, UNFOLD=unfold,
-        BLOCK=triton.next_power_of_2(x_axis.pitch), num_warps=2,
+        CHUNK=1024, num_warps=4,
     )  # fmt: skip
 
 
@@ -391,15 +375,18 @@ class _Circuit:
             num_warps=warps, num_stages=stages,
         )  # fmt: skip
 
+    def _gate(self, h: Tensor, u: Tensor, b: Tensor, gain: bool) -> Tensor:
+        out = torch.empty_like(h)
+        images, channels = h.shape[:2]
+        pixels = h[0, 0].numel()
+        _gate_kernel[(triton.cdiv(pixels, LAUNCH["gate"][0]), images)](
+            h, u, b, out, pixels, channels, GAIN=gain, **self._pixel_options("gate", channels)
+        )
+        return out
+
     def gain(self, h2: Tensor) -> Tensor:
         """H2 → P = H2 G1."""
-        p = torch.empty_like(h2)
-        images, channels = h2.shape[:2]
-        pixels = h2[0, 0].numel()
-        _gain_kernel[(triton.cdiv(pixels, LAUNCH["gain"][0]), images)](
-            h2, self.u1, self.b1, p, pixels, channels, **self._pixel_options("gain", channels)
-        )
-        return p
+        return self._gate(h2, self.u1, self.b1, True)
 
     def inhibit(self, rows: Tensor, x: Tensor, h2: Tensor) -> tuple[Tensor, Tensor]:
         """C1's row spectrum → C1, H1."""
@@ -411,19 +398,20 @@ class _Circuit:
         )  # fmt: skip
         return c1, h1
 
-    def mix(self, t: int, h1: Tensor, c2: Tensor, h2: Tensor, gain: bool, keep: bool):
-        """H1, C2, H2 → the next H2, with `gain` its P, and with `keep` G2."""
+    def mix_gate(self, h1: Tensor) -> Tensor:
+        """H1 → G2."""
+        return self._gate(h1, self.u2, self.b2, False)
+
+    def mix(self, t: int, h1: Tensor, c2: Tensor, h2: Tensor, g2: Tensor) -> Tensor:
+        """The next H2."""
         out = torch.empty_like(h2)
-        p = torch.empty_like(h2) if gain else out
-        g2 = torch.empty_like(h2) if keep else out
-        images, channels = h2.shape[:2]
-        pixels = h2[0, 0].numel()
-        _mix_kernel[(triton.cdiv(pixels, LAUNCH["mix"][0]), images)](
-            h1, c2, h2, self.u1, self.b1, self.u2, self.b2, self.gamma, self.kappa, self.omega,
-            self.eta[t], out, p, g2, pixels, channels,
-            TANH=self.tanh, GAIN=gain, KEEP=keep, **self._pixel_options("mix", channels),
+        pixels, planes = h2[0, 0].numel(), h2.shape[:2].numel()
+        chunks = triton.cdiv(pixels, CHUNK)
+        _mix_kernel[(planes * chunks,)](
+            h1, c2, h2, g2, self.gamma, self.kappa, self.omega, self.eta[t], out,
+            pixels, h2.shape[1], chunks, PIXELS=CHUNK, TANH=self.tanh, num_warps=8,
         )  # fmt: skip
-        return out, p, g2
+        return out
 
     def first_half(self, p: Tensor, x: Tensor, h2: Tensor, kernel: Tensor):
         """P → C1, H1 and the spectrum of P."""
@@ -528,17 +516,15 @@ class _CircuitFunction(torch.autograd.Function):
         keep, timesteps = any(ctx.needs_input_grad), len(η)
         x, h2 = fold(X, sizes), fold(H0, sizes)
         ctx.steps = []
-        p = circuit.gain(h2)
         for t in range(timesteps):
-            c1, h1, spectrum1 = circuit.first_half(p, x, h2, kernel1)
+            c1, h1, spectrum1 = circuit.first_half(circuit.gain(h2), x, h2, kernel1)
             c2, spectrum2 = circuit.second_convolution(h1, kernel2)
-            more = t + 1 < timesteps
-            out, p, g2 = circuit.mix(t, h1, c2, h2, gain=more, keep=keep and not recompute)
+            g2 = circuit.mix_gate(h1)
             if keep:
                 kept = (h2,) if recompute else (h2, h1, c1, c2, g2, spectrum1, spectrum2)
                 ctx.steps.append(kept)
-            h2 = out
-            del spectrum1, spectrum2, c1, g2, out
+            h2 = circuit.mix(t, h1, c2, h2, g2)
+            del c1, g2, spectrum1, spectrum2
         if keep:
             ctx.circuit, ctx.x, ctx.recompute = circuit, x, recompute
             ctx.save_for_backward(W1, W2, kernel1, kernel2)
@@ -585,8 +571,7 @@ def _step(ctx, t: int, kernel1: Tensor, kernel2: Tensor) -> tuple[Tensor, ...]:
     circuit = ctx.circuit
     c1, h1, spectrum1 = circuit.first_half(circuit.gain(h2), ctx.x, h2, kernel1)
     c2, spectrum2 = circuit.second_convolution(h1, kernel2)
-    _, _, g2 = circuit.mix(t, h1, c2, h2, gain=False, keep=True)
-    return h2, h1, c1, c2, g2, spectrum1, spectrum2
+    return h2, h1, c1, c2, circuit.mix_gate(h1), spectrum1, spectrum2
 
 
 def circuit(

@@ -16,8 +16,9 @@ from training.step import TrainStep
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
-# Largest ‖difference‖ / ‖reference‖ with TF32 and without, of outputs and of gradients.
-TOLERANCE = {True: 3e-3, False: 3e-5}
+# Largest ‖difference‖ / ‖reference‖ with TF32 and without, of outputs and of gradients. (A relu
+# whose input's sign is a matter of rounding has another gradient: hence the room for TF32.)
+TOLERANCE = {True: 1e-2, False: 3e-5}
 
 
 @pytest.fixture(params=[True, False], ids=["tf32", "float32"])
