@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from analysis.evaluate import LABELS
@@ -122,7 +123,10 @@ def strip(seen: Seen, run: TrainedRun) -> Figure:
                 shown = _picture(axes, maps[t], seen, cmap=ACTIVITY, vmin=0, vmax=largest)
                 if row == 0:
                     axes.set_title(f"t = {t + 1}", loc="center", fontweight="normal")
-            bar = figure.colorbar(shown, ax=grid[row, :], extend="max", fraction=0.02, pad=0.01)
+            bar = figure.colorbar(
+                shown, ax=grid[row, :], extend="max", fraction=0.02, pad=0.01, format="%.2g",
+                ticks=MaxNLocator(3),
+            )  # fmt: skip
             bar.ax.tick_params(labelsize=6)
             grid[row, 1].set_ylabel(symbol, rotation=0, va="center", labelpad=8)
         figure.suptitle(
