@@ -313,10 +313,10 @@ def _fold_kernel(
 # Rows (or pixels) of a program, warps and stages, from measurements on an H200.
 LAUNCH = {
     "inhibit": (32, 4, 3),
-    "gate": (128, 8, 1),
+    "gate": (64, 4, 1),
     "gain_back": (32, 2, 1),
     "add_transposed": (128, 4, 1),
-    "gate_gradient": (64, 4, 3),
+    "gate_gradient": (32, 1, 3),
 }
 
 
@@ -507,13 +507,13 @@ def _inhibit_back(circuit, sums, first: bool, through, dh1, h1, c1, h2, dx, dh2)
 
 class _CircuitFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, X, H0, W1, W2, U1, b1, U2, b2, α, μ, γ, κ, ω, η, tanh, recompute):
+    def forward(ctx, X, H0, W1, W2, U1, b1, U2, b2, α, μ, γ, κ, ω, η, tanh, recompute, keep):
         sizes = Sizes.of(*X.shape[-2:], *W1.shape[-2:])
         gates = [p.contiguous() for p in (U1, b1, U2, b2)]
         circuit = _Circuit(sizes, spectral.dot_precision(), tanh, gates, (α, μ, γ, κ, ω), η)
         kernel1 = spectral.kernel_spectrum(W1, sizes)
         kernel2 = kernel1 if W2 is None else spectral.kernel_spectrum(W2, sizes)
-        keep, timesteps = any(ctx.needs_input_grad), len(η)
+        timesteps = len(η)
         x, h2 = fold(X, sizes), fold(H0, sizes)
         ctx.steps = []
         for t in range(timesteps):
@@ -559,7 +559,7 @@ class _CircuitFunction(torch.autograd.Function):
         dW2 = None if W2 is None else spectral.kernel_gradient(sum2.total, W2, sizes)
         return (
             unfold(dx, sizes) if needs[0] else None, unfold(grad, sizes) if needs[1] else None,
-            dW1, dW2, *sums.gate(1), *sums.gate(2), *sums.greek(), sums.eta(), None, None,
+            dW1, dW2, *sums.gate(1), *sums.gate(2), *sums.greek(), sums.eta(), None, None, None,
         )  # fmt: skip
 
 
@@ -601,4 +601,5 @@ def circuit(
     Precision is that of PyTorch's own convolutions on the device (TF32 where they may use it).
     Raises RuntimeError from a double backward.
     """
-    return _CircuitFunction.apply(X, H0, *kernels, *gates, *letters, eta, tanh, recompute)
+    keep = torch.is_grad_enabled()  # within the function it is off
+    return _CircuitFunction.apply(X, H0, *kernels, *gates, *letters, eta, tanh, recompute, keep)

@@ -34,9 +34,9 @@ _forced: contextvars.ContextVar[str] = contextvars.ContextVar("horizontal_method
 
 # From here up, by the kernel's taps (height × width), the method is faster than `direct`
 # (benchmarks/scaling.py).
-FFT_TAPS_CPU = 25
-FFT_TAPS_CUDA = 121
-TRITON_TAPS = 81
+FFT_TAPS_CPU = 81
+FFT_TAPS_CUDA = 400
+TRITON_TAPS = 121
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
 # Largest ‖difference‖ / ‖reference‖ with TF32 and without, of outputs and of gradients. (A relu
 # whose input's sign is a matter of rounding has another gradient: hence the room for TF32.)
-TOLERANCE = {True: 1e-2, False: 3e-5}
+TOLERANCE = {True: 4e-2, False: 3e-5}
 
 
 @pytest.fixture(params=[True, False], ids=["tf32", "float32"])
