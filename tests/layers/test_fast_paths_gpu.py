@@ -16,9 +16,10 @@ from training.step import TrainStep
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
-# Largest ‖difference‖ / ‖reference‖ with TF32 and without, of outputs and of gradients. (A relu
-# whose input's sign is a matter of rounding has another gradient: hence the room for TF32.)
-TOLERANCE = {True: 4e-2, False: 3e-5}
+# Largest ‖difference‖ / ‖reference‖ with TF32 and without, of outputs and of gradients. A relu whose
+# input's sign is a matter of rounding has another gradient: hence more room for that circuit's.
+TOLERANCE = {True: 1e-2, False: 3e-5}
+RELU_TOLERANCE = {True: 4e-2, False: 3e-5}
 
 
 @pytest.fixture(params=[True, False], ids=["tf32", "float32"])
@@ -86,8 +87,9 @@ def test_circuit(options, size, tf32):
     found = results(layer, X, g)
     with horizontal_method("direct"):
         exact = results(copy.deepcopy(layer).double(), X.double(), g.double())
+    limits = RELU_TOLERANCE if options.get("recurrent_nl") == "relu" else TOLERANCE
     for a, b in zip(found, exact, strict=True):
-        assert difference(a, b) < TOLERANCE[tf32]
+        assert difference(a, b) < limits[tf32]
 
 
 def test_circuit_refuses_a_second_derivative():
