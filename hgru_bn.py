@@ -11,7 +11,7 @@ from models.recurrent import RecurrentNetwork
 
 def experiment_params() -> dict:
     """Parameters of the experiment: edit them here, or override one with --set key=value."""
-    exp = {}
+    exp: dict = {}
     exp["lr"] = 1e-3
     exp["loss_function"] = "cce"
     exp["optimizer"] = "nadam"

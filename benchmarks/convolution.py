@@ -7,6 +7,7 @@ convolution in float64.
 """
 
 import argparse
+from functools import partial
 
 import torch
 
@@ -75,8 +76,8 @@ def _compare(x, W, g, exact, tf32: bool, device: torch.device, rounds: int) -> l
         for m in methods
     }
     calls = 5 if device.type == "cuda" else 1
-    once = in_turn({m: lambda m=m: forward(m) for m in methods}, device, rounds, calls)
-    twice = in_turn({m: lambda m=m: both(m) for m in methods}, device, rounds, calls)
+    once = in_turn({m: partial(forward, m) for m in methods}, device, rounds, calls)
+    twice = in_turn({m: partial(both, m) for m in methods}, device, rounds, calls)
     print(f"\nTF32 {'allowed' if tf32 else 'forbidden'}" if device.type == "cuda" else "")
     rows = []
     for m in methods:

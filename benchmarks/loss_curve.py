@@ -30,12 +30,12 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     if device.type == "cuda":
         set_tf32(options.tf32)
-    images, labels = generate(6, 8 * options.batch, seed=0)
-    images = torch.from_numpy(images).to(device)[:, None].float() / 255
+    stimuli, answers = generate(6, 8 * options.batch, seed=0)
+    images = torch.from_numpy(stimuli).to(device)[:, None].float() / 255
     images = torch.nn.functional.interpolate(
         images, (options.size, options.size), mode="bicubic", align_corners=True
     ).clamp(0, 1)
-    labels = torch.from_numpy(labels).to(device)
+    labels = torch.from_numpy(answers).to(device)
     print(f"{machine(device)}; {options.script}, {options.steps} steps of {options.batch} images")
     fast = _train(options, images, labels, "auto", 0.0)
     direct = _train(options, images, labels, "direct", 0.0)

@@ -58,8 +58,8 @@ def main() -> None:
         entry[1] += event.count / STEPS
     print(f"{machine(device)}; {options.script}, batch {options.batch}, TF32 "
           f"{'off' if options.strict else 'on'}; kernels' own time a step")  # fmt: skip
-    rows = sorted(({"what": k, "ms": v[0], "launches": v[1]} for k, v in totals.items()),
-                  key=lambda row: -row["ms"])  # fmt: skip
+    longest = sorted(totals.items(), key=lambda entry: -entry[1][0])
+    rows: list[dict] = [{"what": k, "ms": v[0], "launches": v[1]} for k, v in longest]
     for row in rows:
         print(f"{row['ms']:7.3f} ms  {row['launches']:4.0f} launches  {row['what']}")
     print(f"{sum(row['ms'] for row in rows):7.3f} ms  in all (some of it side by side)")

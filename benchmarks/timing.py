@@ -39,10 +39,10 @@ def seconds(call: Callable[[], Any], device: torch.device, calls: int = 1) -> fl
         end.record()
         end.synchronize()
         return begin.elapsed_time(end) / 1e3 / calls
-    begin = time.perf_counter()
+    began = time.perf_counter()
     for _ in range(calls):
         call()
-    return (time.perf_counter() - begin) / calls
+    return (time.perf_counter() - began) / calls
 
 
 def in_turn(

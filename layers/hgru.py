@@ -4,6 +4,7 @@ One layer gives the six circuits of the 2018 release; each is a choice of option
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -290,7 +291,11 @@ class HGRU(nn.Module):
     def _normalise(self, name: str, t: int, x: Tensor) -> Tensor:
         if not self.batch_norm:
             return x
-        return self.norms[name][0 if self.reuse else t](x)
+        return self.norms_of(name)[0 if self.reuse else t](x)
+
+    def norms_of(self, name: str) -> nn.ModuleList:
+        """The normalisations of 'g1', 'c1', 'g2' or 'c2': one, or one a step."""
+        return cast(nn.ModuleList, self.norms[name])
 
     def _check(self, X: Tensor) -> None:
         if X.dim() != 4 or X.shape[1] != self.channels:
@@ -300,7 +305,7 @@ class HGRU(nn.Module):
             )
         built = len(self.eta) if self.adaptation else self.timesteps
         if self.batch_norm and not self.reuse:
-            built = len(self.norms["g1"])
+            built = len(self.norms_of("g1"))
         if self.timesteps > built:
             raise ValueError(
                 f"timesteps is {self.timesteps}, but this layer has η or normalisation for "

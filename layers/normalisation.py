@@ -31,6 +31,9 @@ class BatchNormalisation(nn.Module):
             those of the batch over all processes, differentiably (set by ``training``).
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(
         self,
         channels: int,
@@ -95,6 +98,7 @@ class BatchNormalisation(nn.Module):
 
     def _by_all_processes(self, x: Tensor) -> Tensor:
         variance, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
+        assert self.over_ranks is not None
         mean, variance, count = self.over_ranks(mean, variance, x.numel() // x.shape[1])
         if self.training:
             unbiased = variance * (count / (count - 1).clamp(min=1))

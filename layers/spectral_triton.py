@@ -692,7 +692,7 @@ class KernelSum:
     def add(self, gradient: Tensor, spectrum: Tensor, precision: str) -> None:
         """The spectra of a convolution's output gradient and of its input."""
         first = self.total is None
-        if first:
+        if self.total is None:
             shape = (*gradient.shape[:4], gradient.shape[-2], spectrum.shape[-2])
             self.total = gradient.new_empty(shape)
         correlate(gradient, spectrum, self.total, not first, precision)

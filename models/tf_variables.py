@@ -202,14 +202,15 @@ def _circuit(layer: HGRU, prefix: str) -> _Counterparts:
     if layer.hidden_init == "learned":
         add("hidden", layer.hidden, _LETTER)
     if layer.batch_norm:
-        for name, norms in layer.norms.items():
-            for t, norm in enumerate(norms):
+        for name in layer.norms:
+            for t, norm in enumerate(layer.norms_of(name)):
                 step = "" if layer.reuse else f"_t{t}"
                 named |= _normalisation(norm, f"{scope}{name}_bn{step}")
     return named
 
 
-def _normalisation(norm: BatchNormalisation, scope: str) -> _Counterparts:
+def _normalisation(norm: nn.Module, scope: str) -> _Counterparts:
+    assert isinstance(norm, BatchNormalisation)
     named: _Counterparts = {f"{scope}/gamma:0": (norm.weight, _VECTOR)}
     if norm.bias is not None:
         named[f"{scope}/beta:0"] = (norm.bias, _VECTOR)

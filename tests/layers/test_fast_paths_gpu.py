@@ -16,8 +16,8 @@ from training.step import TrainStep
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
-# Largest ‖difference‖ / ‖reference‖ with TF32 and without, of outputs and of gradients. A relu whose
-# input's sign is a matter of rounding has another gradient: hence more room for that circuit's.
+# Largest ‖difference‖ / ‖reference‖ with TF32 and without, of outputs and of gradients. A relu
+# whose input's sign is a matter of rounding has another gradient: hence more room for its circuit.
 TOLERANCE = {True: 1e-2, False: 3e-5}
 RELU_TOLERANCE = {True: 4e-2, False: 3e-5}
 
