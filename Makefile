@@ -13,7 +13,7 @@ test: $(INSTALLED)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy .
 
 $(INSTALLED): requirements.txt
 	$(PYTHON) -m venv $(VENV)
