@@ -30,6 +30,7 @@ from training.graph import GraphedStep
 from training.losses import loss_function
 from training.metrics import metric_function
 from training.optimizers import optimizer
+from training.session import keep_memory
 from training.step import TrainStep
 
 SCRIPTS = (
@@ -54,6 +55,8 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     if device.type == "cuda":
         set_tf32(not options.strict)
+    else:
+        keep_memory()
     precision = "" if device.type != "cuda" else f", TF32 {'off' if options.strict else 'on'}"
     print(f"{machine(device)}; images {options.size}×{options.size}{precision}")
     rows = []
