@@ -29,6 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from layers.initial import symmetric_gradient
+
 METHODS = ("auto", "direct", "fft", "triton")
 _forced: contextvars.ContextVar[str] = contextvars.ContextVar("horizontal_method", default="auto")
 
@@ -87,7 +89,7 @@ class HorizontalKernel:
             raise ValueError(
                 f"a symmetric W needs as many output as input channels, got {tuple(W.shape)}"
             )
-        self.W = _SymmetricGradient.apply(W) if symmetric else W
+        self.W = symmetric_gradient(W) if symmetric else W
         self.method = _known(method or _forced.get())
         self._prepared: dict[tuple, Callable[[Tensor], Tensor]] = {}
 
@@ -164,18 +166,6 @@ def direct_convolution(activity: Tensor, W: Tensor) -> Tensor:
     if (top, left) == (bottom, right):
         return F.conv2d(activity, W, padding=(top, left))
     return F.conv2d(F.pad(activity, (left, right, top, bottom)), W)
-
-
-class _SymmetricGradient(torch.autograd.Function):
-    """W itself; its gradient is averaged with its transpose over in and out channels."""
-
-    @staticmethod
-    def forward(ctx, W):
-        return W.view_as(W)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return 0.5 * (grad + grad.transpose(0, 1))
 
 
 @dataclass(frozen=True)
