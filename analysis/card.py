@@ -1,14 +1,15 @@
 """A model card: what was trained on what, how, and how well it does."""
 
 import json
-import shlex
 from typing import Any
 
+from analysis import origin
 from analysis.curves import images_to
 from analysis.evaluate import percent
 from analysis.image_sets import title
 from analysis.runs import TrainedRun
 
+NUMBERS = ("fold", "images", "seed", "accuracy", "low", "high", "loss", "auc")
 TEMPLATE = """# {run}
 
 {what}
@@ -51,20 +52,18 @@ def model_card(run: TrainedRun, file: str) -> str:
         file: name of the file of weights.
     """
     environment = run.record.get("environment") or {}
-    data = (run.record.get("data") or {}).get("train") or {}
-    command = environment.get("command")
     facts = {
-        "script": run.record.get("script") or f"{run.model_name}.py",
+        "script": origin.script(run.record),
         "parameters": f"{run.parameters:,}",
-        "trained on": data.get("description") or title(str(run.params["dataset"])),
+        "trained on": origin.data(run.record),
         "training images": f"{run.images_seen:,}, repeats counted ({run.step:,} updates of "
         f"{run.params['batch_size']})",
         "weights": f"step {run.step} ({run.weights})",
         "optimizer": f"{run.params['optimizer']}, lr {run.params['lr']:g}",
         "seed": run.seed,
-        "command": f"`python {shlex.join(command[1:])}`" if command else None,
-        "commit": _commit(environment),
-        "device": environment.get("device"),
+        "command": f"`{origin.command(run.record)}`",
+        "commit": origin.commits(run.record, run.step),
+        "device": origin.devices(run.record, run.step),
         "PyTorch": environment.get("torch"),
     }
     needed = images_to(run.history, int(run.params["batch_size"]))
@@ -83,17 +82,25 @@ def model_card(run: TrainedRun, file: str) -> str:
     )
 
 
-def _accuracy(run: TrainedRun) -> str:
-    """A table of the evaluations kept of these weights."""
-    rows = []
+def evaluations(run: TrainedRun) -> list[dict[str, Any]]:
+    """Numbers of these weights, whole circuit: what the file of weights has, and what was kept."""
+    found = list(run.record.get("evaluations") or [])
     for path in sorted((run.config.condition_evaluations / run.name).glob("*.json")):
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        own_steps = found["timesteps"] in (None, _timesteps(run))
-        if found["step"] == run.step and not found["lesion"] and own_steps:
-            rows.append(
-                f"| {title(found['dataset'])} | {found['images']:,} | {percent(found)} "
-                f"| {found['loss']:.4f} | {found['auc']:.4f} |"
-            )
+        one: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        own_steps = one["timesteps"] in (None, _timesteps(run))
+        if one["step"] == run.step and not one["lesion"] and own_steps:
+            numbers = {key: one[key] for key in NUMBERS}
+            found.append({"dataset": title(one["dataset"]), **numbers})
+    return [one for place, one in enumerate(found) if one not in found[:place]]
+
+
+def _accuracy(run: TrainedRun) -> str:
+    """A table of the evaluations of these weights."""
+    rows = [
+        f"| {one['dataset']} | {one['images']:,} | {percent(one)} | {one['loss']:.4f} "
+        f"| {one['auc']:.4f} |"
+        for one in evaluations(run)
+    ]
     if not rows:
         return "Not evaluated yet: `python -m analysis.evaluate` keeps what it finds for this card."
     head = "| set | images | accuracy (95% interval, Wilson) | loss (nats) | AUC |"
@@ -103,10 +110,3 @@ def _accuracy(run: TrainedRun) -> str:
 def _timesteps(run: TrainedRun) -> int | None:
     layer = getattr(run.network, "hgru", None)
     return None if layer is None else layer.timesteps
-
-
-def _commit(environment: dict[str, Any]) -> str | None:
-    commit = environment.get("git_commit")
-    if commit is None:
-        return None
-    return f"{commit[:12]}{' (with uncommitted changes)' if environment.get('git_dirty') else ''}"

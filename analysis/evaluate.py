@@ -8,6 +8,7 @@ that the run trained on), a data set or stream by name (its
 validation fold), a .tfrecords file, or a folder of images in any of the three layouts.
 """
 
+import glob
 import hashlib
 import json
 import math
@@ -189,13 +190,8 @@ def evaluated(
     words += [f"T{timesteps}"] if timesteps else []
     path = run.config.condition_evaluations / run.name / f"{'_'.join(words)}_{key}.npz"
     if path.exists():
-        arrays = read_arrays(path)
-        about = json.loads(str(arrays["about"]))
-        if {**wanted, "seconds": about.get("seconds")} == about:
-            found = Evaluation(
-                run.name, dataset, arrays["record"], arrays["label"], arrays["logits"],
-                arrays["distance"], about,
-            )  # fmt: skip
+        found = _read(run, dataset, path)
+        if {**wanted, "seconds": found.about.get("seconds")} == found.about:
             return found, path
     found = _evaluate(run, dataset, data, images, seed, lesion, timesteps, fold, workers)
     write_arrays(
@@ -207,6 +203,45 @@ def evaluated(
     )  # fmt: skip
     write_json(path.with_suffix(".json"), found.summary())
     return found, path
+
+
+def kept(
+    run: TrainedRun, dataset: str, images: int = IMAGES, *, seed: int = 0,
+    fingerprint: str | None = None,
+) -> tuple[Evaluation, Path] | None:  # fmt: skip
+    """What :func:`evaluated` has kept of these weights, whole circuit, whatever computed it.
+
+    Unlike there, device and PyTorch may be others than here, and the images need not be here. Of
+    several such evaluations the one whose file's name is first is taken.
+
+    Args:
+        run, dataset, images, seed: as there.
+        fingerprint: of the set that was evaluated; None takes any.
+
+    Returns:
+        The evaluation and its file; None where there is none.
+    """
+    wanted = {
+        "step": run.step, "fold": "val", "images_at_most": images, "seed": seed, "lesion": [],
+        "timesteps": _timesteps(run, None),
+    }  # fmt: skip
+    if fingerprint is not None:
+        wanted["set"] = fingerprint
+    folder = run.config.condition_evaluations / run.name
+    for path in sorted(folder.glob(f"{glob.escape(title(dataset))}_step{run.step}_*.npz")):
+        found = _read(run, dataset, path)
+        if wanted == {key: found.about.get(key) for key in wanted}:
+            return found, path
+    return None
+
+
+def _read(run: TrainedRun, dataset: str, path: Path) -> Evaluation:
+    """An evaluation that was kept."""
+    arrays = read_arrays(path)
+    return Evaluation(
+        run.name, dataset, arrays["record"], arrays["label"], arrays["logits"],
+        arrays["distance"], json.loads(str(arrays["about"])),
+    )  # fmt: skip
 
 
 def _evaluate(
@@ -251,8 +286,6 @@ def _about(
     timesteps: int | None, fold: str,
 ) -> dict[str, Any]:  # fmt: skip
     """What the numbers of an evaluation depend on."""
-    if timesteps is None and is_recurrent(run.network):
-        timesteps = circuit(run.network).timesteps
     return {
         "model_name": run.model_name,
         "weights": run.weights,
@@ -263,12 +296,19 @@ def _about(
         "images_at_most": images,
         "seed": seed,
         "lesion": sorted(lesion),
-        "timesteps": timesteps,
+        "timesteps": _timesteps(run, timesteps),
         "batch_size": int(run.params["batch_size"]),
         "val_augmentations": list(run.params["val_augmentations"]),
         "device": run.device.type,
         "torch": torch.__version__,
     }
+
+
+def _timesteps(run: TrainedRun, timesteps: int | None) -> int | None:
+    """Steps of the circuit: those asked for, or the run's own; None without a circuit."""
+    if timesteps is None and is_recurrent(run.network):
+        return circuit(run.network).timesteps
+    return timesteps
 
 
 def percent(row: dict[str, Any]) -> str:

@@ -24,12 +24,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from analysis import command_line
-from analysis.card import model_card
+from analysis import command_line, origin
+from analysis.card import evaluations, model_card
+from analysis.evaluate import percent
 from analysis.files import write_bytes, write_text
 from analysis.probing import default_generator
 from analysis.runs import FORMAT, TrainedRun, load_run
-from config import Config
+from config import CLONE, Config
 from layers.horizontal import horizontal_method
 from models.tf_variables import tf_variables
 from training.settings import plain
@@ -39,19 +40,45 @@ TOLERANCE = 1e-4  # largest difference, relative to the largest value, that an e
 
 
 def export_safetensors(run: TrainedRun, path: Path) -> Path:
-    """Write the network's tensors, with what is needed to build it again as metadata."""
-    kept = ("script", "seed", "data", "environment")
-    record: dict[str, Any] = {key: run.record[key] for key in kept if key in run.record}
-    record["parameters"] = run.params
+    """Write the network's tensors; metadata say what they are and how to build it again.
+
+    The metadata are texts: data, images seen, seed, command, commit, accuracy with its interval
+    where it was evaluated, and ``record``, the settings as JSON. Host and paths of the machine are
+    left out.
+    """
+    measured = evaluations(run)
+    record = origin.portable({**run.record, "parameters": run.params, "evaluations": measured})
     tensors = {name: t.contiguous().cpu() for name, t in run.network.state_dict().items()}
     metadata = {
         "format": FORMAT,
         "run": run.name,
         "step": str(run.step),
         "weights": run.weights,
+        "data": origin.data(run.record),
+        "images_seen": str(run.images_seen),
+        "seed": str(run.seed),
+        "command": origin.command(run.record),
+        "commit": origin.commits(run.record, run.step) or "not known",
+        "accuracy": "; ".join(
+            f"{one['dataset']}: {percent(one)} of {one['images']:,} images" for one in measured
+        ) or "not evaluated",
         "record": json.dumps(plain(record)),
     }
-    return write_bytes(path, safetensors.torch.save(tensors, metadata))
+    return write_bytes(path, _ordered(safetensors.torch.save(tensors, metadata)))
+
+
+def _ordered(content: bytes) -> bytes:
+    """A safetensors file whose metadata are in order: the library gives them in a random one.
+
+    The file is the header's length (8 bytes, little-endian), the header (JSON, padded with spaces
+    to a multiple of 8 bytes), the tensors.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def export_npy(run: TrainedRun, folder: Path) -> list[Path]:
@@ -120,6 +147,12 @@ def compare(network: nn.Module, program: Any, images: Tensor) -> float:
     )
 
 
+def _in_clone(path: Path) -> str:
+    """A path as a command in the clone names it; of a file elsewhere the name alone."""
+    whole = path.resolve()
+    return str(whole.relative_to(CLONE)) if whole.is_relative_to(CLONE) else path.name
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parse = command_line.Parser("export", __doc__)
     parse.add_run(many=False)
@@ -134,18 +167,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parse.add_argument(
         "--batch", type=command_line.whole(1), default=1, help="images that the program takes"
     )
+    parse.add_argument(
+        "--name", help="of the files, without ending; default: <experiment>_step<step>"
+    )
     parse.add_device()
     parse.add_output("folder to write to; default: the run's, under experiment_evaluations")
     options = parse.parse_args(arguments)
     config = Config()
     run = load_run(options.run, options.weights, options.device, config)
     folder = options.output or config.experiment_evaluations / run.name / "export"
-    stem = f"{run.experiment}_step{run.step}"
+    stem = options.name or f"{run.experiment}_step{run.step}"
     paths: list[Path] = []
     if "safetensors" in options.format:
         paths.append(export_safetensors(run, folder / f"{stem}.safetensors"))
     if "card" in options.format:
-        paths.append(write_text(folder / f"{stem}.md", model_card(run, f"{stem}.safetensors")))
+        weights = _in_clone(folder / f"{stem}.safetensors")
+        paths.append(write_text(folder / f"{stem}.md", model_card(run, weights)))
     if "npy" in options.format:
         variables = folder / f"{stem}_npy"
         count = len(export_npy(run, variables))

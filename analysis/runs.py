@@ -119,7 +119,8 @@ def load_run(
     Args:
         which: the run's name, the path of one of its files or folders, 'latest' (the newest run of
             all), or a ``.safetensors`` file.
-        weights: 'last' (the newest checkpoint), 'best' (the best validation), or a step.
+        weights: 'last' (the newest checkpoint; where none was copied along, the newest weights of
+            a validation), 'best' (the best validation), or a step.
         device: 'auto' (a GPU where there is one), 'cpu', 'cuda', 'cuda:1' …
         config: the project's paths; None reads the project's.
 
@@ -217,26 +218,32 @@ def _find(which: str, config: Config) -> Run:
 def _load_weights(network: nn.Module, files: Run, weights: str) -> int:
     """Set the network's weights; the step they are of."""
     folder = CheckpointFolder(files.checkpoints)
+    saved = {int(file.stem[8:]): file for file in files.weights.glob("weights_*.npz")}
     if weights == "best":
         return _set(network, load(folder.best), folder.best)
     if weights == "last":
         newest = folder.newest()
-        if newest is None:
-            raise FileNotFoundError(f"{files.checkpoints} holds no checkpoint of {files.name}")
-        return _set(network, load(newest), newest)
+        if newest is not None:
+            return _set(network, load(newest), newest)
+        if not saved:
+            raise FileNotFoundError(
+                f"{files.name} has no weights: no checkpoint in {files.checkpoints}, no "
+                f"weights_*.npz in {files.weights}"
+            )
+        load_tf_variables(network, read_arrays(saved[max(saved)]))
+        return max(saved)
     if not weights.isdigit():
         raise ValueError(f"weights must be last, best or the number of a step, found {weights!r}")
     step = int(weights)
     if step in folder.files():
         return _set(network, load(folder.path(step)), folder.path(step))
-    saved = files.weights / f"weights_{step:08d}.npz"
-    if not saved.exists():
-        steps = sorted({*folder.files(), *(int(f.stem[8:]) for f in files.weights.glob("*.npz"))})
+    if step not in saved:
+        steps = sorted({*folder.files(), *saved})
         raise FileNotFoundError(
             f"{files.name} has no weights of step {step}; it has those of "
             f"{', '.join(map(str, steps)) or 'none'}"
         )
-    load_tf_variables(network, read_arrays(saved))
+    load_tf_variables(network, read_arrays(saved[step]))
     return step
 
 

@@ -1,7 +1,7 @@
 """One look for all figures: sizes, type, colours that colour-blind readers tell apart, maps."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,13 +78,13 @@ def new_figure(width: float = PAGE, height: float = 2.6) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as ``<stem>.png`` and ``<stem>.pdf``; both paths."""
+def save(figure: Figure, stem: Path, kinds: Sequence[str] = ("png", "pdf")) -> list[Path]:
+    """Write a figure as ``<stem>.png`` and ``<stem>.pdf``, or one of them; the paths."""
     written = []
     with style():
         figure.draw_without_rendering()  # lays it out, once for both files
         figure.set_layout_engine("none")
-    for kind in ("png", "pdf"):
+    for kind in kinds:
         content = io.BytesIO()
         with style():
             figure.savefig(content, format=kind, metadata=DATE[kind])
