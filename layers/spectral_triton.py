@@ -19,17 +19,23 @@ the pairs above are then two plain runs. The middle pixel of an odd size stands 
 the second begins with a zero.
 
     activity        (N, K, H, W), or folded (N, K, H', W')
-    row spectrum    (u, pq, N, K, H')           pq of the row transform
+    row spectrum    (N, H', K, pq, u)           pq of the row transform
     spectrum        (u, v, pq, pq, K, N)        pq of the column transform, then of the row's
     kernel spectrum (u, v, sign, c, O, I)       sign of v; c real, imaginary
+
+Precision. Where TF32 is allowed, spectra are stored as half-precision numbers, whose significand is
+TF32's: what the matrix units would round away is not written either. Their exponent is too short
+for any activity or gradient, so a power of two is kept beside them: for each row of a row spectrum,
+and, the largest of those, for each image. Otherwise spectra are float32, and three TF32 products
+make each float32 one.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import triton
@@ -38,8 +44,9 @@ from torch import Tensor
 
 from layers.horizontal import GradientSum, refuse_double_backward
 
-MAX_CHANNELS = 64
-STEP = 16  # frequencies and positions are taken in steps of a matrix unit's depth
+STEP: tl.constexpr = tl.constexpr(16)  # frequencies or pairs that a product takes at a time
+ROWS = 64  # of a program, channels counted: a matrix unit's height on four warps
+HALF_PRECISION, FLOAT32 = "half", "float32"
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Axis:
 
     @property
     def half(self) -> int:
-        return _round_up((self.size + self.taps // 2 + 1) // 2, STEP)
+        return _round_up((self.size + self.taps // 2 + 1) // 2, 16)
 
     @property
     def right(self) -> int:
@@ -73,18 +80,36 @@ class Axis:
         return self.size % 2 == 1
 
     @property
+    def run(self) -> int:
+        """Length of a padded run."""
+        return _round_up(self.pairs, 4)
+
+    @property
     def pitch(self) -> int:
         """Length of the folded axis."""
-        return 2 * _round_up(self.pairs, 4)
+        return 2 * self.run
 
     @property
     def blocks(self) -> tuple[int, int, int]:
-        """Two powers of two that a program covers side by side, and how many programs do."""
+        """Two powers of two that a program covers side by side (the second may be 0), and how many
+        programs cover the frequencies."""
         if self.half > 128:
             return 64, 16, -(-self.half // 80)
         first = 1 << (self.half.bit_length() - 1)
         rest = self.half - first
-        return first, (1 << (rest - 1).bit_length()) if rest else 0, 1
+        return first, max(16, 1 << (rest - 1).bit_length()) if rest else 0, 1
+
+    @property
+    def width(self) -> int:
+        """Frequencies that all the blocks cover."""
+        first, second, groups = self.blocks
+        return (first + second) * groups
+
+    @property
+    def unit(self) -> float:
+        """What half-precision spectra are multiplied by along this axis, so that none overflows:
+        a sum over pairs of numbers below 2 then stays below 256."""
+        return 2.0 ** min(0, 7 - (self.run - 1).bit_length())
 
 
 @dataclass(frozen=True)
@@ -109,24 +134,24 @@ def _round_up(n: int, step: int) -> int:
 
 
 @functools.cache
-def matrices(axis: Axis, back: float | None, device: torch.device) -> Tensor:
-    """cos(θd) and sin(θd), then what rounding to TF32 leaves of each: (4, frequency, pair) for the
-    way there, (4, pair, frequency) times `back` for the way back. Zero beyond the last pair."""
-    pair = torch.arange(axis.half, dtype=torch.float64)
-    d = pair + (0.0 if axis.odd else 0.5)
-    angle = torch.outer(math.pi / axis.half * (pair + 0.5), d)
-    waves = torch.stack([torch.cos(angle), torch.sin(angle)]) * (pair < axis.pairs)
-    if back is not None:
-        waves = waves.transpose(1, 2) * back
-    exact = waves.float().contiguous()
-    high = ((exact.view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
-    return torch.cat([high, (waves - high).float()]).contiguous().to(device)
+def waves(axis: Axis, precision: str, by_pair: bool, device: torch.device) -> Tensor:
+    """cos(θd) and sin(θd) as (2, frequency, pair), or by pair first; for float32, four: what
+    rounding to TF32 leaves of each comes after them. Zero beyond the last pair and frequency."""
+    number = torch.arange(axis.width, dtype=torch.float64)
+    d = number + (0.0 if axis.odd else 0.5)
+    angle = torch.outer(math.pi / axis.half * (number + 0.5), d)
+    known = torch.outer(number < axis.half, number < axis.pairs)
+    exact = torch.stack([torch.cos(angle), torch.sin(angle)]) * known
+    if by_pair:
+        exact = exact.transpose(1, 2)
+    if precision == HALF_PRECISION:
+        return exact.half().contiguous().to(device)
+    bits = exact.float().contiguous().view(torch.int32)
+    high = ((bits + 0x1000) & -0x2000).view(torch.float32)
+    return torch.cat([high, (exact - high).float()]).contiguous().to(device)
 
 
-# -- transforms ------------------------------------------------------------------------------------
-#
-# A transform's matrix is square, HALF × HALF, larger than a power of two as a rule: a program
-# covers FIRST + SECOND of its columns, two powers of two side by side (SECOND 0: only one).
+# -- what kernels share ----------------------------------------------------------------------------
 
 
 @triton.jit
@@ -137,223 +162,382 @@ def rounded(x):
 
 
 @triton.jit
-def split(x, PRECISION: tl.constexpr):
-    """x as the matrix units take it, and what that leaves out."""
-    if PRECISION == "ieee":
-        return x, tl.zeros_like(x)
-    else:
-        high = rounded(x)
-        return high, x - high
+def split(x):
+    """x to TF32, and what that leaves out."""
+    high = rounded(x)
+    return high, x - high
 
 
 @triton.jit
-def add_product(high, low, m_high, m_low, sum, PRECISION: tl.constexpr):
-    """sum + (high + low) @ (m_high + m_low): one product in TF32, three of TF32 for float32."""
-    if PRECISION == "ieee":
-        return tl.dot(high, m_high + m_low, sum, input_precision="ieee")
-    else:
-        if PRECISION == "tf32x3":
-            sum = tl.dot(low, m_high, sum, input_precision="tf32")
-            sum = tl.dot(high, m_low, sum, input_precision="tf32")
-        return tl.dot(high, m_high, sum, input_precision="tf32")
+def matmul(a, b, PRECISION: tl.constexpr):
+    """a @ b of float32 blocks: in TF32, or as three products of TF32 for float32."""
+    a, a_low = split(a)
+    b, b_low = split(b)
+    sum = tl.zeros((a.shape[0], b.shape[1]), tl.float32)
+    if PRECISION == "float32":
+        sum = tl.dot(a_low, b, sum, input_precision="tf32")
+        sum = tl.dot(a, b_low, sum, input_precision="tf32")
+    return tl.dot(a, b, sum, input_precision="tf32")
 
 
 @triton.jit
-def _matrix(matrices, column, depth, HALF: tl.constexpr, PRECISION: tl.constexpr):
-    """A block (depth, column) of cosines and sines: high, high, low, low."""
-    at = matrices + column[:, None] * HALF + depth[None, :]
-    mask = (column < HALF)[:, None]
-    size: tl.constexpr = HALF * HALF
-    c = tl.trans(tl.load(at, mask=mask, other=0.0))
-    s = tl.trans(tl.load(at + size, mask=mask, other=0.0))
-    if PRECISION == "tf32":
-        return c, s, c, s
+def times_waves(x, waves, sum, SIZE: tl.constexpr, PRECISION: tl.constexpr):
+    """sum + x @ the waves at these addresses, which are SIZE numbers from what their rounding
+    leaves. In half precision x may be float32, which is taken in TF32."""
+    if PRECISION == "half":
+        m = tl.load(waves)
+        if x.dtype == tl.float16:
+            return tl.dot(x, m, sum)
+        else:
+            return tl.dot(rounded(x), m.to(tl.float32), sum, input_precision="tf32")
     else:
-        c_low = tl.trans(tl.load(at + 2 * size, mask=mask, other=0.0))
-        s_low = tl.trans(tl.load(at + 3 * size, mask=mask, other=0.0))
-        return c, s, c_low, s_low
+        x, low = split(x)
+        m = tl.load(waves)
+        sum = tl.dot(low, m, sum, input_precision="tf32")
+        sum = tl.dot(x, tl.load(waves + SIZE), sum, input_precision="tf32")
+        return tl.dot(x, m, sum, input_precision="tf32")
 
 
 @triton.jit
-def _there_kernel(
-    x, out, matrices, rows, planes, images, channels, height, width, right_y, left_y, right, left,
-    HALF: tl.constexpr, RUN: tl.constexpr, RUN_Y: tl.constexpr, FOLDED: tl.constexpr,
-    ODD: tl.constexpr, ODD_Y: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
-    ROWS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
+def waves_times(waves, x, sum, SIZE: tl.constexpr, PRECISION: tl.constexpr):
+    """The same with the waves on the left."""
+    if PRECISION == "half":
+        return tl.dot(tl.load(waves), x, sum)
+    else:
+        x, low = split(x)
+        m = tl.load(waves)
+        sum = tl.dot(m, low, sum, input_precision="tf32")
+        sum = tl.dot(tl.load(waves + SIZE), x, sum, input_precision="tf32")
+        return tl.dot(m, x, sum, input_precision="tf32")
+
+
+@triton.jit
+def _power_above(x):
+    """The power of two above x ≥ 0 (2⁻¹²⁶ for 0)."""
+    bits = tl.minimum(x.to(tl.int32, bitcast=True), 0x7D000000)
+    return ((bits & 0x7F800000) + 0x00800000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _largest(a, b):
+    return tl.max(tl.max(tl.maximum(tl.abs(a), tl.abs(b)), 1), 0)
+
+
+@triton.jit
+def lines(n, y, k, height, channels, SIZE: tl.constexpr):
+    """Where rows y of channels k begin in a tensor (N, K, height, SIZE)."""
+    return ((n * channels + k) * height + y) * SIZE
+
+
+@triton.jit
+def row_spectra(n, y, k, height, channels, HALF: tl.constexpr):
+    """Where rows y of channels k begin in a row spectrum."""
+    return ((n * height + y) * channels + k) * (2 * HALF)
+
+
+@triton.jit
+def add_pairs(
+    p1, q1, p2, q2, far, near, waves, j,
+    FIRST: tl.constexpr, SECOND: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Rows of pixels → (frequency, pq, rows), for each of a batch.
+    """Add the share of the pairs j (rows, STEP) to a row spectrum: FIRST frequencies of p and q,
+    and SECOND more. `waves` are by pair, from the first of these frequencies on."""
+    SIZE: tl.constexpr = WIDTH * WIDTH
+    wave = waves + j[:, None] * WIDTH + tl.arange(0, FIRST)[None, :]
+    even, odd = far + near, far - near
+    p1 = times_waves(even, wave, p1, 2 * SIZE, PRECISION)
+    q1 = times_waves(odd, wave + SIZE, q1, 2 * SIZE, PRECISION)
+    if SECOND > 0:
+        wave = waves + j[:, None] * WIDTH + FIRST + tl.arange(0, SECOND)[None, :]
+        p2 = times_waves(even, wave, p2, 2 * SIZE, PRECISION)
+        q2 = times_waves(odd, wave + SIZE, q2, 2 * SIZE, PRECISION)
+    return p1, q1, p2, q2
 
-    FOLDED: rows of 2 · RUN numbers, (batch, pq, N, K) of them taken in the order (pq, K, N).
-    Otherwise an activity (planes, height, width), whose rows are taken in the order of the folded
-    column axis of 2 · RUN_Y.
-    """
-    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside = r < rows
-    batch = tl.program_id(1).to(tl.int64)
-    u1 = tl.program_id(2) * (FIRST + SECOND) + tl.arange(0, FIRST)
+
+@triton.jit
+def store_row_spectrum(
+    p1, q1, p2, q2, spectrum, line, known, first_u, row_scales, image_scale, unit,
+    HALF: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Row spectra to `spectrum` + `line`. In half precision they are divided by a power of two,
+    which goes to the rows' `row_scales` and, if it is the largest, to `image_scale`."""
+    factor = 1.0
+    if PRECISION == "half":
+        size = _largest(p1, q1)
+        if SECOND > 0:
+            size = tl.maximum(size, _largest(p2, q2))
+        scale = _power_above(size) / unit
+        tl.store(row_scales, tl.zeros_like(line).to(tl.float32) + scale)
+        tl.atomic_max(image_scale, scale)
+        factor = 1.0 / scale
+    u = first_u + tl.arange(0, FIRST)
+    at = spectrum + line[:, None] + u[None, :]
+    mask = known[:, None] & (u < HALF)[None, :]
+    tl.store(at, (p1 * factor).to(spectrum.dtype.element_ty), mask=mask)
+    tl.store(at + HALF, (q1 * factor).to(spectrum.dtype.element_ty), mask=mask)
+    if SECOND > 0:
+        u = first_u + FIRST + tl.arange(0, SECOND)
+        at = spectrum + line[:, None] + u[None, :]
+        mask = known[:, None] & (u < HALF)[None, :]
+        tl.store(at, (p2 * factor).to(spectrum.dtype.element_ty), mask=mask)
+        tl.store(at + HALF, (q2 * factor).to(spectrum.dtype.element_ty), mask=mask)
+
+
+# -- transforms ------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _plain_row(y, height, right, left, RUN: tl.constexpr, ODD: tl.constexpr):
+    """The row of an image that is row y of its folded axis, and whether there is one."""
+    known = (y < height - right) | ((y >= RUN + ODD) & (y <= RUN + left))
+    return tl.where(y < RUN, right + y, left - (y - RUN)), known
+
+
+@triton.jit
+def _rows_there_kernel(
+    x, spectrum, waves, row_scales, image_scales, channels, height, width,
+    right_y, left_y, right, left, unit,
+    RUN: tl.constexpr, RUN_Y: tl.constexpr, ODD_Y: tl.constexpr, ODD: tl.constexpr,
+    HALF: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, GROUPS: tl.constexpr,
+    K: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Rows of an activity (N, K, H, W) → their spectra, a group of frequencies."""
+    WIDTH: tl.constexpr = (FIRST + SECOND) * GROUPS
+    n, group = tl.program_id(1), tl.program_id(2)
+    r = tl.arange(0, ROWS)
+    k = r % K
+    folded = tl.program_id(0) * (ROWS // K) + r // K
+    y, inside = _plain_row(folded, height, right_y, left_y, RUN_Y, ODD_Y)
+    known = k < channels
+    at = x + ((n * channels + k) * height + y)[:, None] * width
+    inside = (known & inside)[:, None]
     p1 = tl.zeros((ROWS, FIRST), tl.float32)
     q1 = tl.zeros((ROWS, FIRST), tl.float32)
-    if SECOND > 0:
-        u2 = tl.program_id(2) * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
-        p2 = tl.zeros((ROWS, SECOND), tl.float32)
-        q2 = tl.zeros((ROWS, SECOND), tl.float32)
-    if FOLDED:
-        plane = r % planes
-        row = r - plane + plane % images * channels + plane // images
-        at = x + (batch * rows + row)[:, None] * (2 * RUN)
-    else:
-        y = r % (2 * RUN_Y)
-        inside &= (y < height - right_y) | ((y >= RUN_Y + ODD_Y) & (y <= RUN_Y + left_y))
-        y = tl.where(y < RUN_Y, right_y + y, left_y - (y - RUN_Y))
-        at = x + ((r // (2 * RUN_Y)).to(tl.int64) * height + y)[:, None] * width
-    for start in range(0, HALF, DEPTH):
-        j = start + tl.arange(0, DEPTH)
-        if FOLDED:
-            mask = inside[:, None] & (j < RUN)[None, :]
-            far = tl.load(at + j[None, :], mask=mask, other=0.0)
-            near = tl.load(at + RUN + j[None, :], mask=mask, other=0.0)
-        else:
-            mask = inside[:, None] & (j < width - right)[None, :]
-            far = tl.load(at + (right + j)[None, :], mask=mask, other=0.0)
-            mask = inside[:, None] & ((j >= ODD) & (j <= left))[None, :]
-            near = tl.load(at + (left - j)[None, :], mask=mask, other=0.0)
-        even, even_low = split(far + near, PRECISION)
-        odd, odd_low = split(far - near, PRECISION)
-        c, s, cl, sl = _matrix(matrices, u1, j, HALF, PRECISION)
-        p1 = add_product(even, even_low, c, cl, p1, PRECISION)
-        q1 = add_product(odd, odd_low, s, sl, q1, PRECISION)
-        if SECOND > 0:
-            c, s, cl, sl = _matrix(matrices, u2, j, HALF, PRECISION)
-            p2 = add_product(even, even_low, c, cl, p2, PRECISION)
-            q2 = add_product(odd, odd_low, s, sl, q2, PRECISION)
-    put = r < rows
-    to = out + batch * (2 * HALF) * rows + r[:, None] + u1[None, :].to(tl.int64) * (2 * rows)
-    mask = put[:, None] & (u1 < HALF)[None, :]
-    tl.store(to, p1, mask=mask)
-    tl.store(to + rows, q1, mask=mask)
-    if SECOND > 0:
-        to = out + batch * (2 * HALF) * rows + r[:, None] + u2[None, :].to(tl.int64) * (2 * rows)
-        mask = put[:, None] & (u2 < HALF)[None, :]
-        tl.store(to, p2, mask=mask)
-        tl.store(to + rows, q2, mask=mask)
+    p2 = tl.zeros((ROWS, SECOND if SECOND > 0 else 1), tl.float32)
+    q2 = tl.zeros((ROWS, SECOND if SECOND > 0 else 1), tl.float32)
+    first_u = group * (FIRST + SECOND)
+    for start in range(0, RUN, STEP):
+        j = start + tl.arange(0, STEP)
+        far = tl.load(at + right + j[None, :], mask=inside & (j < width - right), other=0.0)
+        mask = inside & ((j >= ODD) & (j <= left))[None, :]
+        near = tl.load(at + left - j[None, :], mask=mask, other=0.0)
+        p1, q1, p2, q2 = add_pairs(
+            p1, q1, p2, q2, far, near, waves + first_u, j, FIRST, SECOND, WIDTH, PRECISION
+        )
+    store_row_spectrum(
+        p1, q1, p2, q2, spectrum, row_spectra(n, folded, k, 2 * RUN_Y, channels, HALF), known,
+        first_u, row_scales + (n * (2 * RUN_Y) + folded) * GROUPS + group, image_scales + n, unit,
+        HALF, FIRST, SECOND, PRECISION,
+    )  # fmt: skip
 
 
 @triton.jit
-def inverse(
-    spectrum, matrices, r, rows, batch, group,
-    HALF: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, ROWS: tl.constexpr,
-    DEPTH: tl.constexpr, PRECISION: tl.constexpr,
+def _rows_back_kernel(
+    spectrum, x, waves, image_scales, kernel_scale, channels, height, width,
+    right_y, left_y, right, left, unit,
+    RUN: tl.constexpr, RUN_Y: tl.constexpr, ODD_Y: tl.constexpr, ODD: tl.constexpr,
+    HALF: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, GROUPS: tl.constexpr,
+    K: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The pixels of these rows of (batch, frequency, pq, rows), the group's FIRST pairs, right and
-    left, and its SECOND ones (without SECOND the first ones again)."""
-    j1 = group * (FIRST + SECOND) + tl.arange(0, FIRST)
+    """Row spectra → those rows of an activity (N, K, H, W), a group of pairs."""
+    WIDTH: tl.constexpr = (FIRST + SECOND) * GROUPS
+    SIZE: tl.constexpr = WIDTH * WIDTH
+    n = tl.program_id(1)
+    r = tl.arange(0, ROWS)
+    k = r % K
+    folded = tl.program_id(0) * (ROWS // K) + r // K
+    y, inside = _plain_row(folded, height, right_y, left_y, RUN_Y, ODD_Y)
+    known = k < channels
+    line = spectrum + row_spectra(n, folded, k, 2 * RUN_Y, channels, HALF)
+    j1 = tl.program_id(2) * (FIRST + SECOND) + tl.arange(0, FIRST)
     even1 = tl.zeros((ROWS, FIRST), tl.float32)
     odd1 = tl.zeros((ROWS, FIRST), tl.float32)
     if SECOND > 0:
-        j2 = group * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
+        j2 = tl.program_id(2) * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
         even2 = tl.zeros((ROWS, SECOND), tl.float32)
         odd2 = tl.zeros((ROWS, SECOND), tl.float32)
-    at = spectrum + batch * (2 * HALF) * rows + r[:, None]
-    mask = (r < rows)[:, None]
-    for start in range(0, HALF, DEPTH):
-        u = start + tl.arange(0, DEPTH)
-        here = at + u[None, :].to(tl.int64) * (2 * rows)
-        p, p_low = split(tl.load(here, mask=mask, other=0.0), PRECISION)
-        q, q_low = split(tl.load(here + rows, mask=mask, other=0.0), PRECISION)
-        c, s, cl, sl = _matrix(matrices, j1, u, HALF, PRECISION)
-        even1 = add_product(p, p_low, c, cl, even1, PRECISION)
-        odd1 = add_product(q, q_low, s, sl, odd1, PRECISION)
+    for start in range(0, HALF, STEP):
+        u = start + tl.arange(0, STEP)
+        at = line[:, None] + u[None, :]
+        p = tl.load(at, mask=known[:, None], other=0.0)
+        q = tl.load(at + HALF, mask=known[:, None], other=0.0)
+        wave = waves + u[:, None] * WIDTH
+        even1 = times_waves(p, wave + j1[None, :], even1, 2 * SIZE, PRECISION)
+        odd1 = times_waves(q, wave + SIZE + j1[None, :], odd1, 2 * SIZE, PRECISION)
         if SECOND > 0:
-            c, s, cl, sl = _matrix(matrices, j2, u, HALF, PRECISION)
-            even2 = add_product(p, p_low, c, cl, even2, PRECISION)
-            odd2 = add_product(q, q_low, s, sl, odd2, PRECISION)
+            even2 = times_waves(p, wave + j2[None, :], even2, 2 * SIZE, PRECISION)
+            odd2 = times_waves(q, wave + SIZE + j2[None, :], odd2, 2 * SIZE, PRECISION)
+    factor = unit * tl.load(kernel_scale) * tl.load(image_scales + n)
+    to = x + ((n * channels + k) * height + y)[:, None] * width
+    inside = (known & inside)[:, None]
+    j = j1[None, :]
+    tl.store(to + right + j, (even1 + odd1) * factor, mask=inside & (j < width - right))
+    tl.store(to + left - j, (even1 - odd1) * factor, mask=inside & (j >= ODD) & (j <= left))
     if SECOND > 0:
-        return even1 + odd1, even1 - odd1, even2 + odd2, even2 - odd2
-    else:
-        return even1 + odd1, even1 - odd1, even1, odd1
+        j = j2[None, :]
+        tl.store(to + right + j, (even2 + odd2) * factor, mask=inside & (j < width - right))
+        tl.store(to + left - j, (even2 - odd2) * factor, mask=inside & (j >= ODD) & (j <= left))
 
 
 @triton.jit
-def _store_run(to, j, far, near, inside, RUN: tl.constexpr, ODD: tl.constexpr):
-    """Both runs of folded rows at `to`."""
-    if ODD:
-        near = tl.where((j == 0)[None, :], 0.0, near)
-    keep = inside[:, None] & (j < RUN)[None, :]
-    tl.store(to[:, None] + j[None, :], far, mask=keep)
-    tl.store(to[:, None] + RUN + j[None, :], near, mask=keep)
+def _paired(x, at, mask, row_scales, scale_at, shrink, PRECISION: tl.constexpr):
+    """Numbers of a row spectrum (pair, image, u), brought to their image's scale."""
+    x = tl.load(x + at, mask=mask[:, :, None], other=0.0).to(tl.float32)
+    if PRECISION == "half":
+        x *= (tl.load(row_scales + scale_at, mask=mask, other=0.0) * shrink)[:, :, None]
+    return x
 
 
 @triton.jit
-def _store_pixels(to, j, far, near, inside, width, right, left, ODD: tl.constexpr):
-    """Both sides of plain rows at `to`."""
-    keep = inside[:, None] & (j < width - right)[None, :]
-    tl.store(to[:, None] + (right + j)[None, :], far, mask=keep)
-    keep = inside[:, None] & ((j >= ODD) & (j <= left))[None, :]
-    tl.store(to[:, None] + (left - j)[None, :], near, mask=keep)
-
-
-@triton.jit
-def _back_kernel(
-    spectrum, x, matrices, rows, planes, images, channels, height, width,
-    right_y, left_y, right, left,
-    HALF: tl.constexpr, RUN: tl.constexpr, RUN_Y: tl.constexpr, FOLDED: tl.constexpr,
-    ODD: tl.constexpr, ODD_Y: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
-    ROWS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
+def _columns_there_kernel(
+    rows, spectrum, waves, row_scales, image_scales, images, channels, unit,
+    HALF_X: tl.constexpr, GROUPS_X: tl.constexpr, GROUP_X: tl.constexpr,
+    RUN: tl.constexpr, HALF: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
+    GROUPS: tl.constexpr, IMAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """(frequency, pq, rows) → rows of pixels, for each of a batch; rows as in _there_kernel."""
-    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside = r < rows
-    batch = tl.program_id(1).to(tl.int64)
-    group = tl.program_id(2)
-    far1, near1, far2, near2 = inverse(
-        spectrum, matrices, r, rows, batch, group, HALF, FIRST, SECOND, ROWS, DEPTH, PRECISION
-    )
-    if FOLDED:
-        plane = r % planes
-        row = r - plane + plane % images * channels + plane // images
-        to = x + (batch * rows + row) * (2 * RUN)
-    else:
-        y = r % (2 * RUN_Y)
-        inside &= (y < height - right_y) | ((y >= RUN_Y + ODD_Y) & (y <= RUN_Y + left_y))
-        y = tl.where(y < RUN_Y, right_y + y, left_y - (y - RUN_Y))
-        to = x + ((r // (2 * RUN_Y)).to(tl.int64) * height + y) * width
-    j = group * (FIRST + SECOND) + tl.arange(0, FIRST)
-    if FOLDED:
-        _store_run(to, j, far1, near1, inside, RUN, ODD)
-    else:
-        _store_pixels(to, j, far1, near1, inside, width, right, left, ODD)
+    """Row spectra of IMAGES images, STEP frequencies of a channel's p or q → spectra, a group of
+    column frequencies."""
+    WIDTH: tl.constexpr = (FIRST + SECOND) * GROUPS
+    SIZE: tl.constexpr = WIDTH * WIDTH
+    U_BLOCKS: tl.constexpr = HALF_X // STEP
+    u = tl.program_id(0) % U_BLOCKS * STEP + tl.arange(0, STEP)
+    pq = tl.program_id(0) // U_BLOCKS % 2
+    k = tl.program_id(0) // (2 * U_BLOCKS)
+    n = tl.program_id(1) * IMAGES + tl.arange(0, IMAGES)
+    pitch = channels * (2 * HALF_X)
+    column = n[None, :, None] * (2 * RUN * pitch) + k * (2 * HALF_X) + pq * HALF_X
+    column += u[None, None, :]
+    group = tl.program_id(0) % U_BLOCKS * STEP // GROUP_X
+    shrink = unit / tl.load(image_scales + n, mask=n < images, other=1.0)[None, :]
+    v1 = tl.program_id(2) * (FIRST + SECOND) + tl.arange(0, FIRST)
+    p1 = tl.zeros((FIRST, IMAGES * STEP), tl.float32)
+    q1 = tl.zeros((FIRST, IMAGES * STEP), tl.float32)
     if SECOND > 0:
-        j = group * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
-        if FOLDED:
-            _store_run(to, j, far2, near2, inside, RUN, ODD)
-        else:
-            _store_pixels(to, j, far2, near2, inside, width, right, left, ODD)
+        v2 = tl.program_id(2) * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
+        p2 = tl.zeros((SECOND, IMAGES * STEP), tl.float32)
+        q2 = tl.zeros((SECOND, IMAGES * STEP), tl.float32)
+    for start in range(0, HALF, STEP):
+        j = start + tl.arange(0, STEP)
+        mask = (j < RUN)[:, None] & (n < images)[None, :]
+        at = column + (j * pitch)[:, None, None]
+        scale_at = (n[None, :] * (2 * RUN) + j[:, None]) * GROUPS_X + group
+        far = _paired(rows, at, mask, row_scales, scale_at, shrink, PRECISION)
+        near = _paired(rows + RUN * pitch, at, mask, row_scales + RUN * GROUPS_X, scale_at, shrink, PRECISION)
+        even = tl.reshape((far + near).to(rows.dtype.element_ty), (STEP, IMAGES * STEP))
+        odd = tl.reshape((far - near).to(rows.dtype.element_ty), (STEP, IMAGES * STEP))
+        wave = waves + j[None, :]
+        p1 = waves_times(wave + v1[:, None] * WIDTH, even, p1, 2 * SIZE, PRECISION)
+        q1 = waves_times(wave + SIZE + v1[:, None] * WIDTH, odd, q1, 2 * SIZE, PRECISION)
+        if SECOND > 0:
+            p2 = waves_times(wave + v2[:, None] * WIDTH, even, p2, 2 * SIZE, PRECISION)
+            q2 = waves_times(wave + SIZE + v2[:, None] * WIDTH, odd, q2, 2 * SIZE, PRECISION)
+    planes = channels * images
+    to = spectrum + (u * (HALF * 4) + pq)[None, :, None] * planes + k * images + n[None, None, :]
+    _store_frequencies(to, p1, v1, n < images, planes, HALF, IMAGES)
+    _store_frequencies(to + 2 * planes, q1, v1, n < images, planes, HALF, IMAGES)
+    if SECOND > 0:
+        _store_frequencies(to, p2, v2, n < images, planes, HALF, IMAGES)
+        _store_frequencies(to + 2 * planes, q2, v2, n < images, planes, HALF, IMAGES)
 
 
-# -- products at each frequency ------------------------------------------------------------------
+@triton.jit
+def _store_frequencies(to, values, v, inside, planes, HALF: tl.constexpr, IMAGES: tl.constexpr):
+    """Values (v, image · u) at `to` (·, u, image)."""
+    values = tl.permute(tl.reshape(values, (v.shape[0], IMAGES, STEP)), (0, 2, 1))
+    mask = (v < HALF)[:, None, None] & inside[None, None, :]
+    to += (v * 4)[:, None, None] * planes
+    tl.store(to, values.to(to.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _columns_back_kernel(
+    spectrum, rows, waves, images, channels, scale,
+    HALF_X: tl.constexpr, RUN: tl.constexpr, HALF: tl.constexpr, ODD: tl.constexpr,
+    FIRST: tl.constexpr, SECOND: tl.constexpr, GROUPS: tl.constexpr, IMAGES: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Spectra → row spectra, a group of pairs of rows; blocks as in _columns_there_kernel."""
+    WIDTH: tl.constexpr = (FIRST + SECOND) * GROUPS
+    SIZE: tl.constexpr = WIDTH * WIDTH
+    U_BLOCKS: tl.constexpr = HALF_X // STEP
+    u = tl.program_id(0) % U_BLOCKS * STEP + tl.arange(0, STEP)
+    pq = tl.program_id(0) // U_BLOCKS % 2
+    k = tl.program_id(0) // (2 * U_BLOCKS)
+    n = tl.program_id(1) * IMAGES + tl.arange(0, IMAGES)
+    planes = channels * images
+    column = (u * (HALF * 4) + pq)[None, :, None] * planes + k * images + n[None, None, :]
+    mask = (n < images)[None, None, :]
+    j1 = tl.program_id(2) * (FIRST + SECOND) + tl.arange(0, FIRST)
+    even1 = tl.zeros((FIRST, IMAGES * STEP), tl.float32)
+    odd1 = tl.zeros((FIRST, IMAGES * STEP), tl.float32)
+    if SECOND > 0:
+        j2 = tl.program_id(2) * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
+        even2 = tl.zeros((SECOND, IMAGES * STEP), tl.float32)
+        odd2 = tl.zeros((SECOND, IMAGES * STEP), tl.float32)
+    for start in range(0, HALF, STEP):
+        v = start + tl.arange(0, STEP)
+        at = spectrum + column + (v * 4)[:, None, None] * planes
+        p = tl.permute(tl.load(at, mask=mask, other=0.0), (0, 2, 1))
+        q = tl.permute(tl.load(at + 2 * planes, mask=mask, other=0.0), (0, 2, 1))
+        p = tl.reshape(p, (STEP, IMAGES * STEP))
+        q = tl.reshape(q, (STEP, IMAGES * STEP))
+        wave = waves + v[None, :]
+        even1 = waves_times(wave + j1[:, None] * WIDTH, p, even1, 2 * SIZE, PRECISION)
+        odd1 = waves_times(wave + SIZE + j1[:, None] * WIDTH, q, odd1, 2 * SIZE, PRECISION)
+        if SECOND > 0:
+            even2 = waves_times(wave + j2[:, None] * WIDTH, p, even2, 2 * SIZE, PRECISION)
+            odd2 = waves_times(wave + SIZE + j2[:, None] * WIDTH, q, odd2, 2 * SIZE, PRECISION)
+    pitch = channels * (2 * HALF_X)
+    to = rows + n[None, :, None] * (2 * RUN * pitch) + k * (2 * HALF_X) + pq * HALF_X
+    to += u[None, None, :]
+    inside = n < images
+    far, near = (even1 + odd1) * scale, (even1 - odd1) * scale
+    if ODD:
+        near = tl.where((j1 == 0)[:, None], 0.0, near)
+    _store_rows(to, far, j1, inside, pitch, RUN, IMAGES)
+    _store_rows(to + RUN * pitch, near, j1, inside, pitch, RUN, IMAGES)
+    if SECOND > 0:
+        _store_rows(to, (even2 + odd2) * scale, j2, inside, pitch, RUN, IMAGES)
+        _store_rows(to + RUN * pitch, (even2 - odd2) * scale, j2, inside, pitch, RUN, IMAGES)
+
+
+@triton.jit
+def _store_rows(to, values, j, inside, pitch, RUN: tl.constexpr, IMAGES: tl.constexpr):
+    """Values (pair, image · u) at `to` (·, image, u)."""
+    values = tl.reshape(values, (j.shape[0], IMAGES, STEP))
+    mask = (j < RUN)[:, None, None] & inside[None, :, None]
+    to += (j * pitch)[:, None, None]
+    tl.store(to, values.to(to.dtype.element_ty), mask=mask)
+
+
+# -- products at each frequency --------------------------------------------------------------------
 
 
 @triton.jit
 def _join(spectrum, at, size, mask):
     """The complex values at (u, v) and (u, −v) from the four real numbers of a pair."""
-    pp = tl.load(spectrum + at, mask=mask, other=0.0)
-    qp = tl.load(spectrum + at + size, mask=mask, other=0.0)
-    pq = tl.load(spectrum + at + 2 * size, mask=mask, other=0.0)
-    qq = tl.load(spectrum + at + 3 * size, mask=mask, other=0.0)
+    pp = tl.load(spectrum + at, mask=mask, other=0.0).to(tl.float32)
+    qp = tl.load(spectrum + at + size, mask=mask, other=0.0).to(tl.float32)
+    pq = tl.load(spectrum + at + 2 * size, mask=mask, other=0.0).to(tl.float32)
+    qq = tl.load(spectrum + at + 3 * size, mask=mask, other=0.0).to(tl.float32)
     return pp - qq, -qp - pq, pp + qq, pq - qp
+
+
+@triton.jit
+def _dot(a, b, sum, PRECISION: tl.constexpr):
+    if PRECISION == "half":
+        return tl.dot(a.to(tl.float16), b.to(tl.float16), sum)
+    else:
+        return sum + matmul(a, b, PRECISION)
 
 
 @triton.jit
 def _complex_product(a_r, a_i, b_r, b_i, sum_r, sum_i, PRECISION: tl.constexpr):
     """sum + a @ b."""
-    ar, ar_low = split(a_r, PRECISION)
-    ai, ai_low = split(a_i, PRECISION)
-    br, br_low = split(b_r, PRECISION)
-    bi, bi_low = split(b_i, PRECISION)
-    sum_r = add_product(ar, ar_low, br, br_low, sum_r, PRECISION)
-    sum_i = add_product(ar, ar_low, bi, bi_low, sum_i, PRECISION)
-    sum_r = add_product(-ai, -ai_low, bi, bi_low, sum_r, PRECISION)
-    sum_i = add_product(ai, ai_low, br, br_low, sum_i, PRECISION)
+    sum_r = _dot(a_r, b_r, sum_r, PRECISION)
+    sum_i = _dot(a_r, b_i, sum_i, PRECISION)
+    sum_r = _dot(-a_i, b_i, sum_r, PRECISION)
+    sum_i = _dot(a_i, b_r, sum_i, PRECISION)
     return sum_r, sum_i
 
 
@@ -375,7 +559,7 @@ def _product_kernel(
     """out[o, n] = Σ_i kernel[o, i] spectrum[i, n] at one pair of frequencies, with the kernel's
     conjugate if CONJUGATE. The kernel's strides make it transposed or not."""
     blocks = tl.cdiv(images, IMAGES)
-    f = (tl.program_id(0) // blocks).to(tl.int64)
+    f = tl.program_id(0) // blocks
     o = tl.arange(0, OUT)
     i = tl.arange(0, IN)
     n = tl.program_id(0) % blocks * IMAGES + tl.arange(0, IMAGES)
@@ -393,160 +577,329 @@ def _product_kernel(
     step = outputs * images
     y = out + f * 4 * step + o[:, None] * images + n[None, :]
     y_mask = (o < outputs)[:, None] & (n < images)[None, :]
-    tl.store(y, yp_r + ym_r, mask=y_mask)
-    tl.store(y + step, -yp_i - ym_i, mask=y_mask)
-    tl.store(y + 2 * step, ym_i - yp_i, mask=y_mask)
-    tl.store(y + 3 * step, ym_r - yp_r, mask=y_mask)
+    kind: tl.constexpr = out.dtype.element_ty
+    tl.store(y, (yp_r + ym_r).to(kind), mask=y_mask)
+    tl.store(y + step, (-yp_i - ym_i).to(kind), mask=y_mask)
+    tl.store(y + 2 * step, (ym_i - yp_i).to(kind), mask=y_mask)
+    tl.store(y + 3 * step, (ym_r - yp_r).to(kind), mask=y_mask)
 
 
 @triton.jit
 def _correlate_kernel(
-    gradient, spectrum, out, images, inputs, outputs,
+    gradient, spectrum, gradient_scales, spectrum_scales, out, images, inputs, outputs,
+    pairs, gradient_step, spectrum_step, scale_step,
     ADD: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, IMAGES: tl.constexpr,
-    PRECISION: tl.constexpr,
+    ALL_IMAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """out[o, i] (+)= Σ_n conj(gradient[o, n]) spectrum[i, n] at one pair of frequencies."""
-    f = tl.program_id(0).to(tl.int64)
+    """out[o, i] (+)= Σ_pairs Σ_n conj(gradient[o, n]) spectrum[i, n] at one pair of frequencies.
+    The pairs lie so many numbers apart."""
+    f = tl.program_id(0)
     o = tl.arange(0, OUT)
     i = tl.arange(0, IN)
+    largest = 0.0
+    every = tl.arange(0, ALL_IMAGES)
+    for pair in range(0, pairs):
+        scale = tl.load(
+            gradient_scales + pair * scale_step + every, mask=every < images, other=0.0
+        )
+        scale *= tl.load(
+            spectrum_scales + pair * scale_step + every, mask=every < images, other=0.0
+        )
+        largest = tl.maximum(largest, tl.max(scale, 0))
+    largest = tl.maximum(largest, 1e-37)
     plus_r = tl.zeros((OUT, IN), tl.float32)
     plus_i = tl.zeros((OUT, IN), tl.float32)
     minus_r = tl.zeros((OUT, IN), tl.float32)
     minus_i = tl.zeros((OUT, IN), tl.float32)
-    for start in range(0, images, IMAGES):
-        n = start + tl.arange(0, IMAGES)
-        g = f * 4 * outputs * images + o[:, None] * images + n[None, :]
-        mask = (o < outputs)[:, None] & (n < images)[None, :]
-        gp_r, gp_i, gm_r, gm_i = _join(gradient, g, outputs * images, mask)
-        x = f * 4 * inputs * images + i[None, :] * images + n[:, None]
-        mask = (i < inputs)[None, :] & (n < images)[:, None]
-        xp_r, xp_i, xm_r, xm_i = _join(spectrum, x, inputs * images, mask)
-        plus_r, plus_i = _complex_product(gp_r, -gp_i, xp_r, xp_i, plus_r, plus_i, PRECISION)
-        minus_r, minus_i = _complex_product(gm_r, -gm_i, xm_r, xm_i, minus_r, minus_i, PRECISION)
+    for _ in range(0, pairs):
+        for start in range(0, images, IMAGES):
+            n = start + tl.arange(0, IMAGES)
+            inside = n < images
+            weight = tl.load(gradient_scales + n, mask=inside, other=0.0)
+            weight *= tl.load(spectrum_scales + n, mask=inside, other=0.0)
+            weight = (weight / largest)[None, :]
+            g = f * 4 * outputs * images + o[:, None] * images + n[None, :]
+            mask = (o < outputs)[:, None] & inside[None, :]
+            gp_r, gp_i, gm_r, gm_i = _join(gradient, g, outputs * images, mask)
+            gp_r, gp_i, gm_r, gm_i = gp_r * weight, gp_i * weight, gm_r * weight, gm_i * weight
+            x = f * 4 * inputs * images + i[None, :] * images + n[:, None]
+            mask = (i < inputs)[None, :] & inside[:, None]
+            xp_r, xp_i, xm_r, xm_i = _join(spectrum, x, inputs * images, mask)
+            plus_r, plus_i = _complex_product(gp_r, -gp_i, xp_r, xp_i, plus_r, plus_i, PRECISION)
+            minus_r, minus_i = _complex_product(
+                gm_r, -gm_i, xm_r, xm_i, minus_r, minus_i, PRECISION
+            )
+        gradient += gradient_step
+        spectrum += spectrum_step
+        gradient_scales += scale_step
+        spectrum_scales += scale_step
     size = inputs * outputs
     a = out + f * 4 * size + o[:, None] * inputs + i[None, :]
     mask = (o < outputs)[:, None] & (i < inputs)[None, :]
+    _put(a, plus_r * largest, mask, ADD)
+    _put(a + size, plus_i * largest, mask, ADD)
+    _put(a + 2 * size, minus_r * largest, mask, ADD)
+    _put(a + 3 * size, minus_i * largest, mask, ADD)
+
+
+@triton.jit
+def _put(at, x, mask, ADD: tl.constexpr):
     if ADD:
-        plus_r += tl.load(a, mask=mask, other=0.0)
-        plus_i += tl.load(a + size, mask=mask, other=0.0)
-        minus_r += tl.load(a + 2 * size, mask=mask, other=0.0)
-        minus_i += tl.load(a + 3 * size, mask=mask, other=0.0)
-    tl.store(a, plus_r, mask=mask)
-    tl.store(a + size, plus_i, mask=mask)
-    tl.store(a + 2 * size, minus_r, mask=mask)
-    tl.store(a + 3 * size, minus_i, mask=mask)
+        x += tl.load(at, mask=mask, other=0.0)
+    tl.store(at, x, mask=mask)
 
 
 # -- launching -------------------------------------------------------------------------------------
 
-# Rows (or images) of a program, warps and pipeline stages, from measurements on an H200: of the
-# transforms for plain and folded rows and for columns, and of the products.
+# Images (or 0), warps and pipeline stages of a program, from measurements on an H200.
 LAUNCH = {
-    "there": (64, 4, 2),
-    "there_folded": (64, 4, 2),
-    "there_columns": (64, 4, 2),
-    "back": (64, 4, 3),
-    "back_folded": (64, 4, 2),
-    "back_columns": (64, 4, 3),
+    "rows": (0, 4, 2),
+    "columns_there": (8, 8, 2),
+    "columns_back": (8, 8, 2),
     "product": (32, 1, 1),
-    "product_strict": (16, 1, 1),
-    "correlate": (16, 2, 2),
+    "product_float32": (16, 1, 1),
+    "correlate": (16, 2, 1),
 }
 
 
-def rows_there(x: Tensor, sizes: Sizes, precision: str, folded: bool = False) -> Tensor:
-    """Activity (N, K, H, W), or folded, → row spectrum (u, 2, N, K, H')."""
-    planes = x.shape[0] * x.shape[1]
-    out = x.new_empty(sizes.x.half, 2, *x.shape[:2], sizes.y.pitch)
-    rows = planes * sizes.y.pitch
-    _launch(
-        _there_kernel, "there_folded" if folded else "there", x, out, sizes.x, sizes.y, None,
-        precision, rows, (rows, 1, 1), folded,
-    )  # fmt: skip
-    return out
+class Rows(NamedTuple):
+    """Row spectra: values (N, H', K, 2, u), and the powers of two that they are multiplied by: rows,
+    for each group of frequencies (N, H', groups), or, where `rows` is None, images (N,)."""
+
+    values: Tensor
+    rows: Tensor | None
+    images: Tensor
 
 
-def rows_back(spectrum: Tensor, sizes: Sizes, precision: str, folded: bool = False) -> Tensor:
-    """Row spectrum (u, 2, N, K, H') → activity (N, K, H, W), or folded."""
-    planes = spectrum.shape[2:4]
-    shape = (sizes.y.pitch, sizes.x.pitch) if folded else (sizes.y.size, sizes.x.size)
-    out = spectrum.new_empty(*planes, *shape)
-    rows = planes.numel() * sizes.y.pitch
-    _launch(
-        _back_kernel, "back_folded" if folded else "back", spectrum, out, sizes.x, sizes.y,
-        1 / sizes.x.half, precision, rows, (rows, 1, 1), folded,
-    )  # fmt: skip
-    return out
+class Spectrum(NamedTuple):
+    """Spectra: values (u, v, 2, 2, K, N), and the powers of two that images (N,) are multiplied
+    by."""
+
+    values: Tensor
+    images: Tensor
 
 
-def columns_there(rows: Tensor, out: Tensor, sizes: Sizes, precision: str) -> None:
-    """Row spectrum (u, 2, N, K, H') → spectrum `out` (u, v, 2, 2, K, N)."""
-    images, channels = rows.shape[2:4]
-    planes = images * channels
-    _launch(
-        _there_kernel, "there_columns", rows, out, sizes.y, sizes.y, None,
-        precision, 2 * planes, (planes, images, channels), True, len(rows),
-    )  # fmt: skip
+class Kernel(NamedTuple):
+    """A kernel's spectrum: values (u, v, 2, 2, O, I), and what they are multiplied by, a scalar."""
+
+    values: Tensor
+    scale: Tensor
 
 
-def columns_back(spectrum: Tensor, rows: Tensor, sizes: Sizes, precision: str) -> None:
-    """Spectrum (u, v, 2, 2, K, N) → row spectrum `rows` (u, 2, N, K, H')."""
-    images, channels = rows.shape[2:4]
-    planes = images * channels
-    _launch(
-        _back_kernel, "back_columns", spectrum, rows, sizes.y, sizes.y, 0.5 / sizes.y.half,
-        precision, 2 * planes, (planes, images, channels), True, len(rows),
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Plan:
+    """Sizes and precision of a pass's convolutions; its methods launch their kernels."""
+
+    sizes: Sizes
+    precision: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float16 if self.precision == HALF_PRECISION else torch.float32
+
+    @property
+    def unit_x(self) -> float:
+        return self.sizes.x.unit if self.precision == HALF_PRECISION else 1.0
+
+    @property
+    def unit_y(self) -> float:
+        return self.sizes.y.unit if self.precision == HALF_PRECISION else 1.0
+
+    @property
+    def back(self) -> float:
+        """What the inverse row transform multiplies by: 2 / N, and the units taken back."""
+        return 1 / (self.sizes.x.half * self.unit_x * self.unit_y)
+
+    def waves(self, axis: Axis, by_pair: bool, device: torch.device) -> Tensor:
+        return waves(axis, self.precision, by_pair, device)
+
+    def row_options(self, channels: int) -> dict:
+        """What every kernel that works on rows is given."""
+        x, K = self.sizes.x, block(channels)
+        first, second, _ = x.blocks
+        return dict(
+            RUN=x.run, ODD=x.odd, HALF=x.half, FIRST=first, SECOND=second, K=K,
+            ROWS=max(K, ROWS), PRECISION=self.precision,
+        )  # fmt: skip
+
+    def row_programs(self, channels: int) -> int:
+        """How many programs share an image's rows."""
+        return self.sizes.y.pitch * block(channels) // max(block(channels), ROWS)
+
+    def image_scales(self, count: int, images: int, device: torch.device) -> Tensor:
+        """Where so many row transforms put their images' powers of two, (count, N)."""
+        make = torch.zeros if self.precision == HALF_PRECISION else torch.ones
+        return make(count, images, device=device)
+
+    def new_rows(self, images: int, channels: int, image_scales: Tensor) -> Rows:
+        y, x = self.sizes.y, self.sizes.x
+        shape = (images, y.pitch, channels, 2, x.half)
+        values = image_scales.new_empty(shape, dtype=self.dtype)
+        scales = image_scales.new_empty(images, y.pitch, x.blocks[2])
+        return Rows(values, scales, image_scales)
+
+    def new_spectra(self, count: int, channels: int, images: int, device: torch.device) -> Tensor:
+        shape = (count, self.sizes.x.half, self.sizes.y.half, 2, 2, channels, images)
+        return torch.empty(shape, dtype=self.dtype, device=device)
+
+    def rows_there(self, x: Tensor) -> Rows:
+        """Activity (N, K, H, W) → row spectra."""
+        images, channels = x.shape[:2]
+        rows = self.new_rows(images, channels, self.image_scales(1, images, x.device)[0])
+        self._launch_rows(
+            _rows_there_kernel, x, rows.values, self.waves(self.sizes.x, True, x.device),
+            rows.rows, rows.images, unit=self.unit_x,
+        )  # fmt: skip
+        return rows
+
+    def rows_back(self, rows: Rows, kernel_scale: Tensor) -> Tensor:
+        """Row spectra → activity (N, K, H, W)."""
+        images, _, channels = rows.values.shape[:3]
+        x = rows.images.new_empty(images, channels, self.sizes.y.size, self.sizes.x.size)
+        self._launch_rows(
+            _rows_back_kernel, rows.values, x, self.waves(self.sizes.x, False, x.device),
+            rows.images, kernel_scale, unit=self.back,
+        )  # fmt: skip
+        return x
+
+    def _launch_rows(self, kernel, source: Tensor, out: Tensor, *others, unit: float) -> None:
+        y, x = self.sizes.y, self.sizes.x
+        images, channels = (out if kernel is _rows_back_kernel else source).shape[:2]
+        _, warps, stages = LAUNCH["rows"]
+        kernel[(self.row_programs(channels), images, x.blocks[2])](
+            source, out, *others, channels, y.size, x.size, y.right, y.left, x.right, x.left, unit,
+            **self.row_options(channels), RUN_Y=y.run, ODD_Y=y.odd, GROUPS=x.blocks[2],
+            num_warps=warps, num_stages=stages,
+        )  # fmt: skip
+
+    def columns_there(self, rows: Rows, out: Tensor | None = None) -> Spectrum:
+        """Row spectra → spectra, put into `out` (u, v, 2, 2, K, N) if given."""
+        images, _, channels = rows.values.shape[:3]
+        if out is None:
+            out = self.new_spectra(1, channels, images, rows.values.device)[0]
+        y, (grid, options) = self.sizes.y, self._columns("columns_there", channels, images)
+        _columns_there_kernel[grid](
+            rows.values, out, self.waves(y, False, out.device), rows.rows, rows.images,
+            images, channels, self.unit_y, GROUPS_X=self.sizes.x.blocks[2],
+            GROUP_X=sum(self.sizes.x.blocks[:2]), **options,
+        )  # fmt: skip
+        return Spectrum(out, rows.images)
+
+    def columns_back(self, spectrum: Spectrum) -> Rows:
+        """Spectra → row spectra."""
+        channels, images = spectrum.values.shape[-2:]
+        y, x = self.sizes.y, self.sizes.x
+        rows = spectrum.values.new_empty(images, y.pitch, channels, 2, x.half)
+        grid, options = self._columns("columns_back", channels, images)
+        _columns_back_kernel[grid](
+            spectrum.values, rows, self.waves(y, True, rows.device), images, channels,
+            0.5 / y.half, ODD=y.odd, **options,
+        )  # fmt: skip
+        return Rows(rows, None, spectrum.images)
+
+    def _columns(self, name: str, channels: int, images: int) -> tuple[tuple[int, ...], dict]:
+        y, x = self.sizes.y, self.sizes.x
+        first, second, groups = y.blocks
+        together, warps, stages = LAUNCH[name]
+        together = min(together, triton.next_power_of_2(images))
+        grid = 2 * channels * (x.half // 16), triton.cdiv(images, together), groups
+        return grid, dict(
+            HALF_X=x.half, RUN=y.run, HALF=y.half, FIRST=first, SECOND=second, GROUPS=groups,
+            IMAGES=together, PRECISION=self.precision, num_warps=warps, num_stages=stages,
+        )  # fmt: skip
+
+    def product(self, kernel: Kernel, spectrum: Spectrum, adjoint: bool = False) -> Spectrum:
+        """A kernel's spectrum (…, O, I) times spectra (…, I, N) → (…, O, N); `adjoint`: its
+        conjugate transpose, from (…, O, N) to (…, I, N)."""
+        outputs, inputs = kernel.values.shape[-2:]
+        strides = (inputs, 1)
+        if adjoint:
+            outputs, inputs, strides = inputs, outputs, (1, inputs)
+        values, images = spectrum.values, spectrum.values.shape[-1]
+        out = values.new_empty(*values.shape[:-2], outputs, images)
+        name = "product" if self.precision == HALF_PRECISION else "product_float32"
+        together, warps, stages = _images_block(name, images)
+        _product_kernel[(triton.cdiv(images, together) * values.shape[:2].numel(),)](
+            kernel.values, values, out, images, inputs, outputs, *strides,
+            CONJUGATE=adjoint, OUT=block(outputs), IN=block(inputs), IMAGES=together,
+            PRECISION=self.precision, num_warps=warps, num_stages=stages,
+        )  # fmt: skip
+        return Spectrum(out, spectrum.images)
+
+    def convolve(
+        self, rows: Rows, kernel: Kernel, out: Tensor | None = None
+    ) -> tuple[Rows, Spectrum]:
+        """Row spectra of an activity → those of its convolution, to be multiplied by the kernel's
+        scale, and the activity's spectra, put into `out` if given."""
+        spectrum = self.columns_there(rows, out)
+        return self.columns_back(self.product(kernel, spectrum)), spectrum
+
+    def correlate(
+        self,
+        gradients: Spectrum,
+        spectra: Spectrum,
+        out: Tensor | None,
+        like: Kernel,
+        stride: int = 1,
+    ) -> Tensor:
+        """Σ over pairs and images of conj(gradient (…, O, N)) · spectrum (…, I, N), put or added
+        into `out` (u, v, 2, 2, O, I), which is returned.
+
+        Args:
+            gradients, spectra: as many of each, along an axis before the others.
+            out: the sum so far, None where it begins.
+            like: the kernel whose gradient this is.
+            stride: take every so-many-th.
+        """
+        add = out is not None
+        if out is None:
+            out = torch.empty_like(like.values, dtype=torch.float32)
+        outputs, inputs = out.shape[-2:]
+        count, images = len(gradients.values), gradients.values.shape[-1]
+        together, warps, stages = _images_block("correlate", images)
+        _correlate_kernel[(out.shape[:2].numel(),)](
+            gradients.values, spectra.values, gradients.images, spectra.images, out,
+            images, inputs, outputs, -(-count // stride), stride * gradients.values[0].numel(),
+            stride * spectra.values[0].numel(), stride * images,
+            ADD=add, OUT=block(outputs), IN=block(inputs), IMAGES=together,
+            ALL_IMAGES=triton.next_power_of_2(images), PRECISION=self.precision,
+            num_warps=warps, num_stages=stages,
+        )  # fmt: skip
+        return out
+
+    def kernel(self, W: Tensor) -> Kernel:
+        """W (O, I, h, w) → Σ_d W(d) exp(iθd) as (u, v, s, c, O, I)."""
+        outputs, inputs = W.shape[:2]
+        sizes = self.sizes
+        down, along = _tap_waves(sizes.y, True, W.device), _tap_waves(sizes.x, False, W.device)
+        taps = W.permute(3, 2, 0, 1).reshape(sizes.x.taps, -1).to(along.dtype)
+        rows = (along @ taps).view(sizes.x.half, sizes.y.taps, -1)
+        full = torch.view_as_real(torch.matmul(down, rows)).movedim(-1, 2)
+        scale = W.new_ones(())
+        if self.precision == HALF_PRECISION:
+            scale = _kernel_bound(W)
+            full = (full / scale).half()
+        shape = (sizes.x.half, sizes.y.half, 2, 2, outputs, inputs)
+        return Kernel(full.contiguous().view(shape), scale)
+
+    def kernel_gradient(self, gradient: Tensor, like: Tensor) -> Tensor:
+        """The correlations' sum (u, v, s, c, O, I) → the gradient of W (O, I, h, w)."""
+        sizes, (outputs, inputs) = self.sizes, like.shape[:2]
+        device = like.device
+        down, along = _tap_waves(sizes.y, True, device), _tap_waves(sizes.x, False, device)
+        parts = gradient.view(sizes.x.half, 2 * sizes.y.half, 2, -1).movedim(2, -1).contiguous()
+        rows = torch.matmul(down.t(), torch.view_as_complex(parts))  # (u, h, O·I)
+        scale = sizes.scale / (self.unit_x * self.unit_y) ** 2
+        taps = (along.t() @ rows.view(sizes.x.half, -1)).real * scale
+        taps = taps.view(sizes.x.taps, sizes.y.taps, outputs, inputs)
+        return taps.permute(2, 3, 1, 0).contiguous()
 
 
-def _launch(
-    kernel, name, source, out, axis, other, back, precision, rows, order, folded, batch=1
-) -> None:
-    """Launch a transform along `axis` of so many rows (for each of a batch), taken in `order`."""
-    first, second, groups = axis.blocks
-    per_program, warps, stages = LAUNCH[name]
-    kernel[(triton.cdiv(rows, per_program), batch, groups)](
-        source, out, matrices(axis, back, source.device), rows, *order, other.size, axis.size,
-        other.right, other.left, axis.right, axis.left,
-        HALF=axis.half, RUN=axis.pitch // 2, RUN_Y=other.pitch // 2, FOLDED=folded, ODD=axis.odd,
-        ODD_Y=other.odd, FIRST=first, SECOND=second, ROWS=per_program, DEPTH=STEP,
-        PRECISION=precision, num_warps=warps, num_stages=stages,
-    )  # fmt: skip
-
-
-def product(
-    kernel: Tensor, spectrum: Tensor, out: Tensor, precision: str, adjoint: bool = False
-) -> None:
-    """Kernel spectrum (u, v, 2, 2, O, I) times spectrum (u, v, 2, 2, I, N) → `out` (…, O, N);
-    `adjoint`: its conjugate transpose, from (…, O, N) to (…, I, N)."""
-    outputs, inputs = kernel.shape[-2:]
-    strides = (inputs, 1)
-    if adjoint:
-        outputs, inputs, strides = inputs, outputs, (1, inputs)
-    images = spectrum.shape[-1]
-    name = "product" if precision == "tf32" else "product_strict"
-    together, warps, stages = _images_block(name, images)
-    _product_kernel[(triton.cdiv(images, together) * kernel.shape[:2].numel(),)](
-        kernel, spectrum, out, images, inputs, outputs, *strides,
-        CONJUGATE=adjoint, OUT=block(outputs), IN=block(inputs), IMAGES=together,
-        PRECISION=precision, num_warps=warps, num_stages=stages,
-    )  # fmt: skip
-
-
-def correlate(
-    gradient: Tensor, spectrum: Tensor, out: Tensor, add: bool, precision: str
-) -> Tensor:
-    """Σ over images of conj(gradient (u, v, 2, 2, O, N)) · spectrum (u, v, 2, 2, I, N), put or
-    added into `out` (u, v, 2, 2, O, I), which is returned."""
-    outputs, inputs = out.shape[-2:]
-    images = spectrum.shape[-1]
-    together, warps, stages = _images_block("correlate", images)
-    _correlate_kernel[(out.shape[:2].numel(),)](
-        gradient, spectrum, out, images, inputs, outputs,
-        ADD=add, OUT=block(outputs), IN=block(inputs), IMAGES=together,
-        PRECISION=precision, num_warps=warps, num_stages=stages,
-    )  # fmt: skip
-    return out
+def _kernel_bound(W: Tensor) -> Tensor:
+    """A power of two that no sum over channels of the sizes of W's spectrum exceeds."""
+    sizes = W.abs().sum((2, 3))
+    bound = torch.maximum(sizes.sum(0).amax(), sizes.sum(1).amax())
+    return torch.exp2(torch.ceil(torch.log2(bound.clamp(1e-30, 1e30))))
 
 
 def block(channels: int) -> int:
@@ -559,36 +912,9 @@ def _images_block(name: str, images: int) -> tuple[int, int, int]:
     return (16 if images <= 16 else together), warps, stages
 
 
-# -- the convolution ----------------------------------------------------------------------------
-
-
-def kernel_spectrum(W: Tensor, sizes: Sizes) -> Tensor:
-    """W (O, I, h, w) → Σ_d W(d) exp(iθd) as (u, v, s, c, O, I)."""
-    outputs, inputs = W.shape[:2]
-    down, along = _waves(W, sizes)
-    taps = W.permute(3, 2, 0, 1).reshape(sizes.x.taps, -1).to(along.dtype)
-    rows = (along @ taps).view(sizes.x.half, sizes.y.taps, -1)
-    full = torch.view_as_real(torch.matmul(down, rows)).movedim(-1, 2)
-    return full.contiguous().view(sizes.x.half, sizes.y.half, 2, 2, outputs, inputs)
-
-
-def kernel_gradient(gradient: Tensor, like: Tensor, sizes: Sizes) -> Tensor:
-    """The correlations' sum (u, v, s, c, O, I) → the gradient of W (O, I, h, w)."""
-    outputs, inputs = like.shape[:2]
-    down, along = _waves(like, sizes)
-    parts = gradient.view(sizes.x.half, 2 * sizes.y.half, 2, -1).movedim(2, -1).contiguous()
-    rows = torch.matmul(down.t(), torch.view_as_complex(parts))  # (u, h, O·I)
-    taps = (along.t() @ rows.view(sizes.x.half, -1)).real * sizes.scale
-    return taps.view(sizes.x.taps, sizes.y.taps, outputs, inputs).permute(2, 3, 1, 0).contiguous()
-
-
-def _waves(like: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
-    """exp(±iθd) at every tap: down (v and sign, h), along (u, w)."""
-    return _tap_waves(sizes.y, True, like.device), _tap_waves(sizes.x, False, like.device)
-
-
 @functools.cache
 def _tap_waves(axis: Axis, both_signs: bool, device: torch.device) -> Tensor:
+    """exp(±iθd) at every tap: (frequency, tap), or (frequency and sign, tap)."""
     d = torch.arange(axis.taps, dtype=torch.float64) - (axis.taps - 1) // 2
     θ = math.pi / axis.half * (torch.arange(axis.half, dtype=torch.float64) + 0.5)
     if both_signs:
@@ -597,161 +923,66 @@ def _tap_waves(axis: Axis, both_signs: bool, device: torch.device) -> Tensor:
     return torch.complex(torch.cos(angle), torch.sin(angle)).to(device, torch.complex64)
 
 
-def convolve(
-    x: Tensor, kernel: Tensor, sizes: Sizes, precision: str, folded: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Activity (N, I, H, W) and kernel spectrum → (N, O, H, W), and the activity's spectrum."""
-    out, spectrum = convolve_rows(rows_there(x, sizes, precision, folded), kernel, sizes, precision)
-    return rows_back(out, sizes, precision, folded), spectrum
-
-
-def convolve_rows(
-    rows: Tensor, kernel: Tensor, sizes: Sizes, precision: str
-) -> tuple[Tensor, Tensor]:
-    """The same between row spectra, (u, 2, N, I, H') → (u, 2, N, O, H')."""
-    spectrum = column_spectrum(rows, sizes, precision)
-    outputs = kernel.shape[-2]
-    result = spectrum.new_empty(*spectrum.shape[:-2], outputs, spectrum.shape[-1])
-    product(kernel, spectrum, result, precision)
-    out = rows.new_empty(*rows.shape[:3], outputs, rows.shape[-1])
-    columns_back(result, out, sizes, precision)
-    return out, spectrum
-
-
-def column_spectrum(rows: Tensor, sizes: Sizes, precision: str) -> Tensor:
-    """Row spectrum (u, 2, N, K, H') → spectrum (u, v, 2, 2, K, N)."""
-    frequencies, _, images, channels, _ = rows.shape
-    spectrum = rows.new_empty(frequencies, sizes.y.half, 2, 2, channels, images)
-    columns_there(rows, spectrum, sizes, precision)
-    return spectrum
-
-
-def adjoint_rows(
-    gradient: Tensor,
-    kernel: Tensor,
-    spectrum: Tensor,
-    kernel_sum: KernelSum,
-    sizes: Sizes,
-    precision: str,
-    aside: Aside,
-) -> Tensor:
-    """Backward of :func:`convolve_rows`: the output's gradient (u, 2, N, O, H') → the input's
-    (u, 2, N, I, H'). With the input's `spectrum` the kernel's gradient joins `kernel_sum`."""
-    transformed = column_spectrum(gradient, sizes, precision)
-    aside(kernel_sum.add, transformed, spectrum, precision)
-    return adjoint_product(transformed, kernel, sizes, precision)
-
-
-def adjoint_product(
-    transformed: Tensor, kernel: Tensor, sizes: Sizes, precision: str
-) -> Tensor:
-    """From the spectrum (…, O, N) of an output's gradient to the input's row spectrum."""
-    inputs, images = kernel.shape[-1], transformed.shape[-1]
-    result = transformed.new_empty(*transformed.shape[:-2], inputs, images)
-    product(kernel, transformed, result, precision, adjoint=True)
-    out = transformed.new_empty(len(transformed), 2, images, inputs, sizes.y.pitch)
-    columns_back(result, out, sizes, precision)
-    return out
-
-
-class Aside:
-    """A second stream of work for what the main one does not wait for: sums of gradients.
-
-    Calls run there in order. Tensors that a call takes stay alive until the main stream has waited
-    for it, which it does one call later.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._held: list[tuple] = []
-
-    def __call__(self, function: Callable[..., object], *args: object) -> None:
-        if self.stream is None:
-            function(*args)
-            return
-        if self._held:
-            torch.cuda.current_stream().wait_event(self._held.pop()[0])
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            function(*args)
-        self._held.append((self.stream.record_event(), args))
-
-    def join(self) -> None:
-        """Make the main stream wait for all of it."""
-        if self.stream is not None:
-            torch.cuda.current_stream().wait_stream(self.stream)
-        self._held.clear()
-
-
-class KernelSum:
-    """The kernel's gradient in the frequency domain, summed over a pass's convolutions."""
-
-    def __init__(self) -> None:
-        self.total: Tensor | None = None
-
-    def add(self, gradient: Tensor, spectrum: Tensor, precision: str) -> None:
-        """The spectra of a convolution's output gradient and of its input."""
-        first = self.total is None
-        if self.total is None:
-            shape = (*gradient.shape[:4], gradient.shape[-2], spectrum.shape[-2])
-            self.total = gradient.new_empty(shape)
-        correlate(gradient, spectrum, self.total, not first, precision)
+# -- the convolution -------------------------------------------------------------------------------
 
 
 class TritonKernel:
     """W's spectrum for one image size, to be called on activities (see HorizontalKernel)."""
 
     def __init__(self, W: Tensor, sizes: tuple[int, int, int, int]):
-        self.sizes = Sizes.of(*sizes)
-        self.spectrum = _SpectrumFunction.apply(W, self.sizes)
+        self.plan = Plan(Sizes.of(*sizes), chosen_precision())
         self.sum = GradientSum()
+        self.joint, *self.kernel = _SpectrumFunction.apply(W, self.plan)
 
     def __call__(self, activity: Tensor) -> Tensor:
         return _ConvolutionFunction.apply(
-            activity.contiguous(), self.spectrum, self.sizes, dot_precision(), self.sum
+            activity.contiguous(), self.joint, *self.kernel, self.plan, self.sum
         )
 
 
 class _SpectrumFunction(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, W, sizes):
-        ctx.sizes = sizes
-        ctx.save_for_backward(W)
-        return kernel_spectrum(W, sizes)
+    """W → what carries its spectrum's gradient (float32, without values), and the spectrum."""
 
     @staticmethod
-    def backward(ctx, total):
+    def forward(ctx, W, plan):
+        ctx.plan = plan
+        ctx.save_for_backward(W)
+        kernel = plan.kernel(W)
+        ctx.mark_non_differentiable(*kernel)
+        return W.new_empty(()).expand(kernel.values.shape), *kernel
+
+    @staticmethod
+    def backward(ctx, total, *_):
         refuse_double_backward()
-        return kernel_gradient(total, ctx.saved_tensors[0], ctx.sizes), None
+        return ctx.plan.kernel_gradient(total, ctx.saved_tensors[0]), None
 
 
 class _ConvolutionFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, activity, kernel, sizes, precision, gradient_sum):
-        out, spectrum = convolve(activity, kernel, sizes, precision)
-        ctx.sizes, ctx.precision, ctx.sum = sizes, precision, gradient_sum
-        ctx.save_for_backward(kernel, spectrum if ctx.needs_input_grad[1] else None)
-        return out
+    def forward(ctx, activity, joint, values, scale, plan, gradient_sum):
+        kernel = Kernel(values, scale)
+        rows, spectrum = plan.convolve(plan.rows_there(activity), kernel)
+        ctx.plan, ctx.sum = plan, gradient_sum
+        kept = spectrum if ctx.needs_input_grad[1] else (None, None)
+        ctx.save_for_backward(*kernel, *kept)
+        return plan.rows_back(rows, kernel.scale)
 
     @staticmethod
     def backward(ctx, gradient):
         refuse_double_backward()
-        kernel, spectrum = ctx.saved_tensors
-        sizes, precision = ctx.sizes, ctx.precision
-        rows = rows_there(gradient.contiguous(), sizes, precision)
-        transformed = column_spectrum(rows, sizes, precision)
-        grad_activity = grad_kernel = None
+        plan, kernel = ctx.plan, Kernel(*ctx.saved_tensors[:2])
+        transformed = plan.columns_there(plan.rows_there(gradient.contiguous()))
+        grad_activity = grad_joint = None
         if ctx.needs_input_grad[1]:
-            new = torch.empty_like
-            grad_kernel = ctx.sum.add(
-                lambda: correlate(transformed, spectrum, new(kernel), False, precision),
-                lambda sum: correlate(transformed, spectrum, sum, True, precision),
+            pair = [Spectrum(s[None], m[None]) for s, m in (transformed, ctx.saved_tensors[2:])]
+            grad_joint = ctx.sum.add(
+                lambda: plan.correlate(*pair, None, kernel),
+                lambda sum: plan.correlate(*pair, sum, kernel),
             )
         if ctx.needs_input_grad[0]:
-            grad_activity = rows_back(
-                adjoint_product(transformed, kernel, sizes, precision), sizes, precision
-            )
-        return grad_activity, grad_kernel, None, None, None
+            rows = plan.columns_back(plan.product(kernel, transformed, adjoint=True))
+            grad_activity = plan.rows_back(rows, kernel.scale)
+        return grad_activity, grad_joint, None, None, None, None
 
 
 def tf32_allowed() -> bool:
@@ -761,6 +992,6 @@ def tf32_allowed() -> bool:
     return torch.backends.cudnn.allow_tf32 if precision is None else precision == "tf32"
 
 
-def dot_precision() -> str:
-    """What the matrix units compute with: TF32, or three TF32 products that make a float32 one."""
-    return "tf32" if tf32_allowed() else "tf32x3"
+def chosen_precision() -> str:
+    """How spectra are kept: HALF_PRECISION where TF32 is allowed, or FLOAT32."""
+    return HALF_PRECISION if tf32_allowed() else FLOAT32
