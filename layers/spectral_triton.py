@@ -19,15 +19,15 @@ the pairs above are then two plain runs. The middle pixel of an odd size stands 
 the second begins with a zero.
 
     activity        (N, K, H, W), or folded (N, K, H', W')
-    row spectrum    (N, H', K, pq, u)           pq of the row transform
+    row spectrum    (u, pq, N, K, H')           pq of the row transform
     spectrum        (u, v, pq, pq, K, N)        pq of the column transform, then of the row's
     kernel spectrum (u, v, sign, c, O, I)       sign of v; c real, imaginary
 
 Precision. Where TF32 is allowed, spectra are stored as half-precision numbers, whose significand is
 TF32's: what the matrix units would round away is not written either. Their exponent is too short
-for any activity or gradient, so a power of two is kept beside them: for each row of a row spectrum,
-and, the largest of those, for each image. Otherwise spectra are float32, and three TF32 products
-make each float32 one.
+for any activity or gradient, so each image is divided by a power of two above its largest pixel
+first, and multiplied by it at the end. Otherwise spectra are float32, and three TF32 products make
+each float32 one.
 """
 
 from __future__ import annotations
@@ -44,8 +44,7 @@ from torch import Tensor
 
 from layers.horizontal import GradientSum, refuse_double_backward
 
-STEP: tl.constexpr = tl.constexpr(16)  # frequencies or pairs that a product takes at a time
-ROWS = 64  # of a program, channels counted: a matrix unit's height on four warps
+STEP = 16  # frequencies and positions are taken in steps of a matrix unit's depth
 HALF_PRECISION, FLOAT32 = "half", "float32"
 
 
@@ -58,7 +57,7 @@ class Axis:
 
     @property
     def half(self) -> int:
-        return _round_up((self.size + self.taps // 2 + 1) // 2, 16)
+        return _round_up((self.size + self.taps // 2 + 1) // 2, STEP)
 
     @property
     def right(self) -> int:
@@ -100,12 +99,6 @@ class Axis:
         return first, max(16, 1 << (rest - 1).bit_length()) if rest else 0, 1
 
     @property
-    def width(self) -> int:
-        """Frequencies that all the blocks cover."""
-        first, second, groups = self.blocks
-        return (first + second) * groups
-
-    @property
     def unit(self) -> float:
         """What half-precision spectra are multiplied by along this axis, so that none overflows:
         a sum over pairs of numbers below 2 then stays below 256."""
@@ -136,12 +129,11 @@ def _round_up(n: int, step: int) -> int:
 @functools.cache
 def waves(axis: Axis, precision: str, by_pair: bool, device: torch.device) -> Tensor:
     """cos(θd) and sin(θd) as (2, frequency, pair), or by pair first; for float32, four: what
-    rounding to TF32 leaves of each comes after them. Zero beyond the last pair and frequency."""
-    number = torch.arange(axis.width, dtype=torch.float64)
+    rounding to TF32 leaves of each comes after them. Zero beyond the last pair."""
+    number = torch.arange(axis.half, dtype=torch.float64)
     d = number + (0.0 if axis.odd else 0.5)
     angle = torch.outer(math.pi / axis.half * (number + 0.5), d)
-    known = torch.outer(number < axis.half, number < axis.pairs)
-    exact = torch.stack([torch.cos(angle), torch.sin(angle)]) * known
+    exact = torch.stack([torch.cos(angle), torch.sin(angle)]) * (number < axis.pairs)
     if by_pair:
         exact = exact.transpose(1, 2)
     if precision == HALF_PRECISION:
@@ -162,352 +154,234 @@ def rounded(x):
 
 
 @triton.jit
-def split(x):
-    """x to TF32, and what that leaves out."""
-    high = rounded(x)
-    return high, x - high
-
-
-@triton.jit
-def matmul(a, b, PRECISION: tl.constexpr):
-    """a @ b of float32 blocks: in TF32, or as three products of TF32 for float32."""
-    a, a_low = split(a)
-    b, b_low = split(b)
-    sum = tl.zeros((a.shape[0], b.shape[1]), tl.float32)
-    if PRECISION == "float32":
-        sum = tl.dot(a_low, b, sum, input_precision="tf32")
-        sum = tl.dot(a, b_low, sum, input_precision="tf32")
-    return tl.dot(a, b, sum, input_precision="tf32")
-
-
-@triton.jit
-def times_waves(x, waves, sum, SIZE: tl.constexpr, PRECISION: tl.constexpr):
-    """sum + x @ the waves at these addresses, which are SIZE numbers from what their rounding
-    leaves. In half precision x may be float32, which is taken in TF32."""
+def split(x, PRECISION: tl.constexpr):
+    """x as a product with :func:`add_product` takes it, and what that leaves out."""
     if PRECISION == "half":
-        m = tl.load(waves)
-        if x.dtype == tl.float16:
-            return tl.dot(x, m, sum)
-        else:
-            return tl.dot(rounded(x), m.to(tl.float32), sum, input_precision="tf32")
+        return x.to(tl.float16), x
     else:
-        x, low = split(x)
-        m = tl.load(waves)
-        sum = tl.dot(low, m, sum, input_precision="tf32")
-        sum = tl.dot(x, tl.load(waves + SIZE), sum, input_precision="tf32")
-        return tl.dot(x, m, sum, input_precision="tf32")
+        high = rounded(x)
+        return high, x - high
 
 
 @triton.jit
-def waves_times(waves, x, sum, SIZE: tl.constexpr, PRECISION: tl.constexpr):
-    """The same with the waves on the left."""
+def add_product(high, low, m_high, m_low, sum, PRECISION: tl.constexpr):
+    """sum + (high + low) @ (m_high + m_low): three products of TF32; in half precision, one of what
+    is high."""
     if PRECISION == "half":
-        return tl.dot(tl.load(waves), x, sum)
+        return tl.dot(high, m_high, sum)
     else:
-        x, low = split(x)
-        m = tl.load(waves)
-        sum = tl.dot(m, low, sum, input_precision="tf32")
-        sum = tl.dot(tl.load(waves + SIZE), x, sum, input_precision="tf32")
-        return tl.dot(m, x, sum, input_precision="tf32")
+        sum = tl.dot(low, m_high, sum, input_precision="tf32")
+        sum = tl.dot(high, m_low, sum, input_precision="tf32")
+        return tl.dot(high, m_high, sum, input_precision="tf32")
 
 
 @triton.jit
-def _power_above(x):
+def power_above(x):
     """The power of two above x ≥ 0 (2⁻¹²⁶ for 0)."""
     bits = tl.minimum(x.to(tl.int32, bitcast=True), 0x7D000000)
     return ((bits & 0x7F800000) + 0x00800000).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def _largest(a, b):
-    return tl.max(tl.max(tl.maximum(tl.abs(a), tl.abs(b)), 1), 0)
-
-
-@triton.jit
-def lines(n, y, k, height, channels, SIZE: tl.constexpr):
-    """Where rows y of channels k begin in a tensor (N, K, height, SIZE)."""
-    return ((n * channels + k) * height + y) * SIZE
-
-
-@triton.jit
-def row_spectra(n, y, k, height, channels, HALF: tl.constexpr):
-    """Where rows y of channels k begin in a row spectrum."""
-    return ((n * height + y) * channels + k) * (2 * HALF)
-
-
-@triton.jit
-def add_pairs(
-    p1, q1, p2, q2, far, near, waves, j,
-    FIRST: tl.constexpr, SECOND: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Add the share of the pairs j (rows, STEP) to a row spectrum: FIRST frequencies of p and q,
-    and SECOND more. `waves` are by pair, from the first of these frequencies on."""
-    SIZE: tl.constexpr = WIDTH * WIDTH
-    wave = waves + j[:, None] * WIDTH + tl.arange(0, FIRST)[None, :]
-    even, odd = far + near, far - near
-    p1 = times_waves(even, wave, p1, 2 * SIZE, PRECISION)
-    q1 = times_waves(odd, wave + SIZE, q1, 2 * SIZE, PRECISION)
-    if SECOND > 0:
-        wave = waves + j[:, None] * WIDTH + FIRST + tl.arange(0, SECOND)[None, :]
-        p2 = times_waves(even, wave, p2, 2 * SIZE, PRECISION)
-        q2 = times_waves(odd, wave + SIZE, q2, 2 * SIZE, PRECISION)
-    return p1, q1, p2, q2
-
-
-@triton.jit
-def store_row_spectrum(
-    p1, q1, p2, q2, spectrum, line, known, first_u, row_scales, image_scale, unit,
-    HALF: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Row spectra to `spectrum` + `line`. In half precision they are divided by a power of two,
-    which goes to the rows' `row_scales` and, if it is the largest, to `image_scale`."""
-    factor = 1.0
+def image_scale(largest, n, mask, PRECISION: tl.constexpr):
+    """What images n were divided by: a power of two above their `largest` pixels."""
     if PRECISION == "half":
-        size = _largest(p1, q1)
-        if SECOND > 0:
-            size = tl.maximum(size, _largest(p2, q2))
-        scale = _power_above(size) / unit
-        tl.store(row_scales, tl.zeros_like(line).to(tl.float32) + scale)
-        tl.atomic_max(image_scale, scale)
-        factor = 1.0 / scale
-    u = first_u + tl.arange(0, FIRST)
-    at = spectrum + line[:, None] + u[None, :]
-    mask = known[:, None] & (u < HALF)[None, :]
-    tl.store(at, (p1 * factor).to(spectrum.dtype.element_ty), mask=mask)
-    tl.store(at + HALF, (q1 * factor).to(spectrum.dtype.element_ty), mask=mask)
-    if SECOND > 0:
-        u = first_u + FIRST + tl.arange(0, SECOND)
-        at = spectrum + line[:, None] + u[None, :]
-        mask = known[:, None] & (u < HALF)[None, :]
-        tl.store(at, (p2 * factor).to(spectrum.dtype.element_ty), mask=mask)
-        tl.store(at + HALF, (q2 * factor).to(spectrum.dtype.element_ty), mask=mask)
+        return power_above(tl.load(largest + n, mask=mask, other=1.0))
+    else:
+        return tl.where(mask, 1.0, 1.0)
 
 
 # -- transforms ------------------------------------------------------------------------------------
+#
+# A transform's matrix is square, HALF × HALF, larger than a power of two as a rule: a program
+# covers FIRST + SECOND of its columns, two powers of two side by side (SECOND 0: only one).
 
 
 @triton.jit
-def _plain_row(y, height, right, left, RUN: tl.constexpr, ODD: tl.constexpr):
-    """The row of an image that is row y of its folded axis, and whether there is one."""
-    known = (y < height - right) | ((y >= RUN + ODD) & (y <= RUN + left))
-    return tl.where(y < RUN, right + y, left - (y - RUN)), known
+def _waves(waves, column, depth, HALF: tl.constexpr, PRECISION: tl.constexpr):
+    """A block (depth, column) of cosines and sines: high, high, low, low."""
+    at = waves + column[:, None] * HALF + depth[None, :]
+    mask = (column < HALF)[:, None]
+    size: tl.constexpr = HALF * HALF
+    c = tl.trans(tl.load(at, mask=mask, other=0.0))
+    s = tl.trans(tl.load(at + size, mask=mask, other=0.0))
+    if PRECISION == "half":
+        return c, s, c, s
+    else:
+        c_low = tl.trans(tl.load(at + 2 * size, mask=mask, other=0.0))
+        s_low = tl.trans(tl.load(at + 3 * size, mask=mask, other=0.0))
+        return c, s, c_low, s_low
 
 
 @triton.jit
-def _rows_there_kernel(
-    x, spectrum, waves, row_scales, image_scales, channels, height, width,
-    right_y, left_y, right, left, unit,
-    RUN: tl.constexpr, RUN_Y: tl.constexpr, ODD_Y: tl.constexpr, ODD: tl.constexpr,
-    HALF: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, GROUPS: tl.constexpr,
-    K: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
+def _there_kernel(
+    x, out, waves, largest, unit, per_image, rows, planes, images, channels, height, width,
+    right_y, left_y, right, left,
+    HALF: tl.constexpr, RUN: tl.constexpr, RUN_Y: tl.constexpr, FOLDED: tl.constexpr,
+    ODD: tl.constexpr, ODD_Y: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
+    ROWS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Rows of an activity (N, K, H, W) → their spectra, a group of frequencies."""
-    WIDTH: tl.constexpr = (FIRST + SECOND) * GROUPS
-    n, group = tl.program_id(1), tl.program_id(2)
-    r = tl.arange(0, ROWS)
-    k = r % K
-    folded = tl.program_id(0) * (ROWS // K) + r // K
-    y, inside = _plain_row(folded, height, right_y, left_y, RUN_Y, ODD_Y)
-    known = k < channels
-    at = x + ((n * channels + k) * height + y)[:, None] * width
-    inside = (known & inside)[:, None]
+    """Rows of pixels → (frequency, pq, rows), for each of a batch.
+
+    FOLDED: rows of 2 · RUN numbers, (batch, pq, N, K) of them taken in the order (pq, K, N).
+    Otherwise an activity (planes, height, width), whose rows are taken in the order of the folded
+    column axis of 2 · RUN_Y. They are multiplied by `unit` and, where the `largest` pixels of their
+    images, of so many rows each, are given, divided by a power of two above those.
+    """
+    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = r < rows
+    batch = tl.program_id(1).to(tl.int64)
+    u1 = tl.program_id(2) * (FIRST + SECOND) + tl.arange(0, FIRST)
     p1 = tl.zeros((ROWS, FIRST), tl.float32)
     q1 = tl.zeros((ROWS, FIRST), tl.float32)
-    p2 = tl.zeros((ROWS, SECOND if SECOND > 0 else 1), tl.float32)
-    q2 = tl.zeros((ROWS, SECOND if SECOND > 0 else 1), tl.float32)
-    first_u = group * (FIRST + SECOND)
-    for start in range(0, RUN, STEP):
-        j = start + tl.arange(0, STEP)
-        far = tl.load(at + right + j[None, :], mask=inside & (j < width - right), other=0.0)
-        mask = inside & ((j >= ODD) & (j <= left))[None, :]
-        near = tl.load(at + left - j[None, :], mask=mask, other=0.0)
-        p1, q1, p2, q2 = add_pairs(
-            p1, q1, p2, q2, far, near, waves + first_u, j, FIRST, SECOND, WIDTH, PRECISION
-        )
-    store_row_spectrum(
-        p1, q1, p2, q2, spectrum, row_spectra(n, folded, k, 2 * RUN_Y, channels, HALF), known,
-        first_u, row_scales + (n * (2 * RUN_Y) + folded) * GROUPS + group, image_scales + n, unit,
-        HALF, FIRST, SECOND, PRECISION,
-    )  # fmt: skip
+    if SECOND > 0:
+        u2 = tl.program_id(2) * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
+        p2 = tl.zeros((ROWS, SECOND), tl.float32)
+        q2 = tl.zeros((ROWS, SECOND), tl.float32)
+    if FOLDED:
+        plane = r % planes
+        row = r - plane + plane % images * channels + plane // images
+        at = x + (batch * rows + row)[:, None] * (2 * RUN)
+    else:
+        y = r % (2 * RUN_Y)
+        inside &= (y < height - right_y) | ((y >= RUN_Y + ODD_Y) & (y <= RUN_Y + left_y))
+        y = tl.where(y < RUN_Y, right_y + y, left_y - (y - RUN_Y))
+        at = x + ((r // (2 * RUN_Y)).to(tl.int64) * height + y)[:, None] * width
+    factor = unit
+    if PRECISION == "half" and largest is not None:
+        factor = (unit / image_scale(largest, r // per_image, inside, PRECISION))[:, None]
+    for start in range(0, HALF, DEPTH):
+        j = start + tl.arange(0, DEPTH)
+        if FOLDED:
+            mask = inside[:, None] & (j < RUN)[None, :]
+            far = tl.load(at + j[None, :], mask=mask, other=0.0)
+            near = tl.load(at + RUN + j[None, :], mask=mask, other=0.0)
+        else:
+            mask = inside[:, None] & (j < width - right)[None, :]
+            far = tl.load(at + (right + j)[None, :], mask=mask, other=0.0)
+            mask = inside[:, None] & ((j >= ODD) & (j <= left))[None, :]
+            near = tl.load(at + (left - j)[None, :], mask=mask, other=0.0)
+        far, near = far.to(tl.float32), near.to(tl.float32)
+        even, even_low = split((far + near) * factor, PRECISION)
+        odd, odd_low = split((far - near) * factor, PRECISION)
+        c, s, cl, sl = _waves(waves, u1, j, HALF, PRECISION)
+        p1 = add_product(even, even_low, c, cl, p1, PRECISION)
+        q1 = add_product(odd, odd_low, s, sl, q1, PRECISION)
+        if SECOND > 0:
+            c, s, cl, sl = _waves(waves, u2, j, HALF, PRECISION)
+            p2 = add_product(even, even_low, c, cl, p2, PRECISION)
+            q2 = add_product(odd, odd_low, s, sl, q2, PRECISION)
+    put = r < rows
+    to = out + batch * (2 * HALF) * rows + r[:, None] + u1[None, :].to(tl.int64) * (2 * rows)
+    mask = put[:, None] & (u1 < HALF)[None, :]
+    tl.store(to, p1.to(out.dtype.element_ty), mask=mask)
+    tl.store(to + rows, q1.to(out.dtype.element_ty), mask=mask)
+    if SECOND > 0:
+        to = out + batch * (2 * HALF) * rows + r[:, None] + u2[None, :].to(tl.int64) * (2 * rows)
+        mask = put[:, None] & (u2 < HALF)[None, :]
+        tl.store(to, p2.to(out.dtype.element_ty), mask=mask)
+        tl.store(to + rows, q2.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def _rows_back_kernel(
-    spectrum, x, waves, image_scales, kernel_scale, channels, height, width,
-    right_y, left_y, right, left, unit,
-    RUN: tl.constexpr, RUN_Y: tl.constexpr, ODD_Y: tl.constexpr, ODD: tl.constexpr,
-    HALF: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, GROUPS: tl.constexpr,
-    K: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
+def inverse(
+    spectrum, waves, r, rows, batch, group, factor,
+    HALF: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, ROWS: tl.constexpr,
+    DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Row spectra → those rows of an activity (N, K, H, W), a group of pairs."""
-    WIDTH: tl.constexpr = (FIRST + SECOND) * GROUPS
-    SIZE: tl.constexpr = WIDTH * WIDTH
-    n = tl.program_id(1)
-    r = tl.arange(0, ROWS)
-    k = r % K
-    folded = tl.program_id(0) * (ROWS // K) + r // K
-    y, inside = _plain_row(folded, height, right_y, left_y, RUN_Y, ODD_Y)
-    known = k < channels
-    line = spectrum + row_spectra(n, folded, k, 2 * RUN_Y, channels, HALF)
-    j1 = tl.program_id(2) * (FIRST + SECOND) + tl.arange(0, FIRST)
+    """The pixels of these rows of (batch, frequency, pq, rows) times `factor`, the group's FIRST
+    pairs, right and left, and its SECOND ones (without SECOND the first ones again)."""
+    j1 = group * (FIRST + SECOND) + tl.arange(0, FIRST)
     even1 = tl.zeros((ROWS, FIRST), tl.float32)
     odd1 = tl.zeros((ROWS, FIRST), tl.float32)
     if SECOND > 0:
-        j2 = tl.program_id(2) * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
+        j2 = group * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
         even2 = tl.zeros((ROWS, SECOND), tl.float32)
         odd2 = tl.zeros((ROWS, SECOND), tl.float32)
-    for start in range(0, HALF, STEP):
-        u = start + tl.arange(0, STEP)
-        at = line[:, None] + u[None, :]
-        p = tl.load(at, mask=known[:, None], other=0.0)
-        q = tl.load(at + HALF, mask=known[:, None], other=0.0)
-        wave = waves + u[:, None] * WIDTH
-        even1 = times_waves(p, wave + j1[None, :], even1, 2 * SIZE, PRECISION)
-        odd1 = times_waves(q, wave + SIZE + j1[None, :], odd1, 2 * SIZE, PRECISION)
+    at = spectrum + batch * (2 * HALF) * rows + r[:, None]
+    mask = (r < rows)[:, None]
+    for start in range(0, HALF, DEPTH):
+        u = start + tl.arange(0, DEPTH)
+        here = at + u[None, :].to(tl.int64) * (2 * rows)
+        p, p_low = split(tl.load(here, mask=mask, other=0.0), PRECISION)
+        q, q_low = split(tl.load(here + rows, mask=mask, other=0.0), PRECISION)
+        c, s, cl, sl = _waves(waves, j1, u, HALF, PRECISION)
+        even1 = add_product(p, p_low, c, cl, even1, PRECISION)
+        odd1 = add_product(q, q_low, s, sl, odd1, PRECISION)
         if SECOND > 0:
-            even2 = times_waves(p, wave + j2[None, :], even2, 2 * SIZE, PRECISION)
-            odd2 = times_waves(q, wave + SIZE + j2[None, :], odd2, 2 * SIZE, PRECISION)
-    factor = unit * tl.load(kernel_scale) * tl.load(image_scales + n)
-    to = x + ((n * channels + k) * height + y)[:, None] * width
-    inside = (known & inside)[:, None]
-    j = j1[None, :]
-    tl.store(to + right + j, (even1 + odd1) * factor, mask=inside & (j < width - right))
-    tl.store(to + left - j, (even1 - odd1) * factor, mask=inside & (j >= ODD) & (j <= left))
+            c, s, cl, sl = _waves(waves, j2, u, HALF, PRECISION)
+            even2 = add_product(p, p_low, c, cl, even2, PRECISION)
+            odd2 = add_product(q, q_low, s, sl, odd2, PRECISION)
+    even1, odd1 = even1 * factor, odd1 * factor
     if SECOND > 0:
-        j = j2[None, :]
-        tl.store(to + right + j, (even2 + odd2) * factor, mask=inside & (j < width - right))
-        tl.store(to + left - j, (even2 - odd2) * factor, mask=inside & (j >= ODD) & (j <= left))
+        even2, odd2 = even2 * factor, odd2 * factor
+        return even1 + odd1, even1 - odd1, even2 + odd2, even2 - odd2
+    else:
+        return even1 + odd1, even1 - odd1, even1, odd1
 
 
 @triton.jit
-def _paired(x, at, mask, row_scales, scale_at, shrink, PRECISION: tl.constexpr):
-    """Numbers of a row spectrum (pair, image, u), brought to their image's scale."""
-    x = tl.load(x + at, mask=mask[:, :, None], other=0.0).to(tl.float32)
-    if PRECISION == "half":
-        x *= (tl.load(row_scales + scale_at, mask=mask, other=0.0) * shrink)[:, :, None]
-    return x
-
-
-@triton.jit
-def _columns_there_kernel(
-    rows, spectrum, waves, row_scales, image_scales, images, channels, unit,
-    HALF_X: tl.constexpr, GROUPS_X: tl.constexpr, GROUP_X: tl.constexpr,
-    RUN: tl.constexpr, HALF: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
-    GROUPS: tl.constexpr, IMAGES: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Row spectra of IMAGES images, STEP frequencies of a channel's p or q → spectra, a group of
-    column frequencies."""
-    WIDTH: tl.constexpr = (FIRST + SECOND) * GROUPS
-    SIZE: tl.constexpr = WIDTH * WIDTH
-    U_BLOCKS: tl.constexpr = HALF_X // STEP
-    u = tl.program_id(0) % U_BLOCKS * STEP + tl.arange(0, STEP)
-    pq = tl.program_id(0) // U_BLOCKS % 2
-    k = tl.program_id(0) // (2 * U_BLOCKS)
-    n = tl.program_id(1) * IMAGES + tl.arange(0, IMAGES)
-    pitch = channels * (2 * HALF_X)
-    column = n[None, :, None] * (2 * RUN * pitch) + k * (2 * HALF_X) + pq * HALF_X
-    column += u[None, None, :]
-    group = tl.program_id(0) % U_BLOCKS * STEP // GROUP_X
-    shrink = unit / tl.load(image_scales + n, mask=n < images, other=1.0)[None, :]
-    v1 = tl.program_id(2) * (FIRST + SECOND) + tl.arange(0, FIRST)
-    p1 = tl.zeros((FIRST, IMAGES * STEP), tl.float32)
-    q1 = tl.zeros((FIRST, IMAGES * STEP), tl.float32)
-    if SECOND > 0:
-        v2 = tl.program_id(2) * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
-        p2 = tl.zeros((SECOND, IMAGES * STEP), tl.float32)
-        q2 = tl.zeros((SECOND, IMAGES * STEP), tl.float32)
-    for start in range(0, HALF, STEP):
-        j = start + tl.arange(0, STEP)
-        mask = (j < RUN)[:, None] & (n < images)[None, :]
-        at = column + (j * pitch)[:, None, None]
-        scale_at = (n[None, :] * (2 * RUN) + j[:, None]) * GROUPS_X + group
-        far = _paired(rows, at, mask, row_scales, scale_at, shrink, PRECISION)
-        near = _paired(rows + RUN * pitch, at, mask, row_scales + RUN * GROUPS_X, scale_at, shrink, PRECISION)
-        even = tl.reshape((far + near).to(rows.dtype.element_ty), (STEP, IMAGES * STEP))
-        odd = tl.reshape((far - near).to(rows.dtype.element_ty), (STEP, IMAGES * STEP))
-        wave = waves + j[None, :]
-        p1 = waves_times(wave + v1[:, None] * WIDTH, even, p1, 2 * SIZE, PRECISION)
-        q1 = waves_times(wave + SIZE + v1[:, None] * WIDTH, odd, q1, 2 * SIZE, PRECISION)
-        if SECOND > 0:
-            p2 = waves_times(wave + v2[:, None] * WIDTH, even, p2, 2 * SIZE, PRECISION)
-            q2 = waves_times(wave + SIZE + v2[:, None] * WIDTH, odd, q2, 2 * SIZE, PRECISION)
-    planes = channels * images
-    to = spectrum + (u * (HALF * 4) + pq)[None, :, None] * planes + k * images + n[None, None, :]
-    _store_frequencies(to, p1, v1, n < images, planes, HALF, IMAGES)
-    _store_frequencies(to + 2 * planes, q1, v1, n < images, planes, HALF, IMAGES)
-    if SECOND > 0:
-        _store_frequencies(to, p2, v2, n < images, planes, HALF, IMAGES)
-        _store_frequencies(to + 2 * planes, q2, v2, n < images, planes, HALF, IMAGES)
-
-
-@triton.jit
-def _store_frequencies(to, values, v, inside, planes, HALF: tl.constexpr, IMAGES: tl.constexpr):
-    """Values (v, image · u) at `to` (·, u, image)."""
-    values = tl.permute(tl.reshape(values, (v.shape[0], IMAGES, STEP)), (0, 2, 1))
-    mask = (v < HALF)[:, None, None] & inside[None, None, :]
-    to += (v * 4)[:, None, None] * planes
-    tl.store(to, values.to(to.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def _columns_back_kernel(
-    spectrum, rows, waves, images, channels, scale,
-    HALF_X: tl.constexpr, RUN: tl.constexpr, HALF: tl.constexpr, ODD: tl.constexpr,
-    FIRST: tl.constexpr, SECOND: tl.constexpr, GROUPS: tl.constexpr, IMAGES: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Spectra → row spectra, a group of pairs of rows; blocks as in _columns_there_kernel."""
-    WIDTH: tl.constexpr = (FIRST + SECOND) * GROUPS
-    SIZE: tl.constexpr = WIDTH * WIDTH
-    U_BLOCKS: tl.constexpr = HALF_X // STEP
-    u = tl.program_id(0) % U_BLOCKS * STEP + tl.arange(0, STEP)
-    pq = tl.program_id(0) // U_BLOCKS % 2
-    k = tl.program_id(0) // (2 * U_BLOCKS)
-    n = tl.program_id(1) * IMAGES + tl.arange(0, IMAGES)
-    planes = channels * images
-    column = (u * (HALF * 4) + pq)[None, :, None] * planes + k * images + n[None, None, :]
-    mask = (n < images)[None, None, :]
-    j1 = tl.program_id(2) * (FIRST + SECOND) + tl.arange(0, FIRST)
-    even1 = tl.zeros((FIRST, IMAGES * STEP), tl.float32)
-    odd1 = tl.zeros((FIRST, IMAGES * STEP), tl.float32)
-    if SECOND > 0:
-        j2 = tl.program_id(2) * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
-        even2 = tl.zeros((SECOND, IMAGES * STEP), tl.float32)
-        odd2 = tl.zeros((SECOND, IMAGES * STEP), tl.float32)
-    for start in range(0, HALF, STEP):
-        v = start + tl.arange(0, STEP)
-        at = spectrum + column + (v * 4)[:, None, None] * planes
-        p = tl.permute(tl.load(at, mask=mask, other=0.0), (0, 2, 1))
-        q = tl.permute(tl.load(at + 2 * planes, mask=mask, other=0.0), (0, 2, 1))
-        p = tl.reshape(p, (STEP, IMAGES * STEP))
-        q = tl.reshape(q, (STEP, IMAGES * STEP))
-        wave = waves + v[None, :]
-        even1 = waves_times(wave + j1[:, None] * WIDTH, p, even1, 2 * SIZE, PRECISION)
-        odd1 = waves_times(wave + SIZE + j1[:, None] * WIDTH, q, odd1, 2 * SIZE, PRECISION)
-        if SECOND > 0:
-            even2 = waves_times(wave + j2[:, None] * WIDTH, p, even2, 2 * SIZE, PRECISION)
-            odd2 = waves_times(wave + SIZE + j2[:, None] * WIDTH, q, odd2, 2 * SIZE, PRECISION)
-    pitch = channels * (2 * HALF_X)
-    to = rows + n[None, :, None] * (2 * RUN * pitch) + k * (2 * HALF_X) + pq * HALF_X
-    to += u[None, None, :]
-    inside = n < images
-    far, near = (even1 + odd1) * scale, (even1 - odd1) * scale
+def _store_run(to, j, far, near, inside, RUN: tl.constexpr, ODD: tl.constexpr):
+    """Both runs of folded rows at `to`."""
     if ODD:
-        near = tl.where((j1 == 0)[:, None], 0.0, near)
-    _store_rows(to, far, j1, inside, pitch, RUN, IMAGES)
-    _store_rows(to + RUN * pitch, near, j1, inside, pitch, RUN, IMAGES)
-    if SECOND > 0:
-        _store_rows(to, (even2 + odd2) * scale, j2, inside, pitch, RUN, IMAGES)
-        _store_rows(to + RUN * pitch, (even2 - odd2) * scale, j2, inside, pitch, RUN, IMAGES)
+        near = tl.where((j == 0)[None, :], 0.0, near)
+    keep = inside[:, None] & (j < RUN)[None, :]
+    kind: tl.constexpr = to.dtype.element_ty
+    tl.store(to[:, None] + j[None, :], far.to(kind), mask=keep)
+    tl.store(to[:, None] + RUN + j[None, :], near.to(kind), mask=keep)
 
 
 @triton.jit
-def _store_rows(to, values, j, inside, pitch, RUN: tl.constexpr, IMAGES: tl.constexpr):
-    """Values (pair, image · u) at `to` (·, image, u)."""
-    values = tl.reshape(values, (j.shape[0], IMAGES, STEP))
-    mask = (j < RUN)[:, None, None] & inside[None, :, None]
-    to += (j * pitch)[:, None, None]
-    tl.store(to, values.to(to.dtype.element_ty), mask=mask)
+def _store_pixels(to, j, far, near, inside, width, right, left, ODD: tl.constexpr):
+    """Both sides of plain rows at `to`."""
+    keep = inside[:, None] & (j < width - right)[None, :]
+    tl.store(to[:, None] + (right + j)[None, :], far, mask=keep)
+    keep = inside[:, None] & ((j >= ODD) & (j <= left))[None, :]
+    tl.store(to[:, None] + (left - j)[None, :], near, mask=keep)
+
+
+@triton.jit
+def _back_kernel(
+    spectrum, x, waves, largest, kernel_scale, unit, per_image, rows, planes, images, channels,
+    height, width, right_y, left_y, right, left,
+    HALF: tl.constexpr, RUN: tl.constexpr, RUN_Y: tl.constexpr, FOLDED: tl.constexpr,
+    ODD: tl.constexpr, ODD_Y: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
+    ROWS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """(frequency, pq, rows) → rows of pixels, for each of a batch; rows as in _there_kernel. They
+    are multiplied by `unit` and, if given, by the kernel's scale and their images'."""
+    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = r < rows
+    batch = tl.program_id(1).to(tl.int64)
+    group = tl.program_id(2)
+    factor = unit
+    if largest is not None:
+        scale = image_scale(largest, r // per_image, inside, PRECISION)
+        factor = (unit * tl.load(kernel_scale) * scale)[:, None]
+    far1, near1, far2, near2 = inverse(
+        spectrum, waves, r, rows, batch, group, factor,
+        HALF, FIRST, SECOND, ROWS, DEPTH, PRECISION,
+    )  # fmt: skip
+    if FOLDED:
+        plane = r % planes
+        row = r - plane + plane % images * channels + plane // images
+        to = x + (batch * rows + row) * (2 * RUN)
+    else:
+        y = r % (2 * RUN_Y)
+        inside &= (y < height - right_y) | ((y >= RUN_Y + ODD_Y) & (y <= RUN_Y + left_y))
+        y = tl.where(y < RUN_Y, right_y + y, left_y - (y - RUN_Y))
+        to = x + ((r // (2 * RUN_Y)).to(tl.int64) * height + y) * width
+    j = group * (FIRST + SECOND) + tl.arange(0, FIRST)
+    if FOLDED:
+        _store_run(to, j, far1, near1, inside, RUN, ODD)
+    else:
+        _store_pixels(to, j, far1, near1, inside, width, right, left, ODD)
+    if SECOND > 0:
+        j = group * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
+        if FOLDED:
+            _store_run(to, j, far2, near2, inside, RUN, ODD)
+        else:
+            _store_pixels(to, j, far2, near2, inside, width, right, left, ODD)
 
 
 # -- products at each frequency --------------------------------------------------------------------
@@ -524,20 +398,16 @@ def _join(spectrum, at, size, mask):
 
 
 @triton.jit
-def _dot(a, b, sum, PRECISION: tl.constexpr):
-    if PRECISION == "half":
-        return tl.dot(a.to(tl.float16), b.to(tl.float16), sum)
-    else:
-        return sum + matmul(a, b, PRECISION)
-
-
-@triton.jit
 def _complex_product(a_r, a_i, b_r, b_i, sum_r, sum_i, PRECISION: tl.constexpr):
     """sum + a @ b."""
-    sum_r = _dot(a_r, b_r, sum_r, PRECISION)
-    sum_i = _dot(a_r, b_i, sum_i, PRECISION)
-    sum_r = _dot(-a_i, b_i, sum_r, PRECISION)
-    sum_i = _dot(a_i, b_r, sum_i, PRECISION)
+    ar, ar_low = split(a_r, PRECISION)
+    ai, ai_low = split(a_i, PRECISION)
+    br, br_low = split(b_r, PRECISION)
+    bi, bi_low = split(b_i, PRECISION)
+    sum_r = add_product(ar, ar_low, br, br_low, sum_r, PRECISION)
+    sum_i = add_product(ar, ar_low, bi, bi_low, sum_i, PRECISION)
+    sum_r = add_product(-ai, -ai_low, bi, bi_low, sum_r, PRECISION)
+    sum_i = add_product(ai, ai_low, br, br_low, sum_i, PRECISION)
     return sum_r, sum_i
 
 
@@ -586,7 +456,7 @@ def _product_kernel(
 
 @triton.jit
 def _correlate_kernel(
-    gradient, spectrum, gradient_scales, spectrum_scales, out, images, inputs, outputs,
+    gradient, spectrum, gradient_largest, spectrum_largest, out, images, inputs, outputs,
     pairs, gradient_step, spectrum_step, scale_step,
     ADD: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, IMAGES: tl.constexpr,
     ALL_IMAGES: tl.constexpr, PRECISION: tl.constexpr,
@@ -596,17 +466,13 @@ def _correlate_kernel(
     f = tl.program_id(0)
     o = tl.arange(0, OUT)
     i = tl.arange(0, IN)
-    largest = 0.0
+    largest = 1e-37
     every = tl.arange(0, ALL_IMAGES)
     for pair in range(0, pairs):
-        scale = tl.load(
-            gradient_scales + pair * scale_step + every, mask=every < images, other=0.0
-        )
-        scale *= tl.load(
-            spectrum_scales + pair * scale_step + every, mask=every < images, other=0.0
-        )
-        largest = tl.maximum(largest, tl.max(scale, 0))
-    largest = tl.maximum(largest, 1e-37)
+        at = pair * scale_step + every
+        scale = image_scale(gradient_largest, at, every < images, PRECISION)
+        scale *= image_scale(spectrum_largest, at, every < images, PRECISION)
+        largest = tl.maximum(largest, tl.max(tl.where(every < images, scale, 0.0), 0))
     plus_r = tl.zeros((OUT, IN), tl.float32)
     plus_i = tl.zeros((OUT, IN), tl.float32)
     minus_r = tl.zeros((OUT, IN), tl.float32)
@@ -615,8 +481,8 @@ def _correlate_kernel(
         for start in range(0, images, IMAGES):
             n = start + tl.arange(0, IMAGES)
             inside = n < images
-            weight = tl.load(gradient_scales + n, mask=inside, other=0.0)
-            weight *= tl.load(spectrum_scales + n, mask=inside, other=0.0)
+            weight = image_scale(gradient_largest, n, inside, PRECISION)
+            weight *= image_scale(spectrum_largest, n, inside, PRECISION)
             weight = (weight / largest)[None, :]
             g = f * 4 * outputs * images + o[:, None] * images + n[None, :]
             mask = (o < outputs)[:, None] & inside[None, :]
@@ -631,8 +497,8 @@ def _correlate_kernel(
             )
         gradient += gradient_step
         spectrum += spectrum_step
-        gradient_scales += scale_step
-        spectrum_scales += scale_step
+        gradient_largest += scale_step
+        spectrum_largest += scale_step
     size = inputs * outputs
     a = out + f * 4 * size + o[:, None] * inputs + i[None, :]
     mask = (o < outputs)[:, None] & (i < inputs)[None, :]
@@ -651,32 +517,34 @@ def _put(at, x, mask, ADD: tl.constexpr):
 
 # -- launching -------------------------------------------------------------------------------------
 
-# Images (or 0), warps and pipeline stages of a program, from measurements on an H200.
+# Rows (or images) of a program, warps and pipeline stages, from measurements on an H200: of the
+# transforms for plain and folded rows and for columns, and of the products.
 LAUNCH = {
-    "rows": (0, 4, 2),
-    "columns_there": (8, 8, 2),
-    "columns_back": (8, 8, 2),
+    "there": (64, 4, 2),
+    "there_folded": (64, 4, 2),
+    "there_columns": (64, 4, 2),
+    "back": (64, 4, 3),
+    "back_folded": (64, 4, 2),
+    "back_columns": (64, 4, 3),
     "product": (32, 1, 1),
     "product_float32": (16, 1, 1),
-    "correlate": (16, 2, 1),
+    "correlate": (16, 1, 1),
 }
 
 
 class Rows(NamedTuple):
-    """Row spectra: values (N, H', K, 2, u), and the powers of two that they are multiplied by: rows,
-    for each group of frequencies (N, H', groups), or, where `rows` is None, images (N,)."""
+    """Row spectra: values (u, 2, N, K, H') and the largest pixels (N,) of the images they are of
+    (in half precision; any numbers otherwise)."""
 
     values: Tensor
-    rows: Tensor | None
-    images: Tensor
+    largest: Tensor
 
 
 class Spectrum(NamedTuple):
-    """Spectra: values (u, v, 2, 2, K, N), and the powers of two that images (N,) are multiplied
-    by."""
+    """Spectra: values (u, v, 2, 2, K, N) and the largest pixels (N,) of their images."""
 
     values: Tensor
-    images: Tensor
+    largest: Tensor
 
 
 class Kernel(NamedTuple):
@@ -710,102 +578,78 @@ class Plan:
         """What the inverse row transform multiplies by: 2 / N, and the units taken back."""
         return 1 / (self.sizes.x.half * self.unit_x * self.unit_y)
 
-    def waves(self, axis: Axis, by_pair: bool, device: torch.device) -> Tensor:
-        return waves(axis, self.precision, by_pair, device)
-
-    def row_options(self, channels: int) -> dict:
-        """What every kernel that works on rows is given."""
-        x, K = self.sizes.x, block(channels)
-        first, second, _ = x.blocks
-        return dict(
-            RUN=x.run, ODD=x.odd, HALF=x.half, FIRST=first, SECOND=second, K=K,
-            ROWS=max(K, ROWS), PRECISION=self.precision,
-        )  # fmt: skip
-
-    def row_programs(self, channels: int) -> int:
-        """How many programs share an image's rows."""
-        return self.sizes.y.pitch * block(channels) // max(block(channels), ROWS)
-
-    def image_scales(self, count: int, images: int, device: torch.device) -> Tensor:
-        """Where so many row transforms put their images' powers of two, (count, N)."""
-        make = torch.zeros if self.precision == HALF_PRECISION else torch.ones
-        return make(count, images, device=device)
-
-    def new_rows(self, images: int, channels: int, image_scales: Tensor) -> Rows:
-        y, x = self.sizes.y, self.sizes.x
-        shape = (images, y.pitch, channels, 2, x.half)
-        values = image_scales.new_empty(shape, dtype=self.dtype)
-        scales = image_scales.new_empty(images, y.pitch, x.blocks[2])
-        return Rows(values, scales, image_scales)
+    def new_largest(self, count: int, images: int, device: torch.device) -> Tensor:
+        """Where kernels put the largest pixels of what they write, (count, N)."""
+        return torch.zeros(count, images, device=device)
 
     def new_spectra(self, count: int, channels: int, images: int, device: torch.device) -> Tensor:
         shape = (count, self.sizes.x.half, self.sizes.y.half, 2, 2, channels, images)
         return torch.empty(shape, dtype=self.dtype, device=device)
 
-    def rows_there(self, x: Tensor) -> Rows:
-        """Activity (N, K, H, W) → row spectra."""
+    def rows_there(self, x: Tensor, largest: Tensor | None = None, folded: bool = False) -> Rows:
+        """Activity (N, K, H, W), or folded, → row spectra. `largest` (N,): of its pixels, if they
+        are known."""
         images, channels = x.shape[:2]
-        rows = self.new_rows(images, channels, self.image_scales(1, images, x.device)[0])
-        self._launch_rows(
-            _rows_there_kernel, x, rows.values, self.waves(self.sizes.x, True, x.device),
-            rows.rows, rows.images, unit=self.unit_x,
+        if largest is None:
+            largest = torch.linalg.vector_norm(x, math.inf, (1, 2, 3))
+        y = self.sizes.y
+        out = x.new_empty(self.sizes.x.half, 2, images, channels, y.pitch, dtype=self.dtype)
+        rows = images * channels * y.pitch
+        self._launch(
+            _there_kernel, "there_folded" if folded else "there", (x, out), self.sizes.x, False,
+            (largest, self.unit_x, rows // images), rows, (rows, 1, 1), folded,
         )  # fmt: skip
-        return rows
+        return Rows(out, largest)
 
-    def rows_back(self, rows: Rows, kernel_scale: Tensor) -> Tensor:
-        """Row spectra → activity (N, K, H, W)."""
-        images, _, channels = rows.values.shape[:3]
-        x = rows.images.new_empty(images, channels, self.sizes.y.size, self.sizes.x.size)
-        self._launch_rows(
-            _rows_back_kernel, rows.values, x, self.waves(self.sizes.x, False, x.device),
-            rows.images, kernel_scale, unit=self.back,
-        )  # fmt: skip
-        return x
-
-    def _launch_rows(self, kernel, source: Tensor, out: Tensor, *others, unit: float) -> None:
+    def rows_back(self, rows: Rows, kernel_scale: Tensor, folded: bool = False) -> Tensor:
+        """Row spectra → activity (N, K, H, W), or folded."""
         y, x = self.sizes.y, self.sizes.x
-        images, channels = (out if kernel is _rows_back_kernel else source).shape[:2]
-        _, warps, stages = LAUNCH["rows"]
-        kernel[(self.row_programs(channels), images, x.blocks[2])](
-            source, out, *others, channels, y.size, x.size, y.right, y.left, x.right, x.left, unit,
-            **self.row_options(channels), RUN_Y=y.run, ODD_Y=y.odd, GROUPS=x.blocks[2],
-            num_warps=warps, num_stages=stages,
+        images, channels = rows.values.shape[2:4]
+        shape = (y.pitch, x.pitch) if folded else (y.size, x.size)
+        out = rows.largest.new_empty(images, channels, *shape)
+        count = images * channels * y.pitch
+        self._launch(
+            _back_kernel, "back_folded" if folded else "back", (rows.values, out), x, True,
+            (rows.largest, kernel_scale, self.back, count // images), count, (count, 1, 1), folded,
         )  # fmt: skip
+        return out
 
     def columns_there(self, rows: Rows, out: Tensor | None = None) -> Spectrum:
         """Row spectra → spectra, put into `out` (u, v, 2, 2, K, N) if given."""
-        images, _, channels = rows.values.shape[:3]
+        images, channels = rows.values.shape[2:4]
         if out is None:
             out = self.new_spectra(1, channels, images, rows.values.device)[0]
-        y, (grid, options) = self.sizes.y, self._columns("columns_there", channels, images)
-        _columns_there_kernel[grid](
-            rows.values, out, self.waves(y, False, out.device), rows.rows, rows.images,
-            images, channels, self.unit_y, GROUPS_X=self.sizes.x.blocks[2],
-            GROUP_X=sum(self.sizes.x.blocks[:2]), **options,
+        planes = images * channels
+        self._launch(
+            _there_kernel, "there_columns", (rows.values, out), self.sizes.y, False,
+            (None, self.unit_y, 1), 2 * planes, (planes, images, channels), True, len(out),
         )  # fmt: skip
-        return Spectrum(out, rows.images)
+        return Spectrum(out, rows.largest)
 
     def columns_back(self, spectrum: Spectrum) -> Rows:
         """Spectra → row spectra."""
         channels, images = spectrum.values.shape[-2:]
-        y, x = self.sizes.y, self.sizes.x
-        rows = spectrum.values.new_empty(images, y.pitch, channels, 2, x.half)
-        grid, options = self._columns("columns_back", channels, images)
-        _columns_back_kernel[grid](
-            spectrum.values, rows, self.waves(y, True, rows.device), images, channels,
-            0.5 / y.half, ODD=y.odd, **options,
+        y, planes = self.sizes.y, images * channels
+        out = spectrum.values.new_empty(self.sizes.x.half, 2, images, channels, y.pitch)
+        self._launch(
+            _back_kernel, "back_columns", (spectrum.values, out), y, True,
+            (None, None, 0.5 / y.half, 1), 2 * planes, (planes, images, channels), True, len(out),
         )  # fmt: skip
-        return Rows(rows, None, spectrum.images)
+        return Rows(out, spectrum.largest)
 
-    def _columns(self, name: str, channels: int, images: int) -> tuple[tuple[int, ...], dict]:
-        y, x = self.sizes.y, self.sizes.x
-        first, second, groups = y.blocks
-        together, warps, stages = LAUNCH[name]
-        together = min(together, triton.next_power_of_2(images))
-        grid = 2 * channels * (x.half // 16), triton.cdiv(images, together), groups
-        return grid, dict(
-            HALF_X=x.half, RUN=y.run, HALF=y.half, FIRST=first, SECOND=second, GROUPS=groups,
-            IMAGES=together, PRECISION=self.precision, num_warps=warps, num_stages=stages,
+    def _launch(
+        self, kernel, name, tensors, axis, by_pair, scales, rows, order, folded, batch=1
+    ) -> None:
+        """Launch a transform along `axis` of so many rows (for each of a batch), in `order`."""
+        y, (first, second, groups) = self.sizes.y, axis.blocks
+        per_program, warps, stages = LAUNCH[name]
+        matrix = waves(axis, self.precision, by_pair, tensors[0].device)
+        kernel[(triton.cdiv(rows, per_program), batch, groups)](
+            *tensors, matrix, *scales, rows, *order, y.size, axis.size,
+            y.right, y.left, axis.right, axis.left,
+            HALF=axis.half, RUN=axis.run, RUN_Y=y.run, FOLDED=folded, ODD=axis.odd, ODD_Y=y.odd,
+            FIRST=first, SECOND=second, ROWS=per_program, DEPTH=STEP, PRECISION=self.precision,
+            num_warps=warps, num_stages=stages,
         )  # fmt: skip
 
     def product(self, kernel: Kernel, spectrum: Spectrum, adjoint: bool = False) -> Spectrum:
@@ -824,7 +668,7 @@ class Plan:
             CONJUGATE=adjoint, OUT=block(outputs), IN=block(inputs), IMAGES=together,
             PRECISION=self.precision, num_warps=warps, num_stages=stages,
         )  # fmt: skip
-        return Spectrum(out, spectrum.images)
+        return Spectrum(out, spectrum.largest)
 
     def convolve(
         self, rows: Rows, kernel: Kernel, out: Tensor | None = None
@@ -858,7 +702,7 @@ class Plan:
         count, images = len(gradients.values), gradients.values.shape[-1]
         together, warps, stages = _images_block("correlate", images)
         _correlate_kernel[(out.shape[:2].numel(),)](
-            gradients.values, spectra.values, gradients.images, spectra.images, out,
+            gradients.values, spectra.values, gradients.largest, spectra.largest, out,
             images, inputs, outputs, -(-count // stride), stride * gradients.values[0].numel(),
             stride * spectra.values[0].numel(), stride * images,
             ADD=add, OUT=block(outputs), IN=block(inputs), IMAGES=together,
