@@ -1,12 +1,14 @@
 """The whole circuit as one operation on a CUDA device, in Triton.
 
 Computes what HGRU.forward computes (the equations stand there) for the circuits without batch
-normalisation, with its own backward pass. The inhibition is fused with the inverse row transform
-of the convolution that feeds it. What joins channels (the gates' 1×1 products) and what does not
-(the mixing, the derivatives) are kernels apart: together they need more registers than there are.
-Kept for backward at each step are H2, H1, C1, C2, G2 and the spectra of the two convolutions'
-inputs, or only H2 when `recompute` is asked for. Inside, both image axes are folded (see
-layers/spectral_triton.py); the padding holds zeros and stays so.
+normalisation, with its own backward pass. What joins channels (the gates' 1×1 products) takes all
+channels of some pixels at a time, the rest a chunk of one plane. Kept for backward at each step are
+H2, H1, C1, C2, G2 and the spectra of the two convolutions' inputs, or only H2 when `recompute` is
+asked for. Inside, both image axes are folded (see layers/spectral_triton.py); the padding holds
+zeros and stays so.
+
+Kernels that write what is to be convolved also find its largest pixels, which give the exponents of
+its half-precision spectra.
 """
 
 from __future__ import annotations
@@ -23,15 +25,13 @@ from layers.horizontal import refuse_double_backward
 from layers.spectral_triton import (
     Kernel,
     Plan,
-    Rows,
     Sizes,
     Spectrum,
-    image_scale,
-    inverse,
     rounded,
 )
 
-CHUNK = 2048  # pixels of a plane that an elementwise program takes
+CHUNK = 1024  # pixels of a plane that an elementwise program takes
+WARPS = 4  # of such a program
 PROGRAMS = 1056  # that share the tiles of the backward pass, each summing its own
 TOGETHER = 2  # steps whose kernel gradients are taken together
 
@@ -97,23 +97,41 @@ def _gate_kernel(
 
 @triton.jit
 def _mix_kernel(
-    h1, c2, h2, g2, gamma, kappa, omega, eta, out, pixels, channels, chunks,
-    PIXELS: tl.constexpr, TANH: tl.constexpr,
+    h1, c2, h2, gamma, kappa, omega, eta, u1, b1, u2, b2, h2_next, g2, p, largest,
+    pixels, channels,
+    TANH: tl.constexpr, KEEP: tl.constexpr, LAST: tl.constexpr, K: tl.constexpr,
+    PIXELS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The next H2 on a chunk of a plane."""
-    plane = tl.program_id(0) // chunks
-    pixel = tl.program_id(0) % chunks * PIXELS + tl.arange(0, PIXELS)
-    at = plane.to(tl.int64) * pixels + pixel
-    mask = pixel < pixels
+    """The next H2 and, unless LAST, the next step's P = H2 G1, whose largest pixels go to
+    `largest`; with KEEP, G2 is put down too."""
+    image = tl.program_id(1).to(tl.int64)
+    k = tl.arange(0, K)
+    i = tl.arange(0, K)
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    known = k < channels
+    at = (image * channels + k[:, None]) * pixels + pixel[None, :]
+    mask = known[:, None] & (pixel < pixels)[None, :]
+    square = k[:, None] * channels + i[None, :]
+    in_square = known[:, None] & (i < channels)[None, :]
     x1 = tl.load(h1 + at, mask=mask, other=0.0)
-    e = tl.load(gamma + plane % channels) * tl.load(c2 + at, mask=mask, other=0.0)
-    h = tl.load(h2 + at, mask=mask, other=0.0)
-    gate = tl.load(g2 + at, mask=mask, other=0.0)
-    κ = tl.load(kappa + plane % channels)
-    ω = tl.load(omega + plane % channels)
+    w = tl.load(u2 + square, mask=in_square, other=0.0)
+    bias = tl.load(b2 + k, mask=known, other=0.0)[:, None]
+    gate = tl.sigmoid(_matmul(w, x1, PRECISION) + bias)
+    if KEEP:
+        tl.store(g2 + at, gate, mask=mask)
+    κ = tl.load(kappa + k, mask=known, other=0.0)[:, None]
+    ω = tl.load(omega + k, mask=known, other=0.0)[:, None]
+    e = tl.load(gamma + k, mask=known, other=0.0)[:, None] * tl.load(c2 + at, mask=mask, other=0.0)
     candidate = _f(κ * (x1 + e) + ω * x1 * e, TANH)
+    h = tl.load(h2 + at, mask=mask, other=0.0)
     h = tl.load(eta) * (gate * h + (1.0 - gate) * candidate)
-    tl.store(out + at, h, mask=mask)
+    tl.store(h2_next + at, h, mask=mask)
+    if not LAST:
+        w = tl.load(u1 + square, mask=in_square, other=0.0)
+        bias = tl.load(b1 + k, mask=known, other=0.0)[:, None]
+        h *= tl.sigmoid(_matmul(w, h, PRECISION) + bias)
+        tl.store(p + at, h, mask=mask)
+        tl.atomic_max(largest + image, tl.max(tl.max(tl.abs(h), 1), 0))
 
 
 @triton.jit
@@ -230,54 +248,22 @@ def _gate_gradient_kernel(
 
 
 @triton.jit
-def _inhibit_run(
-    at, mask, c, α, μ, x, h2, c1, h1, size, TANH: tl.constexpr, KEEP: tl.constexpr,
-):  # fmt: skip
-    h = tl.load(h2 + at, mask=mask, other=0.0)
-    h = _f(tl.load(x + at, mask=mask, other=0.0) - (α * h + μ) * c, TANH)
-    if KEEP:
-        tl.store(c1 + at, c, mask=mask)
-    tl.store(h1 + at, h, mask=mask)
-    return tl.maximum(size, tl.max(tl.abs(h), 1))
-
-
-@triton.jit
 def _inhibit_kernel(
-    spectrum, waves, in_largest, kernel_scale, unit, x, h2, alpha, mu, c1, h1, largest,
-    rows, height, channels,
-    HALF: tl.constexpr, RUN: tl.constexpr, ODD: tl.constexpr, FIRST: tl.constexpr,
-    SECOND: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
-    TANH: tl.constexpr, KEEP: tl.constexpr,
+    x, h2, c1, alpha, mu, h1, largest, pixels, channels, chunks,
+    PIXELS: tl.constexpr, TANH: tl.constexpr,
 ):  # fmt: skip
-    """Row spectrum (u, pq, rows) → C1 (with KEEP) and H1 = f(X − (α H2 + μ) C1), folded; the
-    largest pixels of H1 go to `largest`."""
-    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside = r < rows
-    group = tl.program_id(1)
-    n = r // (height * channels)
-    scale = image_scale(in_largest, n, inside, PRECISION)
-    factor = (unit * tl.load(kernel_scale) * scale)[:, None]
-    far1, near1, far2, near2 = inverse(
-        spectrum, waves, r, rows, 0, group, factor, HALF, FIRST, SECOND, ROWS, DEPTH, PRECISION
-    )
-    k = r // height % channels
-    size = tl.zeros((ROWS,), tl.float32)
-    α = tl.load(alpha + k)[:, None]
-    μ = tl.load(mu + k)[:, None]
-    row = r[:, None] * (2 * RUN)
-    j = group * (FIRST + SECOND) + tl.arange(0, FIRST)
-    if ODD:
-        near1 = tl.where((j == 0)[None, :], 0.0, near1)
-    mask = inside[:, None] & (j < RUN)[None, :]
-    size = _inhibit_run(row + j[None, :], mask, far1, α, μ, x, h2, c1, h1, size, TANH, KEEP)
-    size = _inhibit_run(row + RUN + j[None, :], mask, near1, α, μ, x, h2, c1, h1, size, TANH, KEEP)
-    if SECOND > 0:
-        j = group * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
-        mask = inside[:, None] & (j < RUN)[None, :]
-        size = _inhibit_run(row + j[None, :], mask, far2, α, μ, x, h2, c1, h1, size, TANH, KEEP)
-        at = row + RUN + j[None, :]
-        size = _inhibit_run(at, mask, near2, α, μ, x, h2, c1, h1, size, TANH, KEEP)
-    tl.atomic_max(largest + n, size, mask=inside)
+    """H1 = f(X − (α H2 + μ) C1) on a chunk of a plane; its largest pixels go to `largest`."""
+    plane = tl.program_id(0) // chunks
+    pixel = tl.program_id(0) % chunks * PIXELS + tl.arange(0, PIXELS)
+    at = plane.to(tl.int64) * pixels + pixel
+    mask = pixel < pixels
+    α = tl.load(alpha + plane % channels)
+    μ = tl.load(mu + plane % channels)
+    h = tl.load(h2 + at, mask=mask, other=0.0)
+    c = tl.load(c1 + at, mask=mask, other=0.0)
+    h = _f(tl.load(x + at, mask=mask, other=0.0) - (α * h + μ) * c, TANH)
+    tl.store(h1 + at, h, mask=mask)
+    tl.atomic_max(largest + plane // channels, tl.max(tl.abs(h), 0))
 
 
 @triton.jit
@@ -341,8 +327,8 @@ def _fold_kernel(
 
 # Rows (or pixels) of a program, warps and stages, from measurements on an H200.
 LAUNCH = {
-    "inhibit": (32, 4, 3),
-    "gate": (64, 4, 1),
+    "gate": (64, 2, 1),
+    "mix": (64, 4, 1),
     "gain_back": (32, 2, 1),
     "add_transposed": (128, 4, 1),
     "gate_gradient": (32, 1, 3),
@@ -409,57 +395,59 @@ class _Circuit:
         )  # fmt: skip
         return out
 
-    def gain(self, h2: Tensor, largest: Tensor) -> Rows:
-        """H2 → the row spectra of P = H2 G1, whose largest pixels go to `largest` (N,)."""
-        return self.plan.rows_there(self._gate(h2, self.u1, self.b1, largest), largest, folded=True)
+    def gain(self, h2: Tensor, largest: Tensor) -> Tensor:
+        """H2 → P = H2 G1, whose largest pixels go to `largest` (N,)."""
+        return self._gate(h2, self.u1, self.b1, largest)
 
     def mix_gate(self, h1: Tensor) -> Tensor:
         """H1 → G2."""
         return self._gate(h1, self.u2, self.b2, None)
 
-    def inhibit(self, rows: Rows, x, h2, c1: Tensor | None, largest: Tensor) -> Tensor:
-        """C1's row spectra → C1 (None: not kept) and H1, whose largest pixels go to `largest`."""
-        h1, axis, count = torch.empty_like(x), self.plan.sizes.x, x.shape[:3].numel()
-        (first, second, groups), (per_program, warps, stages) = axis.blocks, LAUNCH["inhibit"]
-        _inhibit_kernel[(triton.cdiv(count, per_program), groups)](
-            rows.values, spectral.waves(axis, self.plan.precision, True, x.device), rows.largest,
-            self.kernels[0].scale, self.plan.back, x, h2, self.alpha, self.mu, c1, h1, largest,
-            count, x.shape[2], x.shape[1], HALF=axis.half, RUN=axis.run, ODD=axis.odd,
-            FIRST=first, SECOND=second, ROWS=per_program, DEPTH=spectral.STEP,
-            PRECISION=self.plan.precision, TANH=self.tanh, KEEP=c1 is not None,
-            num_warps=warps, num_stages=stages,
+    def inhibit(self, x: Tensor, h2: Tensor, c1: Tensor, largest: Tensor) -> Tensor:
+        """H1, whose largest pixels go to `largest` (N,)."""
+        h1, planes, pixels = torch.empty_like(x), x.shape[:2].numel(), x[0, 0].numel()
+        chunks = triton.cdiv(pixels, CHUNK)
+        _inhibit_kernel[(planes * chunks,)](
+            x, h2, c1, self.alpha, self.mu, h1, largest, pixels, x.shape[1], chunks,
+            PIXELS=CHUNK, TANH=self.tanh, num_warps=WARPS,
         )  # fmt: skip
         return h1
 
-    def mix(self, t: int, step: Step) -> Tensor:
-        """The next H2."""
-        h2 = step.h2
-        out = torch.empty_like(h2)
-        pixels, planes = h2[0, 0].numel(), h2.shape[:2].numel()
-        chunks = triton.cdiv(pixels, CHUNK)
-        _mix_kernel[(planes * chunks,)](
-            step.h1, step.c2, h2, step.g2, self.gamma, self.kappa, self.omega, self.eta[t], out,
-            pixels, h2.shape[1], chunks, PIXELS=CHUNK, TANH=self.tanh, num_warps=8,
+    def mix(self, t: int, step: Step, keep: bool, largest: Tensor | None):
+        """The next H2, G2 if it is to be kept, and the next step's P, whose largest pixels go to
+        `largest` (None: there is no next step)."""
+        h2, (images, channels) = step.h2, step.h2.shape[:2]
+        h2_next, pixels, last = torch.empty_like(h2), h2[0, 0].numel(), largest is None
+        g2 = torch.empty_like(h2) if keep else None
+        p = None if last else torch.empty_like(h2)
+        _mix_kernel[(triton.cdiv(pixels, LAUNCH["mix"][0]), images)](
+            step.h1, step.c2, h2, self.gamma, self.kappa, self.omega, self.eta[t],
+            self.u1, self.b1, self.u2, self.b2, h2_next, g2, p, largest, pixels, channels,
+            TANH=self.tanh, KEEP=keep, LAST=last, **self._pixel_options("mix", channels),
         )  # fmt: skip
-        return out
+        return h2_next, g2, p
 
-    def step(self, x, h2, spectra: Tensor | None, largest: Tensor, keep: bool) -> Step:
-        """All that a step computes but for the next H2.
+    def convolve(self, which: int, activity: Tensor, largest: Tensor, out: Tensor | None) -> Tensor:
+        """By W1 (0) or W2 (1). `largest` (N,): of the activity's pixels. Its spectra go into `out`,
+        if they are to be kept."""
+        rows = self.plan.rows_there(activity, largest, folded=True)
+        kernel = self.kernels[which]
+        return self.plan.rows_back(
+            self.plan.convolve(rows, kernel, out)[0], kernel.scale, folded=True
+        )
+
+    def half_steps(self, x, h2, p, spectra: Tensor | None, largest: Tensor) -> Step:
+        """C1, H1 and C2 of a step.
 
         Args:
-            x, h2: the drive and the hidden state.
+            x, h2, p: the drive, the hidden state and P.
             spectra: where those of P and H1 go, (2, …); None: they are not kept.
-            largest: where their largest pixels go, (2, N).
-            keep: C1 is wanted.
+            largest: the largest pixels of P, and where those of H1 go, (2, N).
         """
         first, second = (None, None) if spectra is None else spectra
-        rows, _ = self.plan.convolve(self.gain(h2, largest[0]), self.kernels[0], first)
-        c1 = torch.empty_like(x) if keep else None
-        h1 = self.inhibit(rows, x, h2, c1, largest[1])
-        rows = self.plan.rows_there(h1, largest[1], folded=True)
-        rows, _ = self.plan.convolve(rows, self.kernels[1], second)
-        c2 = self.plan.rows_back(rows, self.kernels[1].scale, folded=True)
-        return Step(h2, h1, c1, c2, self.mix_gate(h1))
+        c1 = self.convolve(0, p, largest[0], first)
+        h1 = self.inhibit(x, h2, c1, largest[1])
+        return Step(h2, h1, c1, self.convolve(1, h1, largest[1], second), None)
 
     def convolve_back(self, which: int, gradient: Tensor, largest: Tensor, out: Tensor) -> Tensor:
         """The gradient of what W1 (0) or W2 (1) made → that of what it took; the gradient's spectra
@@ -564,7 +552,7 @@ def _mix_back(circuit: _Circuit, sums: _Sums, t: int, grad, step: Step, largest:
     _mix_back_kernel[(images * channels * chunks,)](
         grad, h2, h1, c2, g2, c.gamma, c.kappa, c.omega, c.eta[t],
         dh2, dh1, dc2, da2, letters, largest, pixels, channels, chunks,
-        PIXELS=CHUNK, TANH=c.tanh, num_warps=8,
+        PIXELS=CHUNK, TANH=c.tanh, num_warps=WARPS,
     )  # fmt: skip
     sums.letters[t] = letters.sum((1, 3))
     _add_gate_gradient(circuit, sums.gates[1], da2, h1)
@@ -593,7 +581,7 @@ def _inhibit_back(circuit, sums, first: bool, through, dh1, step: Step, dx, dh2,
     _inhibit_back_kernel[(sums.inhibition[0].numel(),)](
         through, dh1, h1, c1, h2, circuit.alpha, circuit.mu, dx, dh2, dc1, sums.inhibition,
         largest, pixels, h1.shape[1], sums.inhibition[0].numel() // planes,
-        PIXELS=CHUNK, TANH=circuit.tanh, FIRST_TIME=first, num_warps=8,
+        PIXELS=CHUNK, TANH=circuit.tanh, FIRST_TIME=first, num_warps=WARPS,
     )  # fmt: skip
     return dc1
 
@@ -611,12 +599,15 @@ class _CircuitFunction(torch.autograd.Function):
         largest = plan.new_largest(2 * T, len(x), x.device)
         spectra = plan.new_spectra(2 * T if keep_all else 0, x.shape[1], len(x), x.device)
         steps: list[Step] = []
+        p = circuit.gain(h2, largest[0])
         for t in range(T):
             own = slice(2 * t, 2 * t + 2)
-            step = circuit.step(x, h2, spectra[own] if keep_all else None, largest[own], keep_all)
-            h2 = circuit.mix(t, step)
+            step = circuit.half_steps(x, h2, p, spectra[own] if keep_all else None, largest[own])
+            ahead = largest[2 * t + 2] if t + 1 < T else None
+            h2, g2, p = circuit.mix(t, step, keep_all, ahead)
             if keep:
-                steps.append(step if keep_all else Step(step.h2, *4 * [None]))
+                kept = step._replace(g2=g2) if keep_all else Step(step.h2, *4 * [None])
+                steps.append(kept)
         if keep:
             ctx.circuit, ctx.x, ctx.steps, ctx.recompute = circuit, x, steps, recompute
             ctx.spectra, ctx.largest = spectra, largest
@@ -660,7 +651,9 @@ def _kept(ctx, t: int) -> tuple[Step, Tensor, Tensor]:
     plan, x = ctx.circuit.plan, ctx.x
     largest = plan.new_largest(2, len(x), x.device)
     spectra = plan.new_spectra(2, x.shape[1], len(x), x.device)
-    return ctx.circuit.step(x, ctx.steps[t].h2, spectra, largest, True), spectra, largest
+    circuit, h2 = ctx.circuit, ctx.steps[t].h2
+    step = circuit.half_steps(x, h2, circuit.gain(h2, largest[0]), spectra, largest)
+    return step._replace(g2=circuit.mix_gate(step.h1)), spectra, largest
 
 
 def circuit(

@@ -521,11 +521,11 @@ def _put(at, x, mask, ADD: tl.constexpr):
 # transforms for plain and folded rows and for columns, and of the products.
 LAUNCH = {
     "there": (64, 4, 2),
-    "there_folded": (64, 4, 2),
+    "there_folded": (128, 4, 2),
     "there_columns": (64, 4, 2),
-    "back": (64, 4, 3),
-    "back_folded": (64, 4, 2),
-    "back_columns": (64, 4, 3),
+    "back": (64, 4, 4),
+    "back_folded": (64, 4, 4),
+    "back_columns": (64, 4, 4),
     "product": (32, 1, 1),
     "product_float32": (16, 1, 1),
     "correlate": (16, 1, 1),
