@@ -30,7 +30,7 @@ from layers.spectral_triton import (
     rounded,
 )
 
-CHUNK = 1024  # pixels of a plane that an elementwise program takes
+CHUNK = 2048  # pixels of a plane that an elementwise program takes
 WARPS = 4  # of such a program
 PROGRAMS = 1056  # that share the tiles of the backward pass, each summing its own
 TOGETHER = 2  # steps whose kernel gradients are taken together
@@ -97,41 +97,23 @@ def _gate_kernel(
 
 @triton.jit
 def _mix_kernel(
-    h1, c2, h2, gamma, kappa, omega, eta, u1, b1, u2, b2, h2_next, g2, p, largest,
-    pixels, channels,
-    TANH: tl.constexpr, KEEP: tl.constexpr, LAST: tl.constexpr, K: tl.constexpr,
-    PIXELS: tl.constexpr, PRECISION: tl.constexpr,
+    h1, c2, h2, g2, gamma, kappa, omega, eta, out, pixels, channels, chunks,
+    PIXELS: tl.constexpr, TANH: tl.constexpr,
 ):  # fmt: skip
-    """The next H2 and, unless LAST, the next step's P = H2 G1, whose largest pixels go to
-    `largest`; with KEEP, G2 is put down too."""
-    image = tl.program_id(1).to(tl.int64)
-    k = tl.arange(0, K)
-    i = tl.arange(0, K)
-    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    known = k < channels
-    at = (image * channels + k[:, None]) * pixels + pixel[None, :]
-    mask = known[:, None] & (pixel < pixels)[None, :]
-    square = k[:, None] * channels + i[None, :]
-    in_square = known[:, None] & (i < channels)[None, :]
+    """The next H2 on a chunk of a plane."""
+    plane = tl.program_id(0) // chunks
+    pixel = tl.program_id(0) % chunks * PIXELS + tl.arange(0, PIXELS)
+    at = plane.to(tl.int64) * pixels + pixel
+    mask = pixel < pixels
     x1 = tl.load(h1 + at, mask=mask, other=0.0)
-    w = tl.load(u2 + square, mask=in_square, other=0.0)
-    bias = tl.load(b2 + k, mask=known, other=0.0)[:, None]
-    gate = tl.sigmoid(_matmul(w, x1, PRECISION) + bias)
-    if KEEP:
-        tl.store(g2 + at, gate, mask=mask)
-    κ = tl.load(kappa + k, mask=known, other=0.0)[:, None]
-    ω = tl.load(omega + k, mask=known, other=0.0)[:, None]
-    e = tl.load(gamma + k, mask=known, other=0.0)[:, None] * tl.load(c2 + at, mask=mask, other=0.0)
-    candidate = _f(κ * (x1 + e) + ω * x1 * e, TANH)
+    e = tl.load(gamma + plane % channels) * tl.load(c2 + at, mask=mask, other=0.0)
     h = tl.load(h2 + at, mask=mask, other=0.0)
+    gate = tl.load(g2 + at, mask=mask, other=0.0)
+    κ = tl.load(kappa + plane % channels)
+    ω = tl.load(omega + plane % channels)
+    candidate = _f(κ * (x1 + e) + ω * x1 * e, TANH)
     h = tl.load(eta) * (gate * h + (1.0 - gate) * candidate)
-    tl.store(h2_next + at, h, mask=mask)
-    if not LAST:
-        w = tl.load(u1 + square, mask=in_square, other=0.0)
-        bias = tl.load(b1 + k, mask=known, other=0.0)[:, None]
-        h *= tl.sigmoid(_matmul(w, h, PRECISION) + bias)
-        tl.store(p + at, h, mask=mask)
-        tl.atomic_max(largest + image, tl.max(tl.max(tl.abs(h), 1), 0))
+    tl.store(out + at, h, mask=mask)
 
 
 @triton.jit
@@ -328,7 +310,6 @@ def _fold_kernel(
 # Rows (or pixels) of a program, warps and stages, from measurements on an H200.
 LAUNCH = {
     "gate": (64, 2, 1),
-    "mix": (64, 4, 1),
     "gain_back": (32, 2, 1),
     "add_transposed": (128, 4, 1),
     "gate_gradient": (32, 1, 3),
@@ -413,19 +394,16 @@ class _Circuit:
         )  # fmt: skip
         return h1
 
-    def mix(self, t: int, step: Step, keep: bool, largest: Tensor | None):
-        """The next H2, G2 if it is to be kept, and the next step's P, whose largest pixels go to
-        `largest` (None: there is no next step)."""
-        h2, (images, channels) = step.h2, step.h2.shape[:2]
-        h2_next, pixels, last = torch.empty_like(h2), h2[0, 0].numel(), largest is None
-        g2 = torch.empty_like(h2) if keep else None
-        p = None if last else torch.empty_like(h2)
-        _mix_kernel[(triton.cdiv(pixels, LAUNCH["mix"][0]), images)](
-            step.h1, step.c2, h2, self.gamma, self.kappa, self.omega, self.eta[t],
-            self.u1, self.b1, self.u2, self.b2, h2_next, g2, p, largest, pixels, channels,
-            TANH=self.tanh, KEEP=keep, LAST=last, **self._pixel_options("mix", channels),
+    def mix(self, t: int, step: Step) -> Tensor:
+        """The next H2."""
+        h2 = step.h2
+        out, pixels, planes = torch.empty_like(h2), h2[0, 0].numel(), h2.shape[:2].numel()
+        chunks = triton.cdiv(pixels, CHUNK)
+        _mix_kernel[(planes * chunks,)](
+            step.h1, step.c2, h2, step.g2, self.gamma, self.kappa, self.omega, self.eta[t], out,
+            pixels, h2.shape[1], chunks, PIXELS=CHUNK, TANH=self.tanh, num_warps=WARPS,
         )  # fmt: skip
-        return h2_next, g2, p
+        return out
 
     def convolve(self, which: int, activity: Tensor, largest: Tensor, out: Tensor | None) -> Tensor:
         """By W1 (0) or W2 (1). `largest` (N,): of the activity's pixels. Its spectra go into `out`,
@@ -436,18 +414,19 @@ class _Circuit:
             self.plan.convolve(rows, kernel, out)[0], kernel.scale, folded=True
         )
 
-    def half_steps(self, x, h2, p, spectra: Tensor | None, largest: Tensor) -> Step:
-        """C1, H1 and C2 of a step.
+    def step(self, x, h2, spectra: Tensor | None, largest: Tensor) -> Step:
+        """All that a step computes but for the next H2.
 
         Args:
-            x, h2, p: the drive, the hidden state and P.
+            x, h2: the drive and the hidden state.
             spectra: where those of P and H1 go, (2, …); None: they are not kept.
-            largest: the largest pixels of P, and where those of H1 go, (2, N).
+            largest: where the largest pixels of P and H1 go, (2, N).
         """
         first, second = (None, None) if spectra is None else spectra
-        c1 = self.convolve(0, p, largest[0], first)
+        c1 = self.convolve(0, self.gain(h2, largest[0]), largest[0], first)
         h1 = self.inhibit(x, h2, c1, largest[1])
-        return Step(h2, h1, c1, self.convolve(1, h1, largest[1], second), None)
+        c2 = self.convolve(1, h1, largest[1], second)
+        return Step(h2, h1, c1, c2, self.mix_gate(h1))
 
     def convolve_back(self, which: int, gradient: Tensor, largest: Tensor, out: Tensor) -> Tensor:
         """The gradient of what W1 (0) or W2 (1) made → that of what it took; the gradient's spectra
@@ -599,15 +578,12 @@ class _CircuitFunction(torch.autograd.Function):
         largest = plan.new_largest(2 * T, len(x), x.device)
         spectra = plan.new_spectra(2 * T if keep_all else 0, x.shape[1], len(x), x.device)
         steps: list[Step] = []
-        p = circuit.gain(h2, largest[0])
         for t in range(T):
             own = slice(2 * t, 2 * t + 2)
-            step = circuit.half_steps(x, h2, p, spectra[own] if keep_all else None, largest[own])
-            ahead = largest[2 * t + 2] if t + 1 < T else None
-            h2, g2, p = circuit.mix(t, step, keep_all, ahead)
+            step = circuit.step(x, h2, spectra[own] if keep_all else None, largest[own])
+            h2 = circuit.mix(t, step)
             if keep:
-                kept = step._replace(g2=g2) if keep_all else Step(step.h2, *4 * [None])
-                steps.append(kept)
+                steps.append(step if keep_all else Step(step.h2, *4 * [None]))
         if keep:
             ctx.circuit, ctx.x, ctx.steps, ctx.recompute = circuit, x, steps, recompute
             ctx.spectra, ctx.largest = spectra, largest
@@ -651,9 +627,7 @@ def _kept(ctx, t: int) -> tuple[Step, Tensor, Tensor]:
     plan, x = ctx.circuit.plan, ctx.x
     largest = plan.new_largest(2, len(x), x.device)
     spectra = plan.new_spectra(2, x.shape[1], len(x), x.device)
-    circuit, h2 = ctx.circuit, ctx.steps[t].h2
-    step = circuit.half_steps(x, h2, circuit.gain(h2, largest[0]), spectra, largest)
-    return step._replace(g2=circuit.mix_gate(step.h1)), spectra, largest
+    return ctx.circuit.step(x, ctx.steps[t].h2, spectra, largest), spectra, largest
 
 
 def circuit(

@@ -44,7 +44,7 @@ from torch import Tensor
 
 from layers.horizontal import GradientSum, refuse_double_backward
 
-STEP = 16  # frequencies and positions are taken in steps of a matrix unit's depth
+STEP = 16  # a matrix unit's depth: the frequencies are a multiple of it
 HALF_PRECISION, FLOAT32 = "half", "float32"
 
 
@@ -201,7 +201,7 @@ def image_scale(largest, n, mask, PRECISION: tl.constexpr):
 def _waves(waves, column, depth, HALF: tl.constexpr, PRECISION: tl.constexpr):
     """A block (depth, column) of cosines and sines: high, high, low, low."""
     at = waves + column[:, None] * HALF + depth[None, :]
-    mask = (column < HALF)[:, None]
+    mask = (column < HALF)[:, None] & (depth < HALF)[None, :]
     size: tl.constexpr = HALF * HALF
     c = tl.trans(tl.load(at, mask=mask, other=0.0))
     s = tl.trans(tl.load(at + size, mask=mask, other=0.0))
@@ -299,9 +299,9 @@ def inverse(
         even2 = tl.zeros((ROWS, SECOND), tl.float32)
         odd2 = tl.zeros((ROWS, SECOND), tl.float32)
     at = spectrum + batch * (2 * HALF) * rows + r[:, None]
-    mask = (r < rows)[:, None]
     for start in range(0, HALF, DEPTH):
         u = start + tl.arange(0, DEPTH)
+        mask = (r < rows)[:, None] & (u < HALF)[None, :]
         here = at + u[None, :].to(tl.int64) * (2 * rows)
         p, p_low = split(tl.load(here, mask=mask, other=0.0), PRECISION)
         q, q_low = split(tl.load(here + rows, mask=mask, other=0.0), PRECISION)
@@ -517,15 +517,18 @@ def _put(at, x, mask, ADD: tl.constexpr):
 
 # -- launching -------------------------------------------------------------------------------------
 
-# Rows (or images) of a program, warps and pipeline stages, from measurements on an H200: of the
-# transforms for plain and folded rows and for columns, and of the products.
+# From measurements on an H200. Of the transforms, for plain and folded rows and for columns: rows of
+# a program, frequencies or pairs that it takes at a time, warps and pipeline stages.
+TRANSFORMS = {
+    "there": (64, 16, 4, 2),
+    "there_folded": (128, 16, 4, 2),
+    "there_columns": (64, 16, 4, 2),
+    "back": (64, 16, 4, 4),
+    "back_folded": (64, 16, 4, 4),
+    "back_columns": (64, 16, 4, 4),
+}
+# Of the products: images of a program, warps and stages.
 LAUNCH = {
-    "there": (64, 4, 2),
-    "there_folded": (128, 4, 2),
-    "there_columns": (64, 4, 2),
-    "back": (64, 4, 4),
-    "back_folded": (64, 4, 4),
-    "back_columns": (64, 4, 4),
     "product": (32, 1, 1),
     "product_float32": (16, 1, 1),
     "correlate": (16, 1, 1),
@@ -642,13 +645,13 @@ class Plan:
     ) -> None:
         """Launch a transform along `axis` of so many rows (for each of a batch), in `order`."""
         y, (first, second, groups) = self.sizes.y, axis.blocks
-        per_program, warps, stages = LAUNCH[name]
+        per_program, depth, warps, stages = TRANSFORMS[name]
         matrix = waves(axis, self.precision, by_pair, tensors[0].device)
         kernel[(triton.cdiv(rows, per_program), batch, groups)](
             *tensors, matrix, *scales, rows, *order, y.size, axis.size,
             y.right, y.left, axis.right, axis.left,
             HALF=axis.half, RUN=axis.run, RUN_Y=y.run, FOLDED=folded, ODD=axis.odd, ODD_Y=y.odd,
-            FIRST=first, SECOND=second, ROWS=per_program, DEPTH=STEP, PRECISION=self.precision,
+            FIRST=first, SECOND=second, ROWS=per_program, DEPTH=depth, PRECISION=self.precision,
             num_warps=warps, num_stages=stages,
         )  # fmt: skip
 
