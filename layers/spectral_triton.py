@@ -517,8 +517,8 @@ def _put(at, x, mask, ADD: tl.constexpr):
 
 # -- launching -------------------------------------------------------------------------------------
 
-# From measurements on an H200. Of the transforms, for plain and folded rows and for columns: rows of
-# a program, frequencies or pairs that it takes at a time, warps and pipeline stages.
+# From measurements on an H200. Of the transforms in half precision, for plain and folded rows and for
+# columns: rows of a program, frequencies or pairs that it takes at a time, warps, pipeline stages.
 TRANSFORMS = {
     "there": (64, 16, 4, 2),
     "there_folded": (128, 16, 4, 2),
@@ -527,6 +527,7 @@ TRANSFORMS = {
     "back_folded": (64, 16, 4, 4),
     "back_columns": (64, 16, 4, 4),
 }
+FLOAT32_TRANSFORM = (64, 16, 4, 2)
 # Of the products: images of a program, warps and stages.
 LAUNCH = {
     "product": (32, 1, 1),
@@ -645,7 +646,8 @@ class Plan:
     ) -> None:
         """Launch a transform along `axis` of so many rows (for each of a batch), in `order`."""
         y, (first, second, groups) = self.sizes.y, axis.blocks
-        per_program, depth, warps, stages = TRANSFORMS[name]
+        half = self.precision == HALF_PRECISION
+        per_program, depth, warps, stages = TRANSFORMS[name] if half else FLOAT32_TRANSFORM
         matrix = waves(axis, self.precision, by_pair, tensors[0].device)
         kernel[(triton.cdiv(rows, per_program), batch, groups)](
             *tensors, matrix, *scales, rows, *order, y.size, axis.size,

@@ -61,7 +61,7 @@ def said(project: Path, rank: int = 0) -> str:
 def newest_checkpoint(project: Path) -> dict[str, Any]:
     """What the newest checkpoint of a project holds."""
     path = sorted(project.glob("checkpoints/*/step_*.pt"))[-1]
-    return torch.load(path, weights_only=True)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def outcome(project: Path) -> dict[str, Any]:
