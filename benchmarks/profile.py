@@ -18,7 +18,7 @@ STEPS = 5
 FAMILIES = {
     "_there_kernel": "transforms, there",
     "_back_kernel": "transforms, back",
-    "_inhibit_kernel": "inverse row transform with inhibition",
+    "_inhibit_kernel": "inhibition",
     "_product_kernel": "products at each frequency",
     "_correlate_kernel": "kernel's gradient at each frequency",
     "_mix_kernel": "mixing",
@@ -44,8 +44,8 @@ def main() -> None:
     set_tf32(not options.strict)
     images = torch.rand(options.batch, 1, 150, 150, device=device)
     labels = torch.randint(0, 2, (options.batch,), device=device)
-    step, _ = _side(options.script, images, labels, True, {})
-    for _ in range(3):
+    step = _side(options.script, images, labels, True, {})
+    for _ in range(4):
         step()
     with profile(activities=[ProfilerActivity.CUDA]) as recorded:
         for _ in range(STEPS):

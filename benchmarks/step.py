@@ -75,18 +75,23 @@ def _measure(script: str, batch: int, training: bool, options, device: torch.dev
     images = torch.rand(batch, 1, options.size, options.size, device=device)
     labels = torch.randint(0, 2, (batch,), device=device)
     aux = {"recompute": True} if options.recompute and script != "ff_5" else {}
-    fast, fast_peak = _side(script, images, labels, training, aux)
+    on_gpu = device.type == "cuda"
+    fast = _side(script, images, labels, training, aux)
+    if on_gpu:
+        fast()  # compiles
+    fast_peak = peak_memory(fast, device)
 
     def slow_call():
         with horizontal_method("direct"):
             return slow()
 
     try:
-        slow, _ = _side(script, images, labels, training, {}, graph=False)
-        slow_peak = peak_memory(slow_call, device) if device.type == "cuda" else 0.0
+        slow = _side(script, images, labels, training, {}, graph=False)
+        slow_peak = peak_memory(slow_call, device)
         sides = {"fast": fast, "direct": slow_call}
-        quick = device.type == "cuda" and batch < 64
-        times = in_turn(sides, device, options.rounds, calls=3 if quick else 1, warm_up=1)
+        calls = 3 if on_gpu and batch < 64 else 1
+        # On a GPU the step captures itself at its fourth call.
+        times = in_turn(sides, device, options.rounds, calls, warm_up=2 if on_gpu else 0)
     except torch.cuda.OutOfMemoryError:
         slow_peak, times = 0.0, in_turn({"fast": fast}, device, options.rounds, calls=3)
     return {
@@ -96,7 +101,7 @@ def _measure(script: str, batch: int, training: bool, options, device: torch.dev
 
 
 def _side(script: str, images, labels, training: bool, aux: dict, graph: bool = True):
-    """A call that does one step or pass, and its peak memory on a CUDA device."""
+    """A call that does one step or pass."""
     device = images.device
     torch.manual_seed(0)
     module = importlib.import_module(script)
@@ -109,19 +114,15 @@ def _side(script: str, images, labels, training: bool, aux: dict, graph: bool = 
             with torch.no_grad():
                 return model(images)
 
-        return forward, peak_memory(forward, device) if device.type == "cuda" else 0.0
+        return forward
     arguments = (
         model, loss_function(parameters["loss_function"]), metric_function("accuracy"),
         optimizer(parameters["optimizer"], model.parameters(), parameters["lr"]), None,
         Ranks(device),
     )  # fmt: skip
-    if device.type != "cuda" or not graph:
-        step = TrainStep(*arguments)
-        return lambda: step(images, labels), 0.0
-    step = GraphedStep(*arguments)
-    for _ in range(3):
-        peak = peak_memory(lambda: step(images, labels), device)
-    return lambda: step(images, labels), peak
+    captured = graph and device.type == "cuda"
+    step = GraphedStep(*arguments) if captured else TrainStep(*arguments)
+    return lambda: step(images, labels)
 
 
 def _line(row: dict) -> str:

@@ -1,6 +1,10 @@
 """What the benchmarks share: times of several sides measured in turn, and the machine's name."""
 
+import contextlib
+import ctypes
+import gc
 import json
+import math
 import platform
 import statistics
 import time
@@ -76,13 +80,30 @@ def ratio(slow: list[float], fast: list[float]) -> str:
 
 
 def peak_memory(call: Callable[[], Any], device: torch.device) -> float:
-    """GiB that a call has allocated at most on a CUDA device, what was there before included."""
+    """GiB that a call takes at most, what was there before included: allocated on a CUDA device, or
+    resident for this process on a CPU under Linux (NaN elsewhere)."""
+    if device.type != "cuda":
+        return _peak_resident(call)
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     call()
     torch.cuda.synchronize(device)
     return torch.cuda.max_memory_allocated(device) / 2**30
+
+
+def _peak_resident(call: Callable[[], Any]) -> float:
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not reset.exists():
+        call()
+        return math.nan
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library keeps what it likes
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    reset.write_text("5")  # sets the high-water mark back to what is resident now
+    call()
+    (line,) = (x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
+    return int(line.split()[1]) / 2**20
 
 
 def write(path: str | None, head: str, rows: list[dict[str, Any]]) -> None:

@@ -449,7 +449,7 @@ class _KernelGradients:
         self.circuit, self.separate, self.together = circuit, separate, together
         self.spectra = circuit.plan.new_spectra(2 * together, x.shape[1], len(x), x.device)
         self.largest = circuit.plan.new_largest(2 * timesteps, len(x), x.device)
-        self.totals: list[Tensor | None] = [None, None]
+        self.totals: dict[int, Tensor] = {}
 
     def place(self, t: int, which: int) -> tuple[Tensor, Tensor]:
         """Where go the largest pixels of step t's gradient of C1 (0) or C2 (1), and its spectra."""
@@ -471,14 +471,14 @@ class _KernelGradients:
             self.totals[which] = self.circuit.plan.correlate(
                 Spectrum(self.spectra[taken], self.largest[2 * t :][taken]),
                 Spectrum(spectra[taken], largest[taken]),
-                self.totals[which], self.circuit.kernels[which], len(kernels),
+                self.totals.get(which), self.circuit.kernels[which], len(kernels),
             )  # fmt: skip
 
     def of_kernels(self, W1: Tensor, W2: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The gradients of W1 and W2."""
-        plan, (first, second) = self.circuit.plan, self.totals
-        dW1 = plan.kernel_gradient(first, W1)
-        return dW1, None if W2 is None else plan.kernel_gradient(second, W2)
+        plan = self.circuit.plan
+        dW1 = plan.kernel_gradient(self.totals[0], W1)
+        return dW1, None if W2 is None else plan.kernel_gradient(self.totals[1], W2)
 
 
 class _Sums:

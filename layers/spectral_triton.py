@@ -517,8 +517,8 @@ def _put(at, x, mask, ADD: tl.constexpr):
 
 # -- launching -------------------------------------------------------------------------------------
 
-# From measurements on an H200. Of the transforms in half precision, for plain and folded rows and for
-# columns: rows of a program, frequencies or pairs that it takes at a time, warps, pipeline stages.
+# From measurements on an H200. Of the transforms in half precision, for plain and folded rows and
+# for columns: rows of a program, frequencies or pairs that it takes at a time, warps, stages.
 TRANSFORMS = {
     "there": (64, 16, 4, 2),
     "there_folded": (128, 16, 4, 2),
@@ -721,15 +721,12 @@ class Plan:
         outputs, inputs = W.shape[:2]
         sizes = self.sizes
         down, along = _tap_waves(sizes.y, True, W.device), _tap_waves(sizes.x, False, W.device)
-        taps = W.permute(3, 2, 0, 1).reshape(sizes.x.taps, -1).to(along.dtype)
+        scale = _kernel_bound(W) if self.precision == HALF_PRECISION else W.new_ones(())
+        taps = (W / scale).permute(3, 2, 0, 1).reshape(sizes.x.taps, -1).to(along.dtype)
         rows = (along @ taps).view(sizes.x.half, sizes.y.taps, -1)
         full = torch.view_as_real(torch.matmul(down, rows)).movedim(-1, 2)
-        scale = W.new_ones(())
-        if self.precision == HALF_PRECISION:
-            scale = _kernel_bound(W)
-            full = (full / scale).half()
-        shape = (sizes.x.half, sizes.y.half, 2, 2, outputs, inputs)
-        return Kernel(full.contiguous().view(shape), scale)
+        values = torch.empty(full.shape, dtype=self.dtype, device=W.device).copy_(full)
+        return Kernel(values.view(sizes.x.half, sizes.y.half, 2, 2, outputs, inputs), scale)
 
     def kernel_gradient(self, gradient: Tensor, like: Tensor) -> Tensor:
         """The correlations' sum (u, v, s, c, O, I) → the gradient of W (O, I, h, w)."""

@@ -1,0 +1,87 @@
+"""The spectra on a CUDA device, half precision and float32: any shape, any magnitude, NaN."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from layers.horizontal import HorizontalKernel
+from tests.layers.test_fast_paths_gpu import CUDA, TOLERANCE, difference
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(params=[True, False], ids=["tf32", "float32"])
+def tf32(request):
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = request.param
+    yield request.param
+    torch.backends.cudnn.allow_tf32 = before
+
+
+def results(x, W, g, method):
+    y = HorizontalKernel(W, method=method)(x)
+    return [y, *torch.autograd.grad(y, (x, W), g)]
+
+
+def compare(x, W, g, limit):
+    x, W = x.requires_grad_(), W.requires_grad_()
+    exact = results(x.double(), W.double(), g.double(), "direct")
+    for a, b in zip(results(x, W, g, "triton"), exact, strict=True):
+        assert difference(a.detach(), b.detach()) < limit
+
+
+# A few shapes only: every new size of image or kernel compiles its kernels first.
+@settings(max_examples=6, deadline=None)
+@given(
+    images=st.integers(1, 40),
+    channels=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    size=st.tuples(st.integers(8, 180), st.integers(8, 180)),
+    taps=st.tuples(st.integers(3, 31), st.integers(3, 31)),
+    seed=st.integers(0, 2**31),
+)
+@pytest.mark.parametrize("allowed", [True, False], ids=["tf32", "float32"])
+def test_random_shapes(allowed, images, channels, size, taps, seed):
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = allowed
+    generator = torch.Generator(CUDA).manual_seed(seed)
+    outputs, inputs = channels
+
+    def draw(*shape):
+        return torch.randn(*shape, device=CUDA, generator=generator)
+
+    try:
+        x, g = draw(images, inputs, *size), draw(images, outputs, *size)
+        compare(x, draw(outputs, inputs, *taps) / inputs**0.5, g, TOLERANCE[allowed])
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def test_any_magnitude(tf32):
+    """Each image has exponents of its own: half precision alone holds none of these."""
+    magnitude = torch.logspace(-25, 15, 5, device=CUDA).view(5, 1, 1, 1)
+    x = torch.randn(5, 4, 30, 30, device=CUDA) * magnitude
+    g = torch.randn(5, 4, 30, 30, device=CUDA) / magnitude
+    W = torch.randn(4, 4, 15, 15, device=CUDA) * 1e-6
+    for i in range(5):
+        compare(x[i : i + 1].clone(), W.clone(), g[i : i + 1], TOLERANCE[tf32])
+    y = HorizontalKernel(W, method="triton")(x)
+    exact = HorizontalKernel(W.double(), method="direct")(x.double())
+    for a, b in zip(y, exact, strict=True):
+        assert difference(a, b) < TOLERANCE[tf32]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_stays_in_its_image(bad, tf32):
+    x = torch.randn(2, 4, 30, 30, device=CUDA)
+    x[1, 0, 7, 7] = bad
+    y = HorizontalKernel(torch.randn(4, 4, 15, 15, device=CUDA), method="triton")(x)
+    assert torch.isfinite(y[0]).all()
+    assert not torch.isfinite(y[1]).all()
+
+
+def test_zeros(tf32):
+    x = torch.zeros(1, 4, 30, 30, device=CUDA)
+    W = torch.randn(4, 4, 15, 15, device=CUDA)
+    assert not HorizontalKernel(W, method="triton")(x).any()
+    assert not HorizontalKernel(0 * W, method="triton")(x + 1).any()
