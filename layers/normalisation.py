@@ -88,13 +88,17 @@ class BatchNormalisation(nn.Module):
     def _by_triton(self, x: Tensor) -> Tensor:
         from layers.normalisation_triton import batch_normalisation  # needs Triton
 
-        count = x.numel() // x.shape[1]
         y, mean, variance = batch_normalisation(x, self.weight, self.bias, EPSILON)
+        self.observe(mean, variance, x.numel() // x.shape[1])
+        return y
+
+    def observe(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """In training, move the running averages towards a batch's mean and its variance over n,
+        (K,), which were taken over `count` values."""
         if self.training:
             if not self.biased_running_variance:
                 variance = variance * (count / max(count - 1, 1))
             self._move_running_averages(mean, variance)
-        return y
 
     def _by_all_processes(self, x: Tensor) -> Tensor:
         variance, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)

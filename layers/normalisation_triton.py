@@ -79,16 +79,23 @@ def _back_kernel(
     tl.store(out + at, tl.load(scale + channel) * result, mask=mask)
 
 
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and (biased) variance (K,) of x (N, K, H, W): contiguous float32 on a CUDA device."""
+    images, channels = x.shape[:2]
+    pixels = x[0, 0].numel()
+    means, spreads = x.new_empty(2, images, channels)
+    _moments_kernel[(images * channels,)](x, means, spreads, pixels, CHUNK=CHUNK, num_warps=8)
+    mean = means.mean(0)
+    between = (means - mean).square().sum(0) * pixels
+    return mean, (spreads.sum(0) + between) / (images * pixels)
+
+
 class _BatchNormalisation(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, epsilon):
         images, channels = x.shape[:2]
         pixels = x[0, 0].numel()
-        means, spreads = x.new_empty(2, images, channels)
-        _moments_kernel[(images * channels,)](x, means, spreads, pixels, CHUNK=CHUNK, num_warps=8)
-        mean = means.mean(0)
-        between = (means - mean).square().sum(0) * pixels
-        variance = (spreads.sum(0) + between) / (images * pixels)
+        mean, variance = moments(x)
         inverse = torch.rsqrt(variance + epsilon)
         scale = weight * inverse
         y = torch.empty_like(x)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from layers import circuit
 from layers.hgru import HGRU
 from layers.horizontal import HorizontalKernel, horizontal_method
 from layers.normalisation import BatchNormalisation
@@ -87,6 +88,39 @@ def test_circuit(options, size, tf32):
     found = results(layer, X, g)
     with horizontal_method("direct"):
         exact = results(copy.deepcopy(layer).double(), X.double(), g.double())
+    limits = RELU_TOLERANCE if options.get("recurrent_nl") == "relu" else TOLERANCE
+    for a, b in zip(found, exact, strict=True):
+        assert difference(a, b) < limits[tf32]
+
+
+BATCH_NORM = [
+    {},
+    {"reuse": False, "adaptation": True, "lesion_alpha": True},
+    {"recurrent_nl": "relu", "separate_kernels": True},
+    {"multiplicative_excitation": False, "gamma": False, "symmetric_weights": False},
+]
+
+
+@pytest.mark.parametrize("size", [(24, 24), (33, 30)], ids=str)
+@pytest.mark.parametrize("options", BATCH_NORM, ids=lambda o: "-".join(o) or "plain")
+def test_circuit_with_batch_normalisation(options, size, tf32):
+    """With the running averages. The gate biases' gradient is 0, and what rounding leaves of it."""
+    layer = HGRU(6, timesteps=4, hidden_init="identity", batch_norm=True, **options).to(CUDA)
+    X = torch.rand(3, 6, *size, device=CUDA, requires_grad=True)
+    g = torch.randn(3, 6, *size, device=CUDA)
+    assert circuit.applies(layer, X)
+
+    def results(layer, X, g):
+        y = layer(X)
+        named = {n: p for n, p in layer.named_parameters() if not n.startswith("b_")}
+        gradients = torch.autograd.grad(y, [X, *named.values()], g)
+        return [y, *gradients, *(b.clone() for b in layer.buffers())]
+
+    plain = copy.deepcopy(layer).double()
+    found = results(layer, X, g)
+    with horizontal_method("direct"):
+        exact = results(plain, X.double(), g.double())
+        assert not circuit.applies(plain, X)
     limits = RELU_TOLERANCE if options.get("recurrent_nl") == "relu" else TOLERANCE
     for a, b in zip(found, exact, strict=True):
         assert difference(a, b) < limits[tf32]
