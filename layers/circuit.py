@@ -19,8 +19,8 @@ CHANNELS = 32  # at most
 def applies(layer: HGRU, X: Tensor) -> bool:
     """Whether the fused operation computes this layer's forward pass on this drive.
 
-    It knows the circuits with tanh or relu, logistic gates of one pixel and up to 32 channels, where
-    the horizontal convolution takes its Triton path (float32 on a CUDA device, see
+    It knows the circuits with tanh or relu, logistic gates of one pixel and up to 32 channels,
+    where the horizontal convolution takes its Triton path (float32 on a CUDA device, see
     HorizontalKernel.method_for); with batch normalisation, those that normalise by the batch at
     hand in one process. A probe needs the steps in the open.
     """

@@ -1,4 +1,4 @@
-"""The circuits with batch normalisation on a CUDA device: a step's pointwise parts fused, in Triton.
+"""The circuits with batch normalisation on a CUDA device: a step's pointwise parts, in Triton.
 
 HGRU.forward's equations in three operations, each with the normalisations that feed it::
 
