@@ -11,7 +11,8 @@ Three methods give the same numbers to rounding. ``direct`` is PyTorch's own con
 reference. ``fft`` multiplies spectra: the kernel's is computed once and shared by every
 application, and the kernel's gradient is summed over applications in the frequency domain and
 brought back once. ``triton`` (layers/spectral_triton.py) is the same product on a CUDA device, with
-the transforms as matrix products on its matrix units. :func:`horizontal_method` forces one.
+the transforms as matrix products on its matrix units; it rounds to TF32 where PyTorch's own
+convolutions may (torch.backends.cudnn.allow_tf32). :func:`horizontal_method` forces one.
 """
 
 from __future__ import annotations
