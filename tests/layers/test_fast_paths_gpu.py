@@ -23,14 +23,6 @@ TOLERANCE = {True: 1e-2, False: 3e-5}
 RELU_TOLERANCE = {True: 4e-2, False: 3e-5}
 
 
-@pytest.fixture(params=[True, False], ids=["tf32", "float32"])
-def tf32(request):
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = request.param
-    yield request.param
-    torch.backends.cudnn.allow_tf32 = before
-
-
 def difference(a, b):
     return float((a.double() - b).norm() / b.norm())
 

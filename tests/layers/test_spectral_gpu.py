@@ -2,21 +2,13 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from layers.horizontal import HorizontalKernel
 from tests.layers.test_fast_paths_gpu import CUDA, TOLERANCE, difference
 
 pytestmark = pytest.mark.gpu
-
-
-@pytest.fixture(params=[True, False], ids=["tf32", "float32"])
-def tf32(request):
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = request.param
-    yield request.param
-    torch.backends.cudnn.allow_tf32 = before
 
 
 def results(x, W, g, method):
@@ -32,7 +24,9 @@ def compare(x, W, g, limit):
 
 
 # A few shapes only: every new size of image or kernel compiles its kernels first.
-@settings(max_examples=6, deadline=None)
+@settings(
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     images=st.integers(1, 40),
     channels=st.tuples(st.integers(1, 40), st.integers(1, 40)),
@@ -40,21 +34,15 @@ def compare(x, W, g, limit):
     taps=st.tuples(st.integers(3, 31), st.integers(3, 31)),
     seed=st.integers(0, 2**31),
 )
-@pytest.mark.parametrize("allowed", [True, False], ids=["tf32", "float32"])
-def test_random_shapes(allowed, images, channels, size, taps, seed):
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = allowed
+def test_random_shapes(tf32, images, channels, size, taps, seed):
     generator = torch.Generator(CUDA).manual_seed(seed)
     outputs, inputs = channels
 
     def draw(*shape):
         return torch.randn(*shape, device=CUDA, generator=generator)
 
-    try:
-        x, g = draw(images, inputs, *size), draw(images, outputs, *size)
-        compare(x, draw(outputs, inputs, *taps) / inputs**0.5, g, TOLERANCE[allowed])
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
+    x, g = draw(images, inputs, *size), draw(images, outputs, *size)
+    compare(x, draw(outputs, inputs, *taps) / inputs**0.5, g, TOLERANCE[tf32])
 
 
 def test_any_magnitude(tf32):
