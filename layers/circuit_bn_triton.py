@@ -24,16 +24,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from layers.circuit_triton import _f, _f_slope
+from layers.circuit_triton import CHUNK, WARPS, _f, _f_slope
 from layers.horizontal import refuse_double_backward
 from layers.normalisation import EPSILON, BatchNormalisation
 from layers.normalisation_triton import moments
 
 if TYPE_CHECKING:
     from layers.hgru import HGRU
-
-CHUNK = 2048  # pixels of a plane (an image's channel) that a program takes
-WARPS = 4
 
 
 @triton.jit

@@ -594,8 +594,10 @@ class Plan:
         """Activity (N, K, H, W), or folded, → row spectra. `largest` (N,): of its pixels, if they
         are known."""
         images, channels = x.shape[:2]
-        if largest is None:
+        if largest is None and self.precision == HALF_PRECISION:
             largest = torch.linalg.vector_norm(x, math.inf, (1, 2, 3))
+        elif largest is None:
+            largest = x.new_empty(images)  # float32 needs no exponents
         y = self.sizes.y
         out = x.new_empty(self.sizes.x.half, 2, images, channels, y.pitch, dtype=self.dtype)
         rows = images * channels * y.pitch
