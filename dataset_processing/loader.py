@@ -7,6 +7,7 @@ import os
 import signal
 import weakref
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -130,7 +131,9 @@ class Loader:
         if self._data is None:
             self._data = self._start()
         try:
-            for images, labels, records, failures in self._data:
+            with _signals_held():  # a new worker has them held until it is ready for them
+                read = iter(self._data)
+            for images, labels, records, failures in read:
                 for index, error in failures:
                     self._note(index, error)
                 if not len(records):
@@ -249,10 +252,24 @@ def _closing() -> Any:
     return flag
 
 
+JOB_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """A signal to the job waits until the block's end, here and in the processes it starts."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _ignore_signals(closing: Any, worker: int) -> None:
     """Leaves a signal to the whole job to the main process, which ends its workers itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if closing.value else None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, JOB_SIGNALS)
 
 
 def _describe(dataset: Any) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from dataset_processing import loader as loader_module
 from dataset_processing.datasets import RecordDataset
 from dataset_processing.loader import Loader
 from dataset_processing.records import RecordWriter
@@ -217,14 +218,26 @@ def test_settings_that_cannot_be(dataset):
         loader(dataset, on_bad_record="skp")
 
 
-def test_workers_go_on_after_a_signal_to_the_whole_job(dataset):
+@pytest.mark.parametrize("seconds_to_start", [0, 1])
+def test_workers_go_on_after_a_signal_to_the_whole_job(dataset, monkeypatch, seconds_to_start):
+    ready = loader_module._ignore_signals
+
+    def one_after_the_other(closing, worker):
+        time.sleep(seconds_to_start * worker)  # the first batch is there before the last worker
+        ready(closing, worker)
+
+    monkeypatch.setattr(loader_module, "_ignore_signals", one_after_the_other)
     batches = loader(dataset, workers=2, batch_size=1)
+    others = set(multiprocessing.active_children())
     running = batches.batches(0)
     next(running)
-    for worker in multiprocessing.active_children():
+    workers = set(multiprocessing.active_children()) - others
+    assert len(workers) == 2
+    for worker in workers:
         os.kill(worker.pid, signal.SIGTERM)
         os.kill(worker.pid, signal.SIGINT)
     assert len(list(running)) == COUNT - 1
+    batches.close()
 
 
 END = """
@@ -259,9 +272,10 @@ def test_workers_end_with_their_process():
 
 def test_close_ends_the_workers_at_once(dataset):
     batches = loader(dataset, workers=2)
+    others = set(multiprocessing.active_children())
     running = batches.batches(0)
     next(running)
-    workers = multiprocessing.active_children()
+    workers = set(multiprocessing.active_children()) - others
     batches.close()
     assert len(workers) == 2 and not any(worker.is_alive() for worker in workers)
     assert len(list(batches.batches(1))) == 5
