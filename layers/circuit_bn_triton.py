@@ -26,7 +26,7 @@ from torch import Tensor
 
 from layers.circuit_triton import CHUNK, WARPS, _f, _f_slope
 from layers.horizontal import refuse_double_backward
-from layers.normalisation import EPSILON, BatchNormalisation
+from layers.normalisation import BatchNormalisation
 from layers.normalisation_triton import moments
 
 if TYPE_CHECKING:
@@ -296,7 +296,7 @@ def _statistics(norm: BatchNormalisation, x: Tensor) -> tuple[Tensor, Tensor, Te
     with torch.no_grad():
         mean, variance = moments(x)
         norm.observe(mean, variance, _count(x))
-        return norm.weight, mean, torch.rsqrt(variance + EPSILON)
+        return norm.weight, mean, torch.rsqrt(variance + norm.epsilon)
 
 
 def run(layer: HGRU, X: Tensor, letters: list[Tensor], eta: Tensor) -> Tensor:

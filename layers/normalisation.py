@@ -25,6 +25,7 @@ class BatchNormalisation(nn.Module):
             hand, as the original's circuits do.
         biased_running_variance: the running variance takes the batch's variance over n rather than
             over n − 1.
+        epsilon: added to the variance, above 0.
 
     Attributes:
         over_ranks: None, or a function that turns this process's (mean, variance, count) into
@@ -43,10 +44,15 @@ class BatchNormalisation(nn.Module):
         momentum: float = 0.01,
         validation: str = "running",
         biased_running_variance: bool = False,
+        epsilon: float = EPSILON,
     ) -> None:
         super().__init__()
         if validation not in ("running", "batch"):
             raise ValueError(f"validation must be 'running' or 'batch', found {validation!r}")
+        number = isinstance(epsilon, (int, float)) and not isinstance(epsilon, bool)
+        if not (number and 0 < epsilon < float("inf")):
+            raise ValueError(f"epsilon must be a number above 0, found {epsilon!r}")
+        self.epsilon = float(epsilon)
         self.momentum = momentum
         self.validation = validation
         self.biased_running_variance = biased_running_variance
@@ -61,7 +67,7 @@ class BatchNormalisation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training and self.validation == "running":
             return F.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, eps=EPSILON
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.epsilon
             )
         if self.over_ranks is None:
             return self._by_this_process(x)
@@ -74,7 +80,7 @@ class BatchNormalisation(nn.Module):
         mean, variance = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
         # With momentum 1 the kernel hands back the batch's mean and its variance over n − 1.
         y = torch.batch_norm(
-            x, self.weight, self.bias, mean, variance, True, 1.0, EPSILON,
+            x, self.weight, self.bias, mean, variance, True, 1.0, self.epsilon,
             torch.backends.cudnn.enabled,
         )  # fmt: skip
         if self.training:
@@ -88,7 +94,7 @@ class BatchNormalisation(nn.Module):
     def _by_triton(self, x: Tensor) -> Tensor:
         from layers.normalisation_triton import batch_normalisation  # needs Triton
 
-        y, mean, variance = batch_normalisation(x, self.weight, self.bias, EPSILON)
+        y, mean, variance = batch_normalisation(x, self.weight, self.bias, self.epsilon)
         self.observe(mean, variance, x.numel() // x.shape[1])
         return y
 
@@ -112,7 +118,8 @@ class BatchNormalisation(nn.Module):
         def per_channel(v: Tensor) -> Tensor:
             return v.view((1, -1) + (1,) * (x.dim() - 2))
 
-        y = (x - per_channel(mean)) * per_channel(self.weight * torch.rsqrt(variance + EPSILON))
+        factor = self.weight * torch.rsqrt(variance + self.epsilon)
+        y = (x - per_channel(mean)) * per_channel(factor)
         return y if self.bias is None else y + per_channel(self.bias)
 
     @torch.no_grad()
@@ -123,5 +130,5 @@ class BatchNormalisation(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"{len(self.weight)}, shift={self.bias is not None}, momentum={self.momentum}, "
-            f"validation={self.validation!r}"
+            f"validation={self.validation!r}, epsilon={self.epsilon:g}"
         )

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from layers import initial
-from layers.normalisation import BatchNormalisation
+from layers.normalisation import EPSILON, BatchNormalisation
 
 CLASSES = 2
 
@@ -17,12 +17,18 @@ class Readout(nn.Module):
     Args:
         channels: K.
         generator: source of the initial values.
+        epsilon: of the normalisation.
     """
 
-    def __init__(self, channels: int, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        channels: int,
+        generator: torch.Generator | None = None,
+        epsilon: float = EPSILON,
+    ) -> None:
         super().__init__()
         self.evidence = nn.Parameter(initial.kernel(CLASSES, channels, 1, False, generator))
-        self.norm = BatchNormalisation(CLASSES, biased_running_variance=True)
+        self.norm = BatchNormalisation(CLASSES, biased_running_variance=True, epsilon=epsilon)
         self.linear = nn.Linear(CLASSES, CLASSES)
         nn.init.xavier_uniform_(self.linear.weight, generator=generator)  # Glorot's rule
         nn.init.zeros_(self.linear.bias)

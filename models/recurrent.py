@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from layers.gabor import GaborDrive
 from layers.hgru import HGRU
-from layers.normalisation import BatchNormalisation
+from layers.normalisation import EPSILON, BatchNormalisation
 from layers.readout import Readout
 
 
@@ -20,17 +20,24 @@ class RecurrentNetwork(nn.Module):
     Args:
         gabor_size: width of the Gabor kernels in pixels.
         generator: source of the initial values.
+        readout_epsilon: what the two normalisations after the circuit add to the variance. The
+            release's is 1e-3, far above the variance that H2 begins with (some 1e-6 at 150×150
+            pixels): they then scale by a constant, and do not make up for a small H2.
         options: those of :class:`layers.hgru.HGRU`.
     """
 
     def __init__(
-        self, gabor_size: int = 7, generator: torch.Generator | None = None, **options: Any
+        self,
+        gabor_size: int = 7,
+        generator: torch.Generator | None = None,
+        readout_epsilon: float = EPSILON,
+        **options: Any,
     ) -> None:
         super().__init__()
         self.drive = GaborDrive(gabor_size)
         self.hgru = HGRU(self.drive.channels, generator=generator, **options)
-        self.norm = BatchNormalisation(self.drive.channels)
-        self.readout = Readout(self.drive.channels, generator)
+        self.norm = BatchNormalisation(self.drive.channels, epsilon=readout_epsilon)
+        self.readout = Readout(self.drive.channels, generator, readout_epsilon)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         X = self.drive(images)

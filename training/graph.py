@@ -53,8 +53,9 @@ class GraphedStep(TrainStep):
 
     def _key(self, images: Tensor, labels: Tensor) -> tuple[Any, ...]:
         """What the graph holds fixed."""
-        rates = tuple(group["lr"] for group in self.optimizer.param_groups)
-        return images.shape, images.dtype, labels.dtype, rates, self.network.training
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        rates = [id(rate) if isinstance(rate, Tensor) else rate for rate in rates]
+        return images.shape, images.dtype, labels.dtype, *rates, self.network.training
 
     def _capture(self, key: tuple[Any, ...], images: Tensor, labels: Tensor) -> None:
         self._images, self._labels = images.clone(), labels.clone()

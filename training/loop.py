@@ -26,6 +26,7 @@ from training.metrics import metric_function
 from training.optimizers import optimizer
 from training.run_folder import Run
 from training.run_log import RunLog
+from training.schedule import Schedule
 from training.seeds import Generators
 from training.settings import Settings
 from training.signals import Stop
@@ -97,6 +98,10 @@ class Training:
         }
         self.loader = self._loader(self.train_set, settings["shuffle_train"])
         self.train_step = self._train_step(captured)
+        self.schedule = Schedule(
+            self.train_step.optimizer,
+            *(settings["lr"], settings["lr_schedule"], settings["warmup_iters"]),
+        )
         self.validation = Validation(
             self.train_step,
             self._loader(self.validation_set, settings["shuffle_val"]),
@@ -244,6 +249,7 @@ class Training:
         self.train_step.sizes = sizes
         place = self.ranks.place(self.model, sizes)
         images = self.augment(batch.images, self.generators.images, *place)
+        self.schedule.set(self.step, self.total)
         numbers = self.train_step(images, batch.labels)
         self._pending.append((torch.stack(numbers), batch.records))
         self._images += sum(sizes)
@@ -313,7 +319,7 @@ class Training:
             "loss": float(np.mean(self.history.train_loss[-n:])),
             self.settings["score_metric"]: float(np.mean(self.history.train_metric[-n:])),
             "gradient_norm": float(np.mean(self.history.gradient_norm[-n:])),
-            "learning_rate": self.train_step.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.schedule.at(self.step - 1, self.total),
             "images_per_second": self._images / self._busy,
             "data_wait_share": self._waited / self._busy,
         }

@@ -25,13 +25,16 @@ from torch import Tensor
 
 from training.names import choose
 
+Rate = float | Tensor
+
 
 class _ListOptimizer(torch.optim.Optimizer):
     """An optimizer whose rule is written on the lists of all weights and all gradients.
 
     Args:
         params: the weights, as for any optimizer of PyTorch.
-        lr: learning rate, above 0.
+        lr: learning rate, above 0. In ``param_groups`` it may be replaced by a number on the device
+            (see ``training.schedule``).
 
     Raises:
         ValueError: the learning rate is not above 0.
@@ -69,7 +72,7 @@ class _ListOptimizer(torch.optim.Optimizer):
             self.rule(weights, [w.grad for w in weights], group["lr"], group["step"], *states)
 
     def rule(
-        self, w: list[Tensor], g: list[Tensor], lr: float, t: Tensor, *state: list[Tensor]
+        self, w: list[Tensor], g: list[Tensor], lr: Rate, t: Tensor, *state: list[Tensor]
     ) -> None:
         """Change the weights ``w`` and the state in place; ``t`` counts updates from 1."""
         raise NotImplementedError
@@ -118,14 +121,14 @@ class Momentum(_ListOptimizer):
     def rule(self, w, g, lr, t, a) -> None:  # type: ignore[no-untyped-def, override]
         torch._foreach_mul_(a, self.momentum)
         torch._foreach_add_(a, g)
-        torch._foreach_add_(w, a, alpha=-lr)
+        torch._foreach_sub_(w, torch._foreach_mul(a, lr))
 
 
 class SGD(_ListOptimizer):
     """Plain gradient descent."""
 
     def rule(self, w, g, lr, t) -> None:  # type: ignore[no-untyped-def, override]
-        torch._foreach_add_(w, g, alpha=-lr)
+        torch._foreach_sub_(w, torch._foreach_mul(g, lr))
 
 
 class RMSProp(_ListOptimizer):
@@ -140,7 +143,9 @@ class RMSProp(_ListOptimizer):
         torch._foreach_addcmul_(s, g, g, 1 - self.decay)
         below = torch._foreach_add(s, self.epsilon)
         torch._foreach_sqrt_(below)
-        torch._foreach_addcdiv_(w, g, below, -lr)
+        move = torch._foreach_div(g, below)
+        torch._foreach_mul_(move, lr)
+        torch._foreach_sub_(w, move)
 
 
 class PowerSign(_ListOptimizer):
@@ -154,7 +159,9 @@ class PowerSign(_ListOptimizer):
         torch._foreach_add_(m, g, alpha=1 - self.beta)
         agree = torch._foreach_mul(torch._foreach_sign(g), torch._foreach_sign(m))
         torch._foreach_exp_(agree)
-        torch._foreach_addcmul_(w, g, agree, -lr)
+        torch._foreach_mul_(agree, g)
+        torch._foreach_mul_(agree, lr)
+        torch._foreach_sub_(w, agree)
 
 
 OPTIMIZERS: dict[str, type[_ListOptimizer]] = {

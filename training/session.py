@@ -214,7 +214,10 @@ def _check_identity(run: Run, state: dict[str, Any], training: Training, changed
     """Raise ValueError where the checkpoint is of other settings, seed or data than these."""
     found, here = state["identity"], plain(training.identity)
     lines = differences(found["parameters"], here["parameters"])
-    lines = [x for x in lines if x.split(":")[0] not in changed & set(CHANGEABLE)]
+    changeable = set(CHANGEABLE)
+    if here["parameters"]["lr_schedule"] != "constant":
+        changeable.remove("epochs")  # the learning rate so far depends on where the run ends
+    lines = [x for x in lines if x.split(":")[0] not in changed & changeable]
     others = {key: value for key, value in found.items() if key != "parameters"}
     lines += differences(others, {k: v for k, v in here.items() if k != "parameters"})
     if lines:

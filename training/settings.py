@@ -1,5 +1,6 @@
 """A run's settings: the script's parameters, what ``--set`` changes, whether they make sense."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ Settings = dict[str, Any]
 # What a script need not name, with what it means here.
 DEFAULTS: Settings = {
     "clip_gradients": None,  # largest global norm of the gradient; None: not clipped
+    "lr_schedule": "constant",  # or 'cosine': lr falls to 0 at the run's end (training/schedule.py)
+    "warmup_iters": 0,  # updates over which lr grows to its value
     "val_dataset": None,  # data set to validate on; None: the val fold of ``dataset``
     "score_metric": "accuracy",
     "split_seed": 0,  # of the split into train and val where images are read without records
@@ -35,14 +38,15 @@ CHANGEABLE = (
 )  # fmt: skip
 WHOLE = {  # whole numbers and their least value
     "batch_size": 1, "epochs": 1, "validation_iters": 1, "num_validation_evals": 1,
-    "log_iters": 1, "keep_checkpoints": 1, "keep_every": 0, "stream_epoch_images": 1,
-    "stream_val_images": 1,
+    "log_iters": 1, "keep_checkpoints": 1, "keep_every": 0, "warmup_iters": 0,
+    "stream_epoch_images": 1, "stream_val_images": 1,
 }  # fmt: skip
 REQUIRED = (
     "lr", "loss_function", "optimizer", "dataset", "data_augmentations", "val_augmentations",
     "batch_size", "epochs", "model_name", "exp_name", "save_weights", "validation_iters",
     "num_validation_evals", "shuffle_train", "shuffle_val",
 )  # fmt: skip
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)e[-+]?\d+", re.IGNORECASE)
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -165,6 +169,9 @@ def _typed(key: str, text: str, default: Any) -> Any:
 
 def _yaml(key: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise ValueError(f"{key}: {text!r} cannot be read as a YAML value") from None
+    if isinstance(value, str) and NUMBER.fullmatch(value):  # YAML 1.1 takes 1e-5 for text
+        return float(value)
+    return value

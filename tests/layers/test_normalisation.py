@@ -7,11 +7,11 @@ import torch
 from layers.normalisation import BatchNormalisation
 
 
-def by_definition(x, scale, shift):
+def by_definition(x, scale, shift, epsilon=1e-3):
     axes = (0, *range(2, x.ndim))
     mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
     column = (1, -1) + (1,) * (x.ndim - 2)
-    return (x - mean) / np.sqrt(variance + 1e-3) * scale.reshape(column) + shift.reshape(column)
+    return (x - mean) / np.sqrt(variance + epsilon) * scale.reshape(column) + shift.reshape(column)
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 5, 6), (7, 3), (1, 3), (1, 3, 1, 1)])
@@ -24,6 +24,18 @@ def test_training_normalises_by_the_batch(shape):
     expected = by_definition(x.numpy(), norm.weight.detach().numpy(), norm.bias.detach().numpy())
     np.testing.assert_allclose(norm(x).detach(), expected, atol=1e-10)
     assert torch.isfinite(norm.running_var).all()
+
+
+@pytest.mark.parametrize("over_ranks", [False, True])
+def test_epsilon(over_ranks):
+    norm = BatchNormalisation(3, epsilon=0.5).double()
+    if over_ranks:
+        norm.over_ranks = lambda mean, variance, n: (mean, variance, torch.tensor(n))
+    x = torch.randn(4, 3, 5, 6, dtype=torch.float64)
+    expected = by_definition(x.numpy(), np.ones(3), np.zeros(3), 0.5)
+    np.testing.assert_allclose(norm(x).detach(), expected, atol=1e-10)
+    running = BatchNormalisation(3, epsilon=0.5).double().eval()
+    torch.testing.assert_close(running(x), x / np.sqrt(1.5))
 
 
 @pytest.mark.parametrize("biased", [False, True])

@@ -46,3 +46,12 @@ def test_the_noise_comes_from_the_generator_that_is_set():
         outputs.append(network(images)[0])
     assert torch.equal(*outputs)
     assert not torch.equal(network(images)[0], outputs[0])
+
+
+def test_the_epsilon_of_both_normalisations_after_the_circuit():
+    network = hgru.build_model({**hgru.experiment_params(), "aux": {"readout_epsilon": 1e-5}})
+    assert (network.norm.epsilon, network.readout.norm.epsilon) == (1e-5, 1e-5)
+    published = hgru.build_model()
+    assert (published.norm.epsilon, published.readout.norm.epsilon) == (1e-3, 1e-3)
+    with pytest.raises(ValueError, match="epsilon must be a number above 0, found 0"):
+        RecurrentNetwork(readout_epsilon=0)

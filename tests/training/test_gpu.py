@@ -35,11 +35,13 @@ def losses(project: Path, name: str) -> np.ndarray:
     return load(file)["history"]["train_loss"].numpy()
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_the_captured_update_computes_what_the_eager_one_does(
-    gpu_script: Script, project: Path
+    gpu_script: Script, project: Path, schedule: str
 ) -> None:
-    assert gpu_script("--set", "exp_name=captured") == COMPLETE
-    assert gpu_script("--set", "exp_name=eager", "--eager") == COMPLETE
+    options = ("--set", f"lr_schedule={schedule}", "--set")
+    assert gpu_script(*options, "exp_name=captured") == COMPLETE
+    assert gpu_script(*options, "exp_name=eager", "--eager") == COMPLETE
     captured, eager = losses(project, "captured"), losses(project, "eager")
     assert len(captured) == STEPS
     np.testing.assert_allclose(captured, eager, rtol=1e-3)

@@ -36,6 +36,8 @@ def test_a_value_has_the_type_of_the_default(text: str, key: str, value: object)
 def test_options_of_the_layer() -> None:
     settings = resolved("aux.hidden_init=identity", "aux.timesteps=4", "aux.mu=false")
     assert settings["aux"] == {"hidden_init": "identity", "timesteps": 4, "mu": False}
+    assert resolved("aux.readout_epsilon=1e-5")["aux"] == {"readout_epsilon": 1e-5}
+    assert resolved("aux.hidden_init=1e")["aux"] == {"hidden_init": "1e"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,59 @@
+"""The learning rate from update to update."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from training.names import choose
+
+# By the share of the run after the warm-up that is done, 0–1: the share of the learning rate.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+}
+
+
+class Schedule:
+    """Sets an optimizer's learning rate before each update.
+
+    Over the first ``warmup`` updates it grows linearly to ``lr``; then it stays (``'constant'``) or
+    falls to 0 at the run's end along half a period of a cosine (``'cosine'``; Loshchilov & Hutter
+    2017, equation 5, without restarts).
+
+    Args:
+        optimizer: one of :mod:`training.optimizers`.
+        lr: the highest learning rate.
+        name: ``'constant'`` or ``'cosine'``.
+        warmup: updates, 0 or more.
+
+    Raises:
+        ValueError: the name is not known.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, lr: float, name: str = "constant", warmup: int = 0
+    ) -> None:
+        self.optimizer, self.lr, self.warmup = optimizer, lr, warmup
+        self.share = choose("lr_schedule", name, SCHEDULES)
+        self.changes = name != "constant" or warmup > 0
+        self._rate: Tensor | None = None
+
+    def at(self, step: int, total: int) -> float:
+        """The learning rate of the update after ``step`` updates, of ``total`` in the run."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        return self.lr * self.share((step - self.warmup) / max(total - self.warmup, 1))
+
+    def set(self, step: int, total: int) -> None:
+        """Have the optimizer use it; where it changes, through a number on the device, which a
+        captured update reads anew."""
+        if not self.changes:
+            return
+        groups = self.optimizer.param_groups
+        if self._rate is None:
+            self._rate = torch.zeros((), device=groups[0]["params"][0].device)
+        self._rate.fill_(self.at(step, total))
+        for group in groups:
+            group["lr"] = self._rate
