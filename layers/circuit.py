@@ -22,11 +22,11 @@ def applies(layer: HGRU, X: Tensor) -> bool:
     It knows the circuits with tanh or relu, logistic gates of one pixel and up to 32 channels,
     where the horizontal convolution takes its Triton path (float32 on a CUDA device, see
     HorizontalKernel.method_for); with batch normalisation, those that normalise by the batch at
-    hand in one process. A probe needs the steps in the open.
+    hand, of one process or of several. A probe needs the steps in the open.
     """
     if layer.probe is not None or layer.channels > CHANNELS:
         return False
-    if layer.batch_norm and not all(map(_by_own_batch, layer.norms_of("g1"))):
+    if layer.batch_norm and not all(map(_by_batch, layer.norms_of("g1"))):
         return False
     if layer.recurrent_nl not in ("tanh", "relu") or layer.gate_nl != "sigmoid":
         return False
@@ -57,9 +57,9 @@ def run(layer: HGRU, X: Tensor) -> Tensor:
     )  # fmt: skip
 
 
-def _by_own_batch(norm: Any) -> bool:
-    """Whether a normalisation takes the statistics of this process's batch, now."""
-    return norm.over_ranks is None and (norm.training or norm.validation == "batch")
+def _by_batch(norm: Any) -> bool:
+    """Whether a normalisation takes the statistics of the batch at hand, now."""
+    return norm.training or norm.validation == "batch"
 
 
 def _letter(layer: HGRU, name: str, X: Tensor) -> Tensor:

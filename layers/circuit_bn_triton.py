@@ -10,13 +10,15 @@ HGRU.forward's equations in three operations, each with the normalisations that 
 Only what they take is kept for backward, and what they compute is computed again: half of what
 autograd would keep of the single operations. Each normalisation's backward pass needs two sums over
 the batch; a first kernel takes them (with the letters' gradients), a second one the gradients.
+Several processes that share a batch join their statistics, and these sums.
 
 A normalised value is n = (x − mean) r, r = 1 / √(variance + ε), and enters the equations as w n.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -212,17 +214,27 @@ def _gradients(kernel, outputs: int, means: Tensor, *arguments, like: Tensor, **
     return found
 
 
-def _count(x: Tensor) -> int:
-    """Values that a channel's statistics are taken over."""
-    return x.numel() // x.shape[1]
+class _Batch(NamedTuple):
+    """What statistics were taken over: so many values a channel, of all processes; and how to sum a
+    tensor up over these (None: there is one)."""
+
+    values: int | Tensor
+    sum_over_ranks: Callable[[Tensor], Tensor] | None
+
+    def means(self, sums: Tensor) -> Tensor:
+        """This process's sums over its images and pixels → means over the batch."""
+        if self.sum_over_ranks is not None:
+            sums = self.sum_over_ranks(sums)
+        return sums / self.values
 
 
 class _Gain(torch.autograd.Function):
     """P from H2 and A1; the gradient of the scale w reaches `weight` alone."""
 
     @staticmethod
-    def forward(ctx, h2, a1, weight, mean, inverse):
+    def forward(ctx, h2, a1, weight, mean, inverse, batch):
         ctx.save_for_backward(h2, a1, mean, inverse, weight)
+        ctx.batch = batch
         p = torch.empty_like(h2)
         _launch(_gain_kernel, h2, a1, mean, inverse, weight, p, like=h2)
         return p
@@ -232,21 +244,21 @@ class _Gain(torch.autograd.Function):
         refuse_double_backward()
         arguments = dp.contiguous(), *ctx.saved_tensors
         sums = _sums(_gain_back_kernel, 2, 2, *arguments, like=dp)
-        dh2, da1 = _gradients(_gain_back_kernel, 2, sums / _count(dp), *arguments, like=dp)
-        return dh2, da1, sums[1], None, None
+        dh2, da1 = _gradients(_gain_back_kernel, 2, ctx.batch.means(sums), *arguments, like=dp)
+        return dh2, da1, sums[1], None, None, None
 
 
 class _Inhibit(torch.autograd.Function):
     """H1 from X, H2 and C1."""
 
     @staticmethod
-    def forward(ctx, x, h2, c1, weight, mean, inverse, alpha, mu, tanh):
+    def forward(ctx, x, h2, c1, weight, mean, inverse, batch, alpha, mu, tanh):
         h1 = torch.empty_like(x)
         _launch(
             _inhibit_kernel, x, h2, c1, mean, inverse, weight, alpha, mu, h1, like=x, TANH=tanh
         )
         ctx.save_for_backward(h1, h2, c1, mean, inverse, weight, alpha, mu)
-        ctx.tanh = tanh
+        ctx.batch, ctx.tanh = batch, tanh
         return h1
 
     @staticmethod
@@ -255,17 +267,17 @@ class _Inhibit(torch.autograd.Function):
         arguments = dh1.contiguous(), *ctx.saved_tensors
         options = {"like": dh1, "TANH": ctx.tanh}
         sums = _sums(_inhibit_back_kernel, 4, 3, *arguments, **options)
-        means = sums[:2] / _count(dh1)
+        means = ctx.batch.means(sums[:2])
         dx, dh2, dc1 = _gradients(_inhibit_back_kernel, 3, means, *arguments, **options)
-        return dx, dh2, dc1, sums[1], None, None, sums[2], sums[3], None
+        return dx, dh2, dc1, sums[1], None, None, None, sums[2], sums[3], None
 
 
 class _Mix(torch.autograd.Function):
     """The next H2 from H1, H2, A2 and C2."""
 
     @staticmethod
-    def forward(ctx, h1, h2, a2, a_weight, a_mean, a_inverse, c2, c_weight, c_mean, c_inverse,
-                gamma, kappa, omega, eta, tanh):  # fmt: skip
+    def forward(ctx, h1, h2, a2, a_weight, a_mean, a_inverse, _, c2, c_weight, c_mean, c_inverse,
+                batch, gamma, kappa, omega, eta, tanh):  # fmt: skip
         taken = (
             h1, h2, a2, a_mean, a_inverse, a_weight, c2, c_mean, c_inverse, c_weight,
             gamma, kappa, omega, eta,
@@ -273,7 +285,7 @@ class _Mix(torch.autograd.Function):
         out = torch.empty_like(h2)
         _launch(_mix_kernel, *taken, out, like=h2, TANH=tanh)
         ctx.save_for_backward(*taken)
-        ctx.tanh = tanh
+        ctx.batch, ctx.tanh = batch, tanh
         return out
 
     @staticmethod
@@ -282,21 +294,26 @@ class _Mix(torch.autograd.Function):
         arguments = grad.contiguous(), *ctx.saved_tensors
         options = {"like": grad, "TANH": ctx.tanh}
         sums = _sums(_mix_back_kernel, 8, 4, *arguments, **options)
-        means = sums[:4] / _count(grad)
+        means = ctx.batch.means(sums[:4])
         dh1, dh2, da2, dc2 = _gradients(_mix_back_kernel, 4, means, *arguments, **options)
         return (
-            dh1, dh2, da2, sums[1], None, None, dc2, sums[3], None, None,
+            dh1, dh2, da2, sums[1], None, None, None, dc2, sums[3], None, None, None,
             *sums[4:7], sums[7].sum(), None,
         )  # fmt: skip
 
 
-def _statistics(norm: BatchNormalisation, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The normalisation's scale, and mean and 1 / √(variance + ε) of the batch; in training its
-    running averages move."""
+def _statistics(norm: BatchNormalisation, x: Tensor) -> tuple[Tensor, Tensor, Tensor, _Batch]:
+    """The normalisation's scale, mean and 1 / √(variance + ε) of the batch, and what they are taken
+    over; in training its running averages move."""
     with torch.no_grad():
         mean, variance = moments(x)
-        norm.observe(mean, variance, _count(x))
-        return norm.weight, mean, torch.rsqrt(variance + norm.epsilon)
+        own = x.numel() // x.shape[1]
+        values: int | Tensor = own
+        if norm.over_ranks is not None:
+            mean, variance, values = norm.over_ranks(mean, variance, own)
+        norm.observe(mean, variance, values)
+        inverse = torch.rsqrt(variance + norm.epsilon)
+        return norm.weight, mean, inverse, _Batch(values, norm.sum_over_ranks)
 
 
 def run(layer: HGRU, X: Tensor, letters: list[Tensor], eta: Tensor) -> Tensor:
@@ -315,7 +332,7 @@ def run(layer: HGRU, X: Tensor, letters: list[Tensor], eta: Tensor) -> Tensor:
     α, μ, γ, κ, ω = letters
     tanh = layer.recurrent_nl == "tanh"
 
-    def statistics(name: str, t: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def statistics(name: str, t: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor, _Batch]:
         norm = layer.norms_of(name)[0 if layer.reuse else t]
         return _statistics(cast(BatchNormalisation, norm), x)
 

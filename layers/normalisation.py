@@ -30,6 +30,7 @@ class BatchNormalisation(nn.Module):
     Attributes:
         over_ranks: None, or a function that turns this process's (mean, variance, count) into
             those of the batch over all processes, differentiably (set by ``training``).
+        sum_over_ranks: None, or a function that sums a tensor up over all processes.
     """
 
     running_mean: Tensor
@@ -59,6 +60,7 @@ class BatchNormalisation(nn.Module):
         self.over_ranks: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]] | None = (
             None
         )
+        self.sum_over_ranks: Callable[[Tensor], Tensor] | None = None
         self.weight = nn.Parameter(torch.full((channels,), scale))
         self.bias = nn.Parameter(torch.zeros(channels)) if shift else None
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -98,22 +100,21 @@ class BatchNormalisation(nn.Module):
         self.observe(mean, variance, x.numel() // x.shape[1])
         return y
 
-    def observe(self, mean: Tensor, variance: Tensor, count: int) -> None:
+    def observe(self, mean: Tensor, variance: Tensor, count: int | Tensor) -> None:
         """In training, move the running averages towards a batch's mean and its variance over n,
         (K,), which were taken over `count` values."""
         if self.training:
             if not self.biased_running_variance:
-                variance = variance * (count / max(count - 1, 1))
+                below = count - 1
+                below = below.clamp(min=1) if isinstance(below, Tensor) else max(below, 1)
+                variance = variance * (count / below)
             self._move_running_averages(mean, variance)
 
     def _by_all_processes(self, x: Tensor) -> Tensor:
         variance, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
         assert self.over_ranks is not None
         mean, variance, count = self.over_ranks(mean, variance, x.numel() // x.shape[1])
-        if self.training:
-            unbiased = variance * (count / (count - 1).clamp(min=1))
-            moving = variance if self.biased_running_variance else unbiased
-            self._move_running_averages(mean, moving)
+        self.observe(mean, variance, count)
 
         def per_channel(v: Tensor) -> Tensor:
             return v.view((1, -1) + (1,) * (x.dim() - 2))

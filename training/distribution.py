@@ -53,13 +53,13 @@ class Ranks:
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model with gradients and batch statistics joined over all ranks.
 
-        A layer with the attribute ``over_ranks`` (batch normalisation) is given the function that
-        joins its statistics.
+        A layer with the attribute ``over_ranks`` (batch normalisation) is given the functions that
+        join its statistics and their gradients.
         """
         if self.world_size == 1:
             return model
         for module in _with(model, "over_ranks"):
-            module.over_ranks = join_statistics
+            module.over_ranks, module.sum_over_ranks = join_statistics, sum_over_ranks
         # The joined statistics keep the running averages equal. PyTorch 2.13 renamed the option.
         known = inspect.signature(DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
@@ -212,6 +212,13 @@ def join_statistics(mean: Tensor, variance: Tensor, count: int) -> tuple[Tensor,
     share = counts / total
     joint = (share * means).sum(0)
     return joint, (share * (variances + (means - joint).square())).sum(0), total
+
+
+def sum_over_ranks(own: Tensor) -> Tensor:
+    """The sum of all ranks' tensors; without a gradient of its own."""
+    total = own.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
 
 
 class _Gather(torch.autograd.Function):

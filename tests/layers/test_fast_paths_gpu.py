@@ -121,6 +121,35 @@ def test_circuit_with_batch_normalisation(options, size, tf32):
         assert difference(a, b) < (1e-2 if tf32 else 1e-4)
 
 
+def test_circuit_with_batch_normalisation_over_processes():
+    """This process's images and another's, which are the same: as one process with both."""
+    layer = HGRU(6, timesteps=3, hidden_init="identity", batch_norm=True, reuse=False).to(CUDA)
+    X, g = torch.rand(3, 6, 24, 24, device=CUDA), torch.randn(3, 6, 24, 24, device=CUDA)
+    plain = copy.deepcopy(layer).double()
+    for norm in layer.norms.modules():
+        if isinstance(norm, BatchNormalisation):
+            norm.over_ranks = lambda mean, variance, n: (mean, variance, mean.new_tensor(2.0 * n))
+            norm.sum_over_ranks = lambda sums: 2 * sums
+    assert circuit.applies(layer, X)
+
+    def results(layer, X, g):
+        X.requires_grad_()
+        y = layer(X)
+        named = {n: p for n, p in layer.named_parameters() if not n.startswith("b_")}
+        return [y, *torch.autograd.grad(y, [X, *named.values()], g)]
+
+    with horizontal_method("triton"):
+        (y, x, *parameters) = results(layer, X, g)
+    with horizontal_method("direct"):
+        exact = results(plain, *(torch.cat([t, t]).double() for t in (X.detach(), g)))
+    for a, b in zip([y, x], exact[:2], strict=True):
+        assert difference(a, b[:3]) < 1e-2
+    for a, b in zip(parameters, exact[2:], strict=True):
+        assert difference(2 * a, b) < 1e-2
+    for a, b in zip(layer.buffers(), plain.buffers(), strict=True):
+        assert difference(a, b) < 1e-2
+
+
 def test_circuit_refuses_a_second_derivative():
     layer = HGRU(6, timesteps=2, hidden_init="identity").to(CUDA)
     X = torch.rand(1, 6, 20, 20, device=CUDA, requires_grad=True)
