@@ -26,6 +26,7 @@ DEFAULTS: Settings = {
     "stream_epoch_images": 900_000,  # for data sets that are generated while training
     "stream_val_images": 10_000,
     "stream_seed": 0,
+    "stream_settings": {},  # others of dataset_processing.pathfinder.Settings
     "aux": {},
 }
 # Type of a parameter whose default is None.

@@ -25,6 +25,7 @@ def resolved(*overrides: str) -> dict:
         ("data_augmentations=resize,zero_one", "data_augmentations", ["resize", "zero_one"]),
         ("data_augmentations=[[resize, zero_one]]", "data_augmentations", ["resize", "zero_one"]),
         ("model_input_image_size=[75, 75]", "model_input_image_size", [75, 75]),
+        ("stream_settings={window: 96, border: 6}", "stream_settings", {"window": 96, "border": 6}),
     ],
 )
 def test_a_value_has_the_type_of_the_default(text: str, key: str, value: object) -> None:
