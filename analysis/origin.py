@@ -17,19 +17,24 @@ def command(record: dict[str, Any]) -> str:
     """The command that trains a run anew: script, overrides and seed.
 
     Args:
-        record: what ``settings.yaml`` holds. Of several overrides of a parameter the last counts.
+        record: what ``settings.yaml`` holds.
     """
+    processes = (record.get("environment") or {}).get("processes") or 1
+    words = ["torchrun", f"--nproc_per_node={processes}"] if processes > 1 else ["python"]
+    words.append(script(record))
+    words += [word for text in overrides(record).values() for word in ("--set", text)]
+    words += ["--seed", str(record.get("seed") or 0)]
+    return shlex.join([*words, *(["--deterministic"] if record.get("deterministic") else [])])
+
+
+def overrides(record: dict[str, Any]) -> dict[str, str]:
+    """A run's ``key=value`` overrides by key, in order; of several of one key the last counts."""
     last: dict[str, str] = {}
     for text in record.get("overrides") or []:
         key = text.partition("=")[0].strip()
         last.pop(key, None)
         last[key] = text
-    processes = (record.get("environment") or {}).get("processes") or 1
-    words = ["torchrun", f"--nproc_per_node={processes}"] if processes > 1 else ["python"]
-    words.append(script(record))
-    words += [word for text in last.values() for word in ("--set", text)]
-    words += ["--seed", str(record.get("seed") or 0)]
-    return shlex.join([*words, *(["--deterministic"] if record.get("deterministic") else [])])
+    return last
 
 
 def script(record: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ on the same images. The same runs give the same page; prose belongs into the fil
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,8 +69,21 @@ class Result:
 
     @property
     def trained_on(self) -> str:
-        """The set that it was trained on."""
-        return str(self.run.params["dataset"])
+        """The set that it was trained on, and how that was asked to differ from itself."""
+        params = self.run.params
+        different = [f"{k} {v}" for k, v in (params.get("stream_settings") or {}).items()]
+        if params.get("model_input_image_size"):
+            height, width, *_ = params["model_input_image_size"]
+            different.append(f"resized to {height}×{width}")
+        name = title(str(params["dataset"]))
+        return f"{name} ({', '.join(different)})" if different else name
+
+    @property
+    def settings(self) -> str:
+        """Settings other than the script's own that bear on what it learned."""
+        told = {"model_input_image_size", "stream_settings", *curves.BOOKKEEPING}
+        named = origin.overrides(self.run.record)
+        return ", ".join(text for key, text in named.items() if key not in told)
 
 
 def result(
@@ -123,7 +137,8 @@ def reached_row(one: Result) -> dict[str, str]:
     rate = one.time.images_per_second
     row = {
         "script": origin.script(run.record),
-        "trained on": title(one.trained_on),
+        "settings": one.settings or "its own",
+        "trained on": one.trained_on,
         "seed": str(run.seed),
         "training images": f"{run.images_seen:,}{left}",
         "accuracy (95%)": percent(accuracy),
@@ -228,10 +243,11 @@ def _curves(results: Sequence[Result], page: Path) -> tuple[str, list[Path]]:
     text, paths = [], []
     for name in dict.fromkeys(one.trained_on for one in results):
         runs = [one.run for one in results if one.trained_on == name]
-        path = _figure(curves.learning_curves(runs), page, f"curves_{title(name)}")
-        text.append(f"![Learning curves on {title(name)}]({_link(path, page)})\n")
+        file = re.sub(r"\W+", "_", name).strip("_")
+        path = _figure(curves.learning_curves(runs), page, f"curves_{file}")
+        text.append(f"![Learning curves on {name}]({_link(path, page)})\n")
         text.append(
-            f"*Trained on {title(name)}. Thick: validation, thin: training. Runs that differ by "
+            f"*Trained on {name}. Thick: validation, thin: training. Runs that differ by "
             "their seed alone share a line, their mean, and a band from lowest to highest.*\n"
         )
         paths.append(path)

@@ -188,6 +188,9 @@ def test_the_page_has_what_the_runs_recorded(copied_with_data, names, tmp_path, 
         run = load_run(name, device="cpu", config=config)
         accuracy = evaluate.evaluate(run, DATASET).accuracy()
         assert row["script"] == run.record["script"] and row["seed"] == str(run.seed)
+        assert row["trained on"] == f"{DATASET} (resized to 24×24)"
+        assert ("aux.hidden_init=identity" in row["settings"]) == (run.model_name != "ff_5")
+        assert "batch_size=4" in row["settings"] and "epochs" not in row["settings"]
         assert row["training images"] == "48" and row["device"] == "cpu"
         assert row["accuracy (95%)"] == percent(accuracy) and row["validation images"] == "9"
         spent = training_time(run.files, run.record)
@@ -195,7 +198,7 @@ def test_the_page_has_what_the_runs_recorded(copied_with_data, names, tmp_path, 
         assert row["images/s"] == f"{spent.images_per_second:,.0f}"
         assert repeat["run"] == name and f"--seed {run.seed}" in repeat["command"]
     figures_made = sorted(path.name for path in (page.parent / "figures").iterdir())
-    assert figures_made == ["r_comparison_48.png", f"r_curves_{DATASET}.png"]
+    assert figures_made == ["r_comparison_48.png", f"r_curves_{DATASET}_resized_to_24_24.png"]
     assert all(f"](figures/{name})" in text for name in figures_made)
     assert "## Models side by side, 48 training images" in text
     assert "| ff_5 − hgru |" in text and "| multiplicative_lesion − hgru |" in text
@@ -393,12 +396,14 @@ def test_a_file_of_weights_draws_every_figure_without_a_run(weights, tmp_path):
 def test_two_sets_have_two_figures_and_seeds_share_a_row(copied_with_data, tmp_path):
     config = copied_with_data
     stream = {"dataset": "pathfinder_6_stream", "stream_val_images": "8"}
-    short = {**CIRCUIT, **stream, "stream_epoch_images": "24"}
+    short = {**CIRCUIT, **stream, "stream_epoch_images": "24", "stream_settings": "{window: 180}"}
     other = train(config.project_directory, hgru, exp_name="other", **short)
     mine = [path.name for path in config.log_dir.glob("tiny_hgru_*")]
     page = tmp_path / "r.md"
     assert exit_code(results.main, [*mine, other, "--out", str(page), *CPU]) == 0
     text = page.read_text()
-    assert "(figures/r_curves_pathfinder_6_stream.png)" in text and f"r_curves_{DATASET}" in text
-    assert "pathfinder_6_stream" in table(text, "What was reached")[-1]["trained on"]
+    file = "figures/r_curves_pathfinder_6_stream_window_180_resized_to_24_24.png"
+    assert f"({file})" in text and f"r_curves_{DATASET}" in text
+    trained_on = table(text, "What was reached")[-1]["trained on"]
+    assert trained_on == "pathfinder_6_stream (window 180, resized to 24×24)"
     assert "## Models side by side" not in text
