@@ -26,12 +26,13 @@ import torch
 from analysis import command_line, statistics
 from analysis.files import read_arrays, text_table, write_arrays, write_csv, write_json
 from analysis.image_sets import contour_length, marker_distance, open_images, title
-from analysis.probing import altered, circuit, hidden_seed, is_recurrent
+from analysis.probing import altered, circuit, hidden_generators, hidden_seed, is_recurrent
 from analysis.runs import TrainedRun, load_run
 from config import Config
 from dataset_processing.augmentations import Augmentations
 from dataset_processing.loader import Loader
 from dataset_processing.progress import Progress
+from training.graph import GraphedForward
 
 IMAGES = 10_000
 WORKERS = 8
@@ -265,9 +266,10 @@ def _evaluate(
         bar = stack.enter_context(
             Progress(total=count, unit="image", desc=f"{run.name} on {title(dataset)}")
         )
+        forward = GraphedForward(run.network, hidden_generators(run.network))
         for batch in loader.batches(0):
             n = min(len(batch.labels), count - bar.n)
-            logits, _ = run.network(augment(batch.images, generator))
+            logits, _ = forward(augment(batch.images, generator))
             distances = marker_distance(batch.images[:n].cpu().numpy())
             tensors = (batch.records[:n], batch.labels[:n].cpu(), logits[:n].float().cpu())
             rows.append((*(tensor.numpy() for tensor in tensors), distances))

@@ -171,6 +171,12 @@ def hidden_seed(network: nn.Module, seed: int | None) -> Iterator[None]:
         layer.noise_generator = before
 
 
+def hidden_generators(network: nn.Module) -> list[torch.Generator]:
+    """What the random hidden state is drawn from at present, PyTorch's default one left out."""
+    generator = circuit(network).noise_generator if is_recurrent(network) else None
+    return [] if generator is None else [generator]
+
+
 @contextlib.contextmanager
 def default_generator(network: nn.Module) -> Iterator[None]:
     """Within the block, draw the random hidden state from PyTorch's default generator."""

@@ -3,8 +3,9 @@
     python -m benchmarks.step [--scripts hgru ff_5 …] [--batches 1 32 128 256] [--strict]
 
 One side is the network as it trains: convolution and circuit by their fast paths, on a CUDA device
-the step captured in a graph. The other is the same network with PyTorch's direct convolutions, run
-eagerly with cudnn.benchmark. Both sides run in turn in this process. Images are random numbers.
+the step or pass captured in a graph. The other is the same network with PyTorch's direct
+convolutions, run eagerly with cudnn.benchmark. Both sides run in turn in this process. Images are
+random numbers.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from benchmarks.timing import (
 )
 from layers.horizontal import horizontal_method
 from training.distribution import Ranks
-from training.graph import GraphedStep
+from training.graph import GraphedForward, GraphedStep
 from training.losses import loss_function
 from training.metrics import metric_function
 from training.optimizers import optimizer
@@ -90,7 +91,7 @@ def _measure(script: str, batch: int, training: bool, options, device: torch.dev
         slow_peak = peak_memory(slow_call, device)
         sides = {"fast": fast, "direct": slow_call}
         calls = 3 if on_gpu and batch < 64 else 1
-        # On a GPU the step captures itself at its fourth call.
+        # On a GPU the step captures itself at its fourth call, a pass at its second.
         times = in_turn(sides, device, options.rounds, calls, warm_up=2 if on_gpu else 0)
     except torch.cuda.OutOfMemoryError:
         slow_peak, times = 0.0, in_turn({"fast": fast}, device, options.rounds, calls=3)
@@ -107,20 +108,16 @@ def _side(script: str, images, labels, training: bool, aux: dict, graph: bool = 
     module = importlib.import_module(script)
     parameters = module.experiment_params()
     model = module.build_model({**parameters, "aux": aux}).to(device)
+    captured = graph and device.type == "cuda"
     if not training:
         model.eval()
-
-        def forward():
-            with torch.no_grad():
-                return model(images)
-
-        return forward
+        forward = GraphedForward(model) if captured else torch.no_grad()(model.__call__)
+        return lambda: forward(images)
     arguments = (
         model, loss_function(parameters["loss_function"]), metric_function("accuracy"),
         optimizer(parameters["optimizer"], model.parameters(), parameters["lr"]), None,
         Ranks(device),
     )  # fmt: skip
-    captured = graph and device.type == "cuda"
     step = GraphedStep(*arguments) if captured else TrainStep(*arguments)
     return lambda: step(images, labels)
 

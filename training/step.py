@@ -1,6 +1,6 @@
 """One update of the network."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ class TrainStep:
 
     Attributes:
         model: the network as ``ranks`` wraps it.
+        infer: computes the network's forward pass where no gradient is asked for.
         sizes: images of each rank in the batch at hand; set it before a call when there are
             several ranks.
     """
@@ -37,6 +38,7 @@ class TrainStep:
     ) -> None:
         self.network: Any = model
         self.model = ranks.wrap(model)
+        self.infer: Callable[[Tensor], Any] = model
         self.loss, self.metric = loss, metric
         self.optimizer = optimizer
         self.clip_gradients = clip_gradients
@@ -62,7 +64,7 @@ class TrainStep:
 
     def measure(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and metric of the total batch."""
-        network = self.model if torch.is_grad_enabled() else self.network
+        network = self.model if torch.is_grad_enabled() else self.infer
         logits, _ = network(images)
         if self.ranks.world_size > 1:
             logits = joined(logits, self.sizes, self.ranks.rank)

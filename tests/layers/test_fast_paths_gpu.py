@@ -11,7 +11,7 @@ from layers.horizontal import HorizontalKernel, horizontal_method
 from layers.normalisation import BatchNormalisation
 from models.recurrent import RecurrentNetwork
 from training.distribution import Ranks
-from training.graph import GraphedStep
+from training.graph import GraphedForward, GraphedStep
 from training.optimizers import optimizer
 from training.step import TrainStep
 
@@ -212,3 +212,21 @@ def test_captured_step_gives_the_eager_steps_numbers():
     torch.testing.assert_close(captured, eager, rtol=1e-4, atol=1e-5)
     for a, b in zip(captured_weights, eager_weights, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5)
+
+
+@torch.no_grad()
+def test_captured_forward_pass_gives_the_eager_ones_numbers():
+    """With random hidden states, a smaller batch between, and weights that are updated in place."""
+    torch.manual_seed(0)
+    model = RecurrentNetwork(timesteps=3, adaptation=True).to(CUDA).eval()
+    generator = torch.Generator(CUDA)
+    model.set_generator(generator)
+    forward = GraphedForward(model, (generator,))
+    for i, n in enumerate((4, 4, 4, 2, 4)):
+        images = torch.rand(n, 1, 40, 40, device=CUDA)
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+        expected, found = (
+            call(images)[0].clone() for call in (model, forward) if generator.manual_seed(i)
+        )
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
