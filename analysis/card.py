@@ -8,6 +8,7 @@ from analysis.curves import images_to
 from analysis.evaluate import percent
 from analysis.image_sets import title
 from analysis.runs import TrainedRun
+from training.settings import DEFAULTS
 
 NUMBERS = ("fold", "images", "seed", "accuracy", "low", "high", "loss", "auc")
 TEMPLATE = """# {run}
@@ -56,10 +57,12 @@ def model_card(run: TrainedRun, file: str) -> str:
         "script": origin.script(run.record),
         "parameters": f"{run.parameters:,}",
         "trained on": origin.data(run.record),
+        "initial weights": _began_with(run),
         "training images": f"{run.images_seen:,}, repeats counted ({run.step:,} updates of "
         f"{run.params['batch_size']})",
         "weights": f"step {run.step} ({run.weights})",
-        "optimizer": f"{run.params['optimizer']}, lr {run.params['lr']:g}",
+        "optimizer": f"{run.params['optimizer']}, lr {run.params['lr']:g} "
+        f"({run.params.get('lr_schedule', DEFAULTS['lr_schedule'])})",
         "seed": run.seed,
         "command": f"`{origin.command(run.record)}`",
         "commit": origin.commits(run.record, run.step),
@@ -80,6 +83,12 @@ def model_card(run: TrainedRun, file: str) -> str:
         height=height,
         width=width,
     )
+
+
+def _began_with(run: TrainedRun) -> str | None:
+    """The trained weights that the run began with; None where it began with random ones."""
+    which = run.params.get("initial_weights")
+    return which and f"{which}, fingerprint {run.record.get('initial_weights')}"
 
 
 def evaluations(run: TrainedRun) -> list[dict[str, Any]]:

@@ -11,8 +11,10 @@ from matplotlib.ticker import PercentFormatter
 from analysis.runs import TrainedRun
 from analysis.style import GRID, LINES, MARKERS, MUTED, PAGE, SERIES, new_figure, style
 from training.history import History
+from training.settings import DEFAULTS
 
 SMOOTH = 200  # points that a training curve is reduced to
+LEGEND_LETTERS = 110  # that a line below the axes holds
 # Parameters that say nothing of what was learned.
 BOOKKEEPING = {
     "exp_name", "save_weights", "log_iters", "checkpoint_minutes", "keep_checkpoints", "keep_every",
@@ -25,7 +27,8 @@ def labels(runs: Sequence[TrainedRun], with_dataset: bool = True) -> list[str]:
     """A short name for each run: its model, its data, and other parameters by which runs differ.
 
     Runs of one name differ by their seed alone (or by their data too, without ``with_dataset``).
-    Data and parameters that are the same in all runs of a model are left out.
+    Data and parameters that are the same in all runs of a model are left out, and where they
+    differ, values that mean nothing was set.
     """
     names = [run.model_name for run in runs]
     if with_dataset and len({run.params["dataset"] for run in runs}) > 1:
@@ -35,10 +38,12 @@ def labels(runs: Sequence[TrainedRun], with_dataset: bool = True) -> list[str]:
         groups.setdefault(name, []).append(place)
     for places in groups.values():
         keys = sorted({key for i in places for key in runs[i].params} - BOOKKEEPING)
-        differing = [k for k in keys if len({repr(runs[i].params.get(k)) for i in places}) > 1]
-        for i in places:
-            values = [f"{key} {_value(runs[i].params.get(key))}" for key in differing]
-            names[i] = ", ".join([names[i], *values])
+        for key in keys:
+            found = {i: runs[i].params.get(key, DEFAULTS.get(key)) for i in places}
+            if len({repr(value) for value in found.values()}) > 1:
+                for i, value in found.items():
+                    if key not in DEFAULTS or value != DEFAULTS[key]:
+                        names[i] += f", {key} {_value(value)}"
     return names
 
 
@@ -101,7 +106,10 @@ def learning_curves(runs: Sequence[TrainedRun]) -> Figure:
             axes.grid(axis="y")
             axes.set_xlabel(f"training images{f' ({word})' if word else ''}")
             axes.set_xlim(left=0)
-        figure.legend(loc="outside lower center", ncols=min(3, len(set(names))))
+        columns = LEGEND_LETTERS // (max(map(len, names)) + 8)
+        figure.legend(
+            loc="outside lower center", ncols=max(1, min(3, columns, len(set(names)))),
+        )  # fmt: skip
     return figure
 
 

@@ -214,7 +214,6 @@ def letter_figure(network: nn.Module, gates: dict[str, np.ndarray] | None = None
             value = bias.detach().float().cpu().numpy().ravel()
             axes.plot(place, 1 / (1 + np.exp(-value)), marker, color=colour, markersize=3)
         _by_orientation(axes)
-        axes.set_ylim(0, 1)
         _gate_names(axes)
         _gates(grid[7], gates)
     return figure
@@ -260,19 +259,21 @@ def _gates(axes: Axes, gates: dict[str, np.ndarray] | None) -> None:
         low, high = np.percentile(values, [10, 90], axis=1)
         axes.fill_between(step, low, high, color=colour, alpha=0.18, linewidth=0)
         axes.plot(step, values.mean(1), marker=marker, color=colour, markersize=3)
-    axes.set_ylim(0, 1)
     axes.grid(axis="y")
     _steps(axes, len(step))
     _gate_names(axes)
 
 
 def _gate_names(axes: Axes) -> None:
-    """Name the two gates inside the axes, in their colours."""
-    for place, name, colour in ((0.62, "■ G2 mix", RED), (0.48, "● G1 gain", BLUE)):
+    """The axis of the two gates, 0–1, with their names above in their colours."""
+    axes.set_ylim(0, 1.2)
+    axes.set_yticks(np.linspace(0, 1, 6))
+    for place, side, name, colour in (
+        (0.02, "left", "● G1 gain", BLUE), (0.98, "right", "■ G2 mix", RED),
+    ):  # fmt: skip
         axes.text(
-            0.98, place, name, color=colour, transform=axes.transAxes, ha="right", fontsize=7,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
-        )  # fmt: skip
+            place, 0.97, name, color=colour, transform=axes.transAxes, ha=side, va="top", fontsize=7
+        )
 
 
 def _steps(axes: Axes, count: int) -> None:

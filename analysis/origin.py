@@ -10,7 +10,9 @@ from dataset_processing import is_stream
 ENVIRONMENT = (
     "python", "torch", "numpy", "cuda", "cudnn", "device", "processes", "git_commit", "git_dirty",
 )  # fmt: skip
-RECORD = ("script", "parameters", "overrides", "seed", "deterministic", "evaluations")
+RECORD = (
+    "script", "parameters", "overrides", "seed", "deterministic", "initial_weights", "evaluations",
+)  # fmt: skip
 
 
 def command(record: dict[str, Any]) -> str:

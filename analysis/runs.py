@@ -15,9 +15,10 @@ from config import CLONE, Config
 from dataset_processing import data_sets, load_set
 from dataset_processing.base import PathfinderSet
 from models.tf_variables import load_tf_variables
-from training.checkpoints import CheckpointError, CheckpointFolder, State, load
+from training.checkpoints import CheckpointFolder, State, load
 from training.distribution import device_of
 from training.history import History
+from training.initial_weights import set_weights
 from training.run_folder import TIMESTAMP, Run, find_run, runs
 
 IMAGE_SIZE = (150, 150)  # that networks are given unless a run or its data set says otherwise
@@ -248,10 +249,7 @@ def _load_weights(network: nn.Module, files: Run, weights: str) -> int:
 
 
 def _set(network: nn.Module, state: State, path: Path) -> int:
-    try:
-        network.load_state_dict(state["model"])
-    except (RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{path} does not fit the script's network: {error}") from error
+    set_weights(network, state["model"], path)
     return int(state["step"])
 
 

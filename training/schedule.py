@@ -8,24 +8,28 @@ from torch import Tensor
 
 from training.names import choose
 
+COOLDOWN = 0.2  # the last share of the run, over which 'cooldown' lowers the learning rate
+
 # By the share of the run after the warm-up that is done, 0–1: the share of the learning rate.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+    "cooldown": lambda done: min(1, (1 - done) / COOLDOWN),
 }
 
 
 class Schedule:
     """Sets an optimizer's learning rate before each update.
 
-    Over the first ``warmup`` updates it grows linearly to ``lr``; then it stays (``'constant'``) or
+    Over the first ``warmup`` updates it grows linearly to ``lr``; then it stays (``'constant'``),
     falls to 0 at the run's end along half a period of a cosine (``'cosine'``; Loshchilov & Hutter
-    2017, equation 5, without restarts).
+    2017, equation 5, without restarts), or stays and falls to 0 linearly over the last fifth of the
+    updates (``'cooldown'``; Hägele et al. 2024).
 
     Args:
         optimizer: one of :mod:`training.optimizers`.
         lr: the highest learning rate.
-        name: ``'constant'`` or ``'cosine'``.
+        name: ``'constant'``, ``'cosine'`` or ``'cooldown'``.
         warmup: updates, 0 or more.
 
     Raises:

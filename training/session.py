@@ -17,6 +17,7 @@ from config import Config
 from dataset_processing import prepare, stand_in
 from training.checkpoints import CheckpointError, CheckpointFolder, load
 from training.distribution import Ranks
+from training.initial_weights import fingerprint, load_initial_weights
 from training.loop import Training
 from training.provenance import environment
 from training.run_folder import Run, find_run, new_run, runs, write_yaml
@@ -60,9 +61,14 @@ def train(
     for name in dict.fromkeys([settings["dataset"], settings["val_dataset"]]):
         if name is not None:
             ranks.first(partial(prepare, name, config, settings))
+    network = _build(build_model, settings)
+    checkpoint = ranks.first(CheckpointFolder(run.checkpoints).newest) if run else None
+    if settings["initial_weights"] and not checkpoint:
+        network.load_state_dict(ranks.first(lambda: _initial_weights(network, settings, config)))
+        record["initial_weights"] = fingerprint(network)
     training = Training(
         settings,
-        _build(build_model, settings),
+        network,
         config,
         ranks,
         seed,
@@ -70,26 +76,15 @@ def train(
         options.on_bad_record,
         captured=not options.eager,
     )
-    if run:
-        _restore(run, training, override_keys(options.overrides))
+    if run and checkpoint:
+        state = load(checkpoint, ranks.device)
+        _check_identity(run, state, training, override_keys(options.overrides))
+        training.restore(state)
     record |= {"parameters": settings, "overrides": overrides}
     record |= {"seed": seed, "deterministic": deterministic}
     run = ranks.first(lambda: _recorded(config, run, record, training))
     with stop:
         return _go(training, run, stop, resumed="run" in record)
-
-
-def _restore(run: Run, training: Training, changed: set[str]) -> None:
-    """Bring the training to where the run's newest intact checkpoint is, if it has one.
-
-    Args:
-        changed: keys of the parameters that this call's command line sets.
-    """
-    checkpoint = training.ranks.first(CheckpointFolder(run.checkpoints).newest)
-    if checkpoint:
-        state = load(checkpoint, training.ranks.device)
-        _check_identity(run, state, training, changed)
-        training.restore(state)
 
 
 def _recorded(config: Config, run: Run | None, record: dict[str, Any], training: Training) -> Run:
@@ -150,6 +145,7 @@ def _opening(training: Training, run: Run, resumed: bool) -> str:
         f"  {settings['model_name']}: {weights} parameters on {ranks.device}{processes}",
         f"  training on {data['train']['description']}",
         f"  validating on {data['validation']['description']}",
+        *([f"  from the weights {start}"] if (start := settings["initial_weights"]) else []),
         f"  {training.total} steps: {settings['epochs']} epochs of "
         f"{training.loader.batches_per_epoch} batches of {settings['batch_size']} images",
         f"  everything of this run: {run.folder}",
@@ -208,6 +204,11 @@ def _build(build_model: Callable[[Settings], Any], settings: Settings) -> Any:
         if settings["aux"] and "keyword argument" in str(error):
             raise ValueError(f"aux: {error}; layers/hgru.py lists the layer's options") from error
         raise
+
+
+def _initial_weights(network: Any, settings: Settings, config: Config) -> Any:
+    load_initial_weights(network, settings["initial_weights"], config)
+    return network.state_dict()
 
 
 def _check_identity(run: Run, state: dict[str, Any], training: Training, changed: set[str]) -> None:

@@ -13,7 +13,8 @@ Settings = dict[str, Any]
 # What a script need not name, with what it means here.
 DEFAULTS: Settings = {
     "clip_gradients": None,  # largest global norm of the gradient; None: not clipped
-    "lr_schedule": "constant",  # or 'cosine': lr falls to 0 at the run's end (training/schedule.py)
+    "initial_weights": None,  # trained ones to begin with (training/initial_weights.py)
+    "lr_schedule": "constant",  # or 'cosine', 'cooldown': lr falls to 0 (training/schedule.py)
     "warmup_iters": 0,  # updates over which lr grows to its value
     "val_dataset": None,  # data set to validate on; None: the val fold of ``dataset``
     "score_metric": "accuracy",
@@ -31,7 +32,8 @@ DEFAULTS: Settings = {
 }
 # Type of a parameter whose default is None.
 NONE_OR: dict[str, type] = {
-    "clip_gradients": float, "val_dataset": str, "model_input_image_size": list,
+    "clip_gradients": float, "initial_weights": str, "val_dataset": str,
+    "model_input_image_size": list,
 }  # fmt: skip
 # What may be changed with --set when a run is resumed: nothing computed so far depends on it.
 CHANGEABLE = (

@@ -77,6 +77,12 @@ def test_names_of_runs_tell_what_differs(config, names):
     assert curves.labels(runs) == ["hgru", "hgru", "ff_5"]
     runs[1].params |= {"lr": 0.01}
     assert curves.labels(runs) == ["hgru, lr 0.001", "hgru, lr 0.01", "ff_5"]
+    del runs[0].params["lr_schedule"]  # an older run's: it knew of none
+    runs[1].params |= {"lr": 0.001, "lr_schedule": "cosine", "aux": {"readout_epsilon": 1e-5}}
+    runs[0].params["aux"] = {}
+    assert curves.labels(runs)[:2] == [
+        "hgru", "hgru, aux readout_epsilon=1e-05, lr_schedule cosine",
+    ]  # fmt: skip
     runs[2].params |= {"dataset": "other"}
     assert curves.labels(runs)[2] == "ff_5, other"
     assert curves.labels(runs, with_dataset=False)[2] == "ff_5"

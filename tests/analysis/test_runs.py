@@ -13,6 +13,7 @@ import hgru_bn_for
 import hgru_bn_relu
 import multiplicative_lesion
 from analysis import export
+from analysis.card import model_card
 from analysis.command_line import exit_code
 from analysis.evaluate import evaluated, percent
 from analysis.probing import hidden_seed
@@ -154,8 +155,11 @@ def test_the_card_has_what_was_trained_and_what_was_measured(config, names, tmp_
     assert f"| {DATASET} | 9 | {percent(found.accuracy())} | {found.loss:.4f} |" in text
     assert text.count(f"| {DATASET} | 9 |") == 1
     for fact in ("| seed | 1 |", "| script | hgru.py |", "12 updates of 4",
-                 f"| parameters | {run.parameters:,} |", "nadam, lr 0.001"):  # fmt: skip
+                 f"| parameters | {run.parameters:,} |", "nadam, lr 0.001 (constant)"):  # fmt: skip
         assert fact in text, fact
+    assert "initial weights" not in text
+    run.params["initial_weights"], run.record["initial_weights"] = "w.npz", "0123456789abcdef"
+    assert "| initial weights | w.npz, fingerprint 0123456789abcdef |" in model_card(run, "w")
 
 
 @pytest.mark.slow

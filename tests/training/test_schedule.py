@@ -45,6 +45,11 @@ def test_the_rate_falls_along_a_cosine() -> None:
     np.testing.assert_allclose(rates("cosine", 2, 10, 10), expected, rtol=1e-6)
 
 
+def test_the_rate_stays_and_falls_linearly_over_the_last_fifth() -> None:
+    expected = [0.25, 0.5, *[0.5] * 16, 0.5, 0.375, 0.25, 0.125]
+    np.testing.assert_allclose(rates("cooldown", 2, 22, 22), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_a_rate_on_the_device_counts_as_the_number_does(name: str) -> None:
     weights = [torch.nn.Parameter(torch.linspace(-1, 1, 7)) for _ in range(2)]
