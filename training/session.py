@@ -49,8 +49,11 @@ def train(
     exp_name = resolve(experiment_params(), [*standing_in, *options.overrides])["exp_name"]
     run, record = None, {}
     if options.resume:
-        run = ranks.first(lambda: _run_to_resume(config, options.resume, exp_name))
+        run = ranks.first(lambda: _locked(_run_to_resume(config, options, exp_name, standing_in)))
         record = run.record() if run else {}
+    if standing_in and run is None and ranks.is_first:
+        wanted = resolve(experiment_params(), options.overrides)["dataset"]
+        print(_stand_in_notice(wanted, standing_in), file=sys.stderr)
     overrides = [*record.get("overrides", standing_in), *options.overrides]
     settings = resolve(experiment_params(), overrides)
     seed = _chosen_seed(options.seed, record.get("seed"))
@@ -88,7 +91,7 @@ def train(
 
 
 def _recorded(config: Config, run: Run | None, record: dict[str, Any], training: Training) -> Run:
-    """A new run, or the one to go on with, whose ``settings.yaml`` says how it was called."""
+    """A new run, or the locked one to go on with; its ``settings.yaml`` says how it was called."""
     where = environment(training.ranks.device, training.ranks.world_size)
     if run is None:
         run = new_run(config, training.settings["exp_name"])
@@ -96,7 +99,6 @@ def _recorded(config: Config, run: Run | None, record: dict[str, Any], training:
         record |= {"data": training.data(), "environment": where}
         run.begin({"run": run.name, "script": Path(sys.argv[0]).name, **record})
     else:
-        run.lock()
         run.clear_partial_files()
         resumed = [*record.get("resumed", []), {"step": training.step, "environment": where}]
         record["resumed"] = resumed
@@ -174,26 +176,45 @@ def _closing(training: Training, run: Run, steps: int, minutes: float, reason: s
 
 
 def _stand_in(params: Settings, overrides: list[str], config: Config) -> list[str]:
-    """Overrides for a demonstration where the script's own data is missing; says so."""
+    """Overrides for a demonstration where the script's own data is missing."""
     if "dataset" in override_keys(overrides):
         return []
-    name = resolve(params, overrides)["dataset"]
-    demonstration = stand_in(name, config)
-    if demonstration:
-        print(
-            f"No data for {name} and no path of your own is set (README: data). As a demonstration "
-            f"this run trains with {', '.join(demonstration)}. To generate some images of the "
-            f"script's own set instead: --set dataset={name}",
-            file=sys.stderr,
-        )
-    return demonstration
+    return stand_in(resolve(params, overrides)["dataset"], config)
 
 
-def _run_to_resume(config: Config, which: str, exp_name: str) -> Run | None:
-    if which == "auto":
-        of_experiment = runs(config, exp_name)
+def _stand_in_notice(name: str, demonstration: list[str]) -> str:
+    return (
+        f"No data for {name} and no path of your own is set (README: data). As a demonstration "
+        f"this run trains with {', '.join(demonstration)}. To generate some images of the "
+        f"script's own set instead: --set dataset={name}"
+    )
+
+
+def _run_to_resume(
+    config: Config, options: Any, exp_name: str, standing_in: list[str]
+) -> Run | None:
+    """The run that ``--resume`` means.
+
+    'latest' is the newest of the experiment. Where that has no run, or its data is not here, and
+    the command line names no other one, it is the newest of this script.
+    """
+    of_experiment = runs(config, exp_name)
+    if options.resume == "auto":
         return of_experiment[-1] if of_experiment else None
-    return find_run(config, which, exp_name)
+    named = override_keys(options.overrides) & {"exp_name", "model_name", "dataset"}
+    if options.resume == "latest" and not named and (standing_in or not of_experiment):
+        script = Path(sys.argv[0]).name
+        own = [run for run in runs(config) if run.record().get("script") == script]
+        if own:
+            return own[-1]
+    return find_run(config, options.resume, exp_name)
+
+
+def _locked(run: Run | None) -> Run | None:
+    """The run, kept for this process before its checkpoints are looked at."""
+    if run:
+        run.lock()
+    return run
 
 
 def _build(build_model: Callable[[Settings], Any], settings: Settings) -> Any:

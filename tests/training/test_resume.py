@@ -76,6 +76,21 @@ def test_the_time_limit(script: Script, project: Path, capsys: pytest.CaptureFix
     assert "resumed tiny_" in capsys.readouterr().out
 
 
+def test_the_latest_run_is_found_whatever_set_it_was_given(
+    script: Script, project: Path, capsys: pytest.CaptureFixture
+) -> None:
+    options = ("--set", "epochs=1000", "--max-minutes", "0.01")
+    assert script(*options, "--set", "exp_name=other") == LEFT_EARLY
+    assert script("--max-minutes", "0.01", "--resume", "latest") == LEFT_EARLY
+    assert "resumed other_" in capsys.readouterr().out
+    assert script("--set", "exp_name=third", "--resume", "latest") == ERROR
+    assert "holds no run of 'third'" in capsys.readouterr().err
+    assert script(*options) == LEFT_EARLY
+    assert script(*options, "--set", "exp_name=other") == LEFT_EARLY
+    assert script("--max-minutes", "0.01", "--resume", "latest") == LEFT_EARLY
+    assert "resumed tiny_" in capsys.readouterr().out  # the script's own experiment goes first
+
+
 def test_a_run_can_be_made_longer_but_not_changed(
     script: Script, project: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -1,0 +1,35 @@
+"""The weights that the repository keeps, on images of the lab's own sets."""
+
+from pathlib import Path
+
+import pytest
+
+from analysis.evaluate import evaluate
+from analysis.runs import load_run
+from config import CLONE, Config
+
+KEPT = sorted((CLONE / "weights").glob("*.safetensors"))
+LAB = Path(__file__).parent / "data" / "curvy_2snakes_300"
+
+
+@pytest.mark.parametrize("weights", KEPT, ids=lambda path: path.stem)
+def test_kept_weights_are_right_about_the_labs_images(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path))
+    run = load_run(weights, device="cpu", config=Config())
+    length = weights.stem.rpartition("_")[2]
+    found = evaluate(run, str(LAB / f"curv_contour_length_{length}"))
+    assert len(found.label) == 16 and found.label.sum() == 8
+    assert found.correct.all()
+    assert found.loss < 0.2
+
+
+def test_kept_weights_have_their_card_and_stay_small() -> None:
+    assert KEPT
+    assert sum(path.stat().st_size for path in KEPT) < 3e6
+    for path in KEPT:
+        card = path.with_suffix(".md").read_text(encoding="utf-8")
+        assert load_run(path, device="cpu").name in card
+        for fact in ("| seed |", "| command |", "| commit |", "| trained on |", "## Accuracy"):
+            assert fact in card, fact
