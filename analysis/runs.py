@@ -19,6 +19,7 @@ from training.checkpoints import CheckpointFolder, State, load
 from training.distribution import device_of
 from training.history import History
 from training.initial_weights import set_weights
+from training.memory import keep_memory
 from training.run_folder import TIMESTAMP, Run, find_run, runs
 
 IMAGE_SIZE = (150, 150)  # that networks are given unless a run or its data set says otherwise
@@ -131,6 +132,8 @@ def load_run(
     """
     config = config or Config()
     place = device_of(device)
+    if place.type == "cpu":
+        keep_memory()
     if str(which).endswith(".safetensors"):
         return _from_safetensors(Path(which), place, config)
     files = _find(str(which), config)

@@ -29,9 +29,9 @@ from layers.horizontal import horizontal_method
 from training.distribution import Ranks
 from training.graph import GraphedForward, GraphedStep
 from training.losses import loss_function
+from training.memory import keep_memory
 from training.metrics import metric_function
 from training.optimizers import optimizer
-from training.session import keep_memory
 from training.step import TrainStep
 
 SCRIPTS = (

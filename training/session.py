@@ -1,7 +1,6 @@
 """One call of a script: find or make the run, train, and say where everything is."""
 
 import contextlib
-import ctypes
 import os
 import sys
 import time
@@ -19,6 +18,7 @@ from training.checkpoints import CheckpointError, CheckpointFolder, load
 from training.distribution import Ranks
 from training.initial_weights import fingerprint, load_initial_weights
 from training.loop import Training
+from training.memory import keep_memory
 from training.provenance import environment
 from training.run_folder import Run, find_run, new_run, runs, write_yaml
 from training.run_log import NOTICES, RunLog
@@ -265,20 +265,6 @@ def _set_up(deterministic: bool, seed: int) -> None:
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not deterministic
     torch.manual_seed(seed_of(seed, "initial values"))
-
-
-def keep_memory() -> None:
-    """Have the C library keep what tensors free, for the next ones, rather than hand it back.
-
-    It gives each large tensor fresh pages otherwise, which the system has to clear anew at every
-    step: at batch 32 of 150×150 images that took most of the time. Does nothing where the C library
-    is not glibc.
-    """
-    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def _workers(given: int | None, world_size: int) -> int:
