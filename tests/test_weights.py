@@ -10,6 +10,7 @@ from config import CLONE, Config
 
 KEPT = sorted((CLONE / "weights").glob("*.safetensors"))
 LAB = Path(__file__).parent / "data" / "curvy_2snakes_300"
+SETS = {"6": "curv_baseline", "9": "curv_contour_length_9", "14": "curv_contour_length_14"}
 
 
 @pytest.mark.parametrize("weights", KEPT, ids=lambda path: path.stem)
@@ -18,9 +19,8 @@ def test_kept_weights_are_right_about_the_labs_images(
 ) -> None:
     monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path))
     run = load_run(weights, device="cpu", config=Config())
-    length = weights.stem.rpartition("_")[2]
-    found = evaluate(run, str(LAB / f"curv_contour_length_{length}"))
-    assert len(found.label) == 16 and found.label.sum() == 8
+    found = evaluate(run, str(LAB / SETS[weights.stem.rpartition("_")[2]]))
+    assert len(found.label) >= 8 and found.label.mean() == 0.5
     assert found.correct.all()
     assert found.loss < 0.2
 

@@ -64,8 +64,8 @@ def parser(description: str, parameters: Settings) -> argparse.ArgumentParser:
     parse.add_argument("--seed", type=int, help="what all random numbers follow from (default 0)")
     parse.add_argument(
         "--resume", metavar="RUN",
-        help="go on with a run: its name, its path, 'latest' (the experiment's newest run), or "
-        "'auto' (the newest run, or a new one where there is none)",
+        help="go on with a run: its name, its path, 'latest' (the experiment's newest run; where "
+        "it has none, this script's), or 'auto' (the experiment's newest run, or a new one)",
     )  # fmt: skip
     parse.add_argument(
         "--max-minutes", type=_minutes, metavar="M",

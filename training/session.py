@@ -141,13 +141,14 @@ def _opening(training: Training, run: Run, resumed: bool) -> str:
     weights = sum(p.numel() for p in training.model.parameters())
     processes = f", {ranks.world_size} processes" if ranks.world_size > 1 else ""
     data = training.data()
+    start = None if resumed else settings["initial_weights"]
     lines = [
         f"{'resumed' if resumed else 'run'} {run.name}"
         + (f" at step {training.step}" if resumed else ""),
         f"  {settings['model_name']}: {weights} parameters on {ranks.device}{processes}",
+        *([f"  begins with the weights {start}"] if start else []),
         f"  training on {data['train']['description']}",
         f"  validating on {data['validation']['description']}",
-        *([f"  from the weights {start}"] if (start := settings["initial_weights"]) else []),
         f"  {training.total} steps: {settings['epochs']} epochs of "
         f"{training.loader.batches_per_epoch} batches of {settings['batch_size']} images",
         f"  everything of this run: {run.folder}",

@@ -47,10 +47,11 @@ def source(kind: str, project: Path, run: str) -> str:
 
 @pytest.mark.parametrize("kind", ["run", "checkpoint", "npz", "safetensors", "npy"])
 def test_a_run_begins_where_the_other_ended(
-    kind: str, trained: str, script: Script, project: Path
+    kind: str, trained: str, script: Script, project: Path, capsys: pytest.CaptureFixture
 ) -> None:
     chosen = source(kind, project, trained)
     assert script("--set", f"initial_weights={chosen}", "--set", "exp_name=after") == COMPLETE
+    assert f"begins with the weights {chosen}" in capsys.readouterr().out
     with np.load(next(project.glob("results/before_*.npz"))) as before:
         last = before["val_loss"][-1]
     with np.load(next(project.glob("results/after_*.npz"))) as after:
