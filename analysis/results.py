@@ -27,6 +27,7 @@ from analysis.sweep import ended
 from analysis.training_time import TrainingTime, training_time
 from config import Config
 from training.history import History
+from training.initial_weights import fingerprint
 
 LEVELS = (0.9, 0.95)
 PAGE = """# Results
@@ -40,7 +41,8 @@ PAGE = """# Results
 Accuracy: share of the validation images, with Wilson's 95% interval. Images and time to a level: at
 the first validation while training that reached it. Time is that of the updates, with their waiting
 for images, and of the validations; pauses, starting up and writing checkpoints are not in it.
-Images/s: over all updates.
+Images/s: over all updates. A run that began with trained weights counts its own images and time
+alone, and says what those weights had seen.
 
 ## Learning curves
 
@@ -60,12 +62,14 @@ class Result:
         dataset: what it validated on.
         evaluation: its answers to those images.
         time: how long it trained.
+        began: where it began with trained weights: what those had seen.
     """
 
     run: TrainedRun
     dataset: str
     evaluation: Evaluation
     time: TrainingTime
+    began: str = ""
 
     @property
     def trained_on(self) -> str:
@@ -128,6 +132,23 @@ def until(history: History, step: int) -> History:
     return History(**{name: getattr(history, name)[:end] for name, end in ends.items()})
 
 
+def with_beginnings(results: Sequence[Result]) -> list[Result]:
+    """The same, with what their initial weights had seen where these are the weights of another."""
+    by_weights = {fingerprint(one.run.network): one for one in results}
+
+    def began(one: Result) -> str:
+        initial = one.run.record.get("initial_weights")
+        if initial is None:
+            return ""
+        first = by_weights.get(initial)
+        if first is None or first is one:
+            return "after trained weights"
+        seen = f"after {first.run.images_seen:,} of {first.trained_on}"
+        return f"{seen}, {began(first)}" if began(first) else seen
+
+    return [replace(one, began=began(one)) for one in results]
+
+
 def reached_row(one: Result) -> dict[str, str]:
     """A run's row of the first table: accuracy, images and time needed, speed, device."""
     run, batch = one.run, int(one.run.params["batch_size"])
@@ -140,7 +161,7 @@ def reached_row(one: Result) -> dict[str, str]:
         "settings": one.settings or "its own",
         "trained on": one.trained_on,
         "seed": str(run.seed),
-        "training images": f"{run.images_seen:,}{left}",
+        "training images": f"{run.images_seen:,}{left}{one.began and f', {one.began}'}",
         "accuracy (95%)": percent(accuracy),
         "validation images": f"{accuracy['images']:,}",
     }
@@ -181,14 +202,15 @@ def duration(seconds: float | None) -> str:
 
 def comparable(results: Sequence[Result]) -> dict[int, list[Member]]:
     """Runs of several models that were trained on one set for equally many images, and saw the same
-    validation images; by that number of training images.
+    validation images; by that number of training images. Initial weights had seen equally many.
     """
-    groups: dict[tuple[int, str, str], list[Result]] = {}
+    groups: dict[tuple[int, str, str, str], list[Result]] = {}
     for one in results:
-        key = (one.run.images_seen, one.trained_on, str(one.evaluation.about["set"]))
+        seen = one.evaluation.about["set"]
+        key = (one.run.images_seen, one.trained_on, str(seen), one.began)
         groups.setdefault(key, []).append(one)
     found: dict[int, list[Result]] = {}
-    for (images, _, _), group in groups.items():
+    for (images, *_), group in groups.items():
         if len({one.run.model_name for one in group}) > 1:
             found.setdefault(images, []).extend(group)
     return {images: _members(group) for images, group in sorted(found.items())}
@@ -305,7 +327,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"given twice: {', '.join(twice)}; a run has one row")
-    results = [result(run, options.images, options.seed, options.workers) for run in runs]
+    results = with_beginnings(
+        [result(run, options.images, options.seed, options.workers) for run in runs]
+    )
     command_line.name_outputs(write_page(results, options.out, notes, options.not_run))
 
 

@@ -244,6 +244,31 @@ def test_only_runs_of_equal_training_are_compared(copied_with_data, names):
     assert results.comparable([full, lesion]) == {}
 
 
+def test_a_row_says_what_its_initial_weights_had_seen(copied_with_data, names):
+    def of(name):
+        return results.result(load_run(name, device="cpu", config=copied_with_data))
+
+    project = copied_with_data.project_directory
+    chained = train(
+        project, hgru, exp_name="chained", initial_weights=names["hgru"], epochs="1", **CIRCUIT
+    )
+    again = train(project, hgru, exp_name="again", initial_weights=chained, epochs="1", **CIRCUIT)
+    first, second, third = (of(name) for name in (names["hgru"], chained, again))
+    rows = [results.reached_row(one) for one in results.with_beginnings([third, second, first])]
+    of_set = f"of {DATASET} (resized to 24×24)"
+    assert [row["training images"] for row in rows] == [
+        f"24, after 24 {of_set}, after 48 {of_set}", f"24, after 48 {of_set}", "48",
+    ]  # fmt: skip
+    (alone,) = results.with_beginnings([second])
+    assert results.reached_row(alone)["training images"] == "24, after trained weights"
+    # Without them it is another training: not compared with a lesion of as many images.
+    lesion = results.result(
+        load_run(names["multiplicative_lesion"], "6", "cpu", copied_with_data)
+    )
+    assert results.comparable([second, lesion])
+    assert not results.comparable(results.with_beginnings([second, lesion]))
+
+
 def test_a_copied_run_needs_its_newest_weights_alone(as_on_a_gpu, copied, tmp_path):
     """No data, no other checkpoint, evaluations of another device: nothing is computed anew."""
     for folder in copied.checkpoints.iterdir():
