@@ -8,6 +8,7 @@ from analysis.curves import images_to
 from analysis.evaluate import percent
 from analysis.image_sets import title
 from analysis.runs import TrainedRun
+from dataset_processing import is_stream
 from training.settings import DEFAULTS
 
 NUMBERS = ("fold", "images", "seed", "accuracy", "low", "high", "loss", "auc")
@@ -27,7 +28,7 @@ TEMPLATE = """# {run}
 
 ```
 python -m analysis.predict {file} image.png
-python -m analysis.evaluate {file} --dataset pathfinder_14
+python -m analysis.evaluate {file} --dataset {dataset}
 ```
 
 Images are grey, {height}×{width} pixels; label 1: both discs sit on one contour, label 0: on two.
@@ -74,12 +75,14 @@ def model_card(run: TrainedRun, file: str) -> str:
         facts["training images to 90% in validation"] = f"{needed:,}"
     lines = [f"| {name} | {value} |" for name, value in facts.items() if value is not None]
     height, width = run.stimulus_size
+    trained_on = str(run.params["dataset"])
     return TEMPLATE.format(
         run=run.experiment,
         what=f"Weights of `{facts['script']}` for the Pathfinder task, of the run `{run.name}`.",
         facts="\n".join(lines),
         accuracy=_accuracy(run),
         file=file,
+        dataset=trained_on.removesuffix("_stream") if is_stream(trained_on) else "pathfinder_14",
         height=height,
         width=width,
     )

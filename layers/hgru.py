@@ -3,6 +3,7 @@
 One layer gives the six circuits of the 2018 release; each is a choice of options.
 """
 
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -67,6 +68,7 @@ class HGRU(nn.Module):
         lesion_alpha, lesion_mu, lesion_kappa, lesion_omega: the letter is the constant 0.
         multiplicative_excitation: False gives Ĥ = f(H1 + E), without κ and ω.
         adaptation: scale H2 by η_t after each step.
+        eta_init: initial value of η at every step; None draws one a step, uniform on 0–1.
         constrain: ``constrain_letters`` clips the letters to ≥ 0 (call it after each update).
         batch_norm: normalise gates and convolutions inside the circuit (scale only, no shift).
         reuse: one normalisation shared by all steps, rather than its own at each step.
@@ -113,6 +115,7 @@ class HGRU(nn.Module):
         lesion_omega: bool = False,
         multiplicative_excitation: bool = True,
         adaptation: bool = False,
+        eta_init: float | None = None,
         constrain: bool = False,
         batch_norm: bool = False,
         reuse: bool = True,
@@ -130,6 +133,9 @@ class HGRU(nn.Module):
         ):  # fmt: skip
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, found {size!r}")
+        number = type(eta_init) in (int, float) and math.isfinite(cast(float, eta_init))
+        if eta_init is not None and not number:
+            raise ValueError(f"eta_init must be a finite number or None, found {eta_init!r}")
         self.channels = channels
         self.timesteps = timesteps
         self.h_ext = h_ext
@@ -186,7 +192,10 @@ class HGRU(nn.Module):
         self.kappa = letter(multiplicative_excitation, lesion_kappa)
         self.omega = letter(multiplicative_excitation, lesion_omega)
         if adaptation:
-            self.eta = nn.Parameter(torch.empty(T).uniform_(0, 1, generator=generator))
+            eta = torch.empty(T).uniform_(0, 1, generator=generator)
+            if eta_init is not None:  # after the draw: all other initial values stay what they are
+                eta.fill_(eta_init)
+            self.eta = nn.Parameter(eta)
         if hidden_init == "learned":
             self.hidden = nn.Parameter(initial.letter(K, uniform, generator))
         if batch_norm:

@@ -160,6 +160,9 @@ def test_the_card_has_what_was_trained_and_what_was_measured(config, names, tmp_
     assert "initial weights" not in text
     run.params["initial_weights"], run.record["initial_weights"] = "w.npz", "0123456789abcdef"
     assert "| initial weights | w.npz, fingerprint 0123456789abcdef |" in model_card(run, "w")
+    assert "evaluate w --dataset pathfinder_14\n" in model_card(run, "w")
+    run.params["dataset"] = "pathfinder_6_stream"
+    assert "evaluate w --dataset pathfinder_6\n" in model_card(run, "w")
 
 
 @pytest.mark.slow

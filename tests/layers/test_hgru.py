@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from layers import initial
 from layers.hgru import HGRU, NONLINEARITIES
+from models.recurrent import RecurrentNetwork
 from models.tf_variables import counterparts, load_tf_variables
 
 CIRCUITS = {
@@ -290,3 +291,25 @@ def test_fewer_steps_at_test_time_but_not_more_than_were_learned():
     layer.timesteps = 5
     with pytest.raises(ValueError, match=r"timesteps is 5.*for 4 steps"):
         layer(torch.randn(1, 2, 5, 5))
+
+
+@pytest.mark.parametrize("value", [1, 0.5])
+def test_the_initial_value_of_eta_leaves_all_others_as_they_are(value):
+    def network(**options):
+        draw = torch.Generator().manual_seed(3)
+        return RecurrentNetwork(
+            generator=draw, adaptation=True, hidden_init="learned", **options
+        ).state_dict()
+
+    usual, chosen = network(), network(eta_init=value)
+    assert torch.equal(chosen.pop("hgru.eta"), torch.full((8,), float(value)))
+    eta = usual.pop("hgru.eta")
+    assert eta.min() >= 0 and eta.max() <= 1 and len(eta.unique()) == 8
+    for name, other in usual.items():
+        assert torch.equal(chosen[name], other), name
+
+
+@pytest.mark.parametrize("value", ["1", True, float("nan"), float("inf"), [1.0]])
+def test_an_initial_value_of_eta_that_is_no_number_is_refused(value):
+    with pytest.raises(ValueError, match="eta_init must be a finite number or None, found"):
+        HGRU(3, adaptation=True, eta_init=value)
