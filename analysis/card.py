@@ -7,8 +7,9 @@ from analysis import origin
 from analysis.curves import images_to
 from analysis.evaluate import percent
 from analysis.image_sets import title
-from analysis.runs import TrainedRun
+from analysis.runs import TrainedRun, load_run
 from dataset_processing import is_stream
+from training.initial_weights import fingerprint
 from training.settings import DEFAULTS
 
 NUMBERS = ("fold", "images", "seed", "accuracy", "low", "high", "loss", "auc")
@@ -71,7 +72,7 @@ def model_card(run: TrainedRun, file: str) -> str:
         "PyTorch": environment.get("torch"),
     }
     needed = images_to(run.history, int(run.params["batch_size"]))
-    if needed is not None:
+    if needed:  # 0: it began with weights that had reached it
         facts["training images to 90% in validation"] = f"{needed:,}"
     lines = [f"| {name} | {value} |" for name, value in facts.items() if value is not None]
     height, width = run.stimulus_size
@@ -89,9 +90,22 @@ def model_card(run: TrainedRun, file: str) -> str:
 
 
 def _began_with(run: TrainedRun) -> str | None:
-    """The trained weights that the run began with; None where it began with random ones."""
+    """The trained weights that the run began with, and what they had seen where they are those of a
+    run that is here; None where it began with random ones."""
     which = run.params.get("initial_weights")
-    return which and f"{which}, fingerprint {run.record.get('initial_weights')}"
+    if not which:
+        return None
+    recorded = run.record.get("initial_weights")
+    text = f"{which}, fingerprint {recorded}"
+    try:
+        first = load_run(which, device="cpu", config=run.config)
+    except (FileNotFoundError, ValueError):
+        return text
+    if fingerprint(first.network) != recorded:
+        return text
+    seen = f"{first.images_seen:,} images of {title(str(first.params['dataset']))}"
+    before = _began_with(first)
+    return f"{text}, after {seen}" + (f"; these began with {before}" if before else "")
 
 
 def evaluations(run: TrainedRun) -> list[dict[str, Any]]:
