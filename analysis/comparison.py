@@ -16,7 +16,7 @@ from analysis.curves import images_to, labels
 from analysis.evaluate import IMAGES, Evaluation, evaluated
 from analysis.image_sets import contour_length, title
 from analysis.runs import TrainedRun
-from analysis.style import MARKERS, MUTED, PAGE, SERIES, new_figure, style
+from analysis.style import MUTED, PAGE, new_figure, series, style
 
 LEVEL = 0.9  # the accuracy whose training images are counted
 
@@ -159,7 +159,7 @@ def comparison_figure(members: Sequence[Member]) -> Figure:
     table = rows(members)
     models = list(dict.fromkeys(row["model"] for row in table))
     looks: dict[str, dict[str, Any]] = {
-        model: {"color": SERIES[i % len(SERIES)], "marker": MARKERS[i % len(MARKERS)]}
+        model: {key: value for key, value in series(i).items() if key != "linestyle"}
         for i, model in enumerate(models)
     }
     shifts = {model: 0.6 * ((i + 0.5) / len(models) - 0.5) for i, model in enumerate(models)}

@@ -1,6 +1,6 @@
 """Learning curves: accuracy and loss over training images, with the spread over seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,9 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from analysis import origin
 from analysis.runs import TrainedRun
-from analysis.style import GRID, LINES, MARKERS, MUTED, PAGE, SERIES, new_figure, style
+from analysis.style import GRID, MUTED, PAGE, new_figure, series, style
 from training.history import History
+from training.run_folder import TIMESTAMP
 from training.settings import DEFAULTS
 
 SMOOTH = 200  # points that a training curve is reduced to
@@ -21,14 +23,24 @@ BOOKKEEPING = {
     "validation_iters", "num_validation_evals", "shuffle_val", "epochs", "stream_seed",
     "stream_val_images", "model_name", "dataset",
 }  # fmt: skip
+AMOUNT = "stream_epoch_images"
+NAMED = {"initial_weights": "after"}  # what a parameter is called in a name
 
 
-def labels(runs: Sequence[TrainedRun], with_dataset: bool = True) -> list[str]:
+def labels(
+    runs: Sequence[TrainedRun], with_dataset: bool = True, without: Collection[str] = ()
+) -> list[str]:
     """A short name for each run: its model, its data, and other parameters by which runs differ.
 
     Runs of one name differ by their seed alone (or by their data too, without ``with_dataset``).
     Data and parameters that are the same in all runs of a model are left out, and where they
-    differ, values that mean nothing was set.
+    differ, values that mean nothing was set. How many images were asked for is told only where
+    nothing else tells two runs apart.
+
+    Args:
+        runs: the runs.
+        with_dataset: name the data where runs differ by them.
+        without: parameters that are not told.
     """
     names = [run.model_name for run in runs]
     if with_dataset and len({run.params["dataset"] for run in runs}) > 1:
@@ -37,14 +49,31 @@ def labels(runs: Sequence[TrainedRun], with_dataset: bool = True) -> list[str]:
     for place, name in enumerate(names):
         groups.setdefault(name, []).append(place)
     for places in groups.values():
-        keys = sorted({key for i in places for key in runs[i].params} - BOOKKEEPING)
-        for key in keys:
-            found = {i: runs[i].params.get(key, DEFAULTS.get(key)) for i in places}
-            if len({repr(value) for value in found.values()}) > 1:
-                for i, value in found.items():
-                    if key not in DEFAULTS or value != DEFAULTS[key]:
-                        names[i] += f", {key} {_value(value)}"
+        keys = {key for i in places for key in runs[i].params} - BOOKKEEPING - set(without)
+        for key in sorted(keys - {AMOUNT}):
+            _tell(key, runs, places, names)
+    alike: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        alike.setdefault(name, []).append(place)
+    for places in alike.values():
+        _tell(AMOUNT, runs, places, names)
     return names
+
+
+def _tell(
+    key: str, runs: Sequence[TrainedRun], places: Sequence[int], names: list[str]
+) -> None:
+    """Add a parameter to the names of runs where they differ by it."""
+    found = {i: runs[i].params.get(key, DEFAULTS.get(key)) for i in places}
+    if len({repr(value) for value in found.values()}) == 1:
+        return
+    chosen = {i for i in places if key in origin.overrides(runs[i].record)}
+    own = {repr(value) for i, value in found.items() if i not in chosen}
+    for i, value in found.items():
+        # The value that the script itself has, where all others were asked for.
+        plain = i not in chosen and len(own) == 1 and chosen
+        if not plain and (key not in DEFAULTS or value != DEFAULTS[key]):
+            names[i] += f", {NAMED.get(key, key)} {_value(value)}"
 
 
 def images_to(history: History, batch_size: int, level: float = 0.9) -> int | None:
@@ -81,11 +110,7 @@ def learning_curves(runs: Sequence[TrainedRun]) -> Figure:
         accuracy, loss = figure.subplots(1, 2)
         for number, name in enumerate(dict.fromkeys(names)):
             group = [run for run, other in zip(drawn, names, strict=True) if other == name]
-            look = {
-                "color": SERIES[number % len(SERIES)],
-                "linestyle": LINES[number % len(LINES)],
-                "marker": MARKERS[number % len(MARKERS)],
-            }
+            look = series(number)
             seeds = f" ({len(group)} seeds)" if len(group) > 1 else ""
             _series(accuracy, group, "metric", unit, name + seeds, look)
             _series(loss, group, "loss", unit, None, look)
@@ -163,4 +188,4 @@ def _losses(runs: Sequence[TrainedRun]) -> set[str]:
 def _value(value: Any) -> str:
     if isinstance(value, dict):
         return " ".join(f"{key}={item}" for key, item in value.items()) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else TIMESTAMP.sub("", str(value))

@@ -16,10 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from analysis import command_line, comparison, curves, origin
 from analysis.comparison import Member
 from analysis.evaluate import IMAGES, Evaluation, evaluated, kept, percent
-from analysis.files import write_text
+from analysis.files import write_csv, write_text
 from analysis.image_sets import title
 from analysis.runs import TrainedRun, load_run
 from analysis.style import save
@@ -45,6 +47,8 @@ Images/s: over all updates. A run that began with trained weights counts its own
 alone, and says what those weights had seen.
 
 ## Learning curves
+
+Their numbers: [{table}]({table}).
 
 {curves}
 {comparisons}## How to repeat it
@@ -85,7 +89,10 @@ class Result:
     @property
     def settings(self) -> str:
         """Settings other than the script's own that bear on what it learned."""
-        told = {"model_input_image_size", "stream_settings", *curves.BOOKKEEPING}
+        told = {
+            "model_input_image_size", "stream_settings", "initial_weights", curves.AMOUNT,
+            *curves.BOOKKEEPING,
+        }  # fmt: skip
         named = origin.overrides(self.run.record)
         return ", ".join(text for key, text in named.items() if key not in told)
 
@@ -165,11 +172,12 @@ def reached_row(one: Result) -> dict[str, str]:
         "accuracy (95%)": percent(accuracy),
         "validation images": f"{accuracy['images']:,}",
     }
+    words = {None: "not reached", 0: "at its start"}
     for level, images in zip(LEVELS, needed, strict=True):
-        row[f"images to {level:.0%}"] = "not reached" if images is None else f"{images:,}"
+        row[f"images to {level:.0%}"] = words.get(images) or f"{images:,}"
     for level, images in zip(LEVELS, needed, strict=True):
-        seconds = None if images is None else one.time.until(images // batch)
-        row[f"time to {level:.0%}"] = "not reached" if images is None else duration(seconds)
+        seconds = one.time.until(images // batch) if images else None
+        row[f"time to {level:.0%}"] = words.get(images) or duration(seconds)
     return row | {
         "time in all": duration(one.time.until(run.step)),
         "images/s": "–" if rate is None else f"{rate:,.0f}",
@@ -217,7 +225,8 @@ def comparable(results: Sequence[Result]) -> dict[int, list[Member]]:
 
 
 def _members(results: Sequence[Result]) -> list[Member]:
-    names = curves.labels([one.run for one in results], with_dataset=False)
+    runs = [one.run for one in results]
+    names = curves.labels(runs, with_dataset=False, without=("initial_weights",))
     return [
         Member(one.run, name, {one.dataset: one.evaluation})
         for one, name in zip(results, names, strict=True)
@@ -227,7 +236,8 @@ def _members(results: Sequence[Result]) -> list[Member]:
 def write_page(
     results: Sequence[Result], path: Path, notes: str = "", not_run: Sequence[str] = ()
 ) -> list[Path]:
-    """Write the page, and its figures as PNG into ``figures/`` beside it.
+    """Write the page, and beside it the learning curves as ``<page>_curves.csv`` and the figures as
+    PNG in ``figures/``.
 
     Args:
         results: of the runs, at least one, in the order of the rows.
@@ -236,20 +246,49 @@ def write_page(
         not_run: lines of the section of what was not run; without any there is no such section.
 
     Returns:
-        The files: the page, then the figures.
+        The files: the page, the table of the learning curves, then the figures.
     """
+    table = write_csv(
+        path.with_name(f"{path.stem}_curves.csv"), [row for one in results for row in curve(one)]
+    )
     curves_text, figures = _curves(results, path)
     comparisons, more = _comparisons(results, path)
     lines = "\n".join(f"- {line}" for line in not_run)
     text = PAGE.format(
         notes=f"{notes.strip()}\n\n" if notes.strip() else "",
         reached=markdown_table([reached_row(one) for one in results]),
+        table=table.name,
         curves=curves_text,
         comparisons=comparisons,
         commands=markdown_table([command_row(one) for one in results]),
         not_run=f"\n## Not run\n\n{lines}\n" if lines else "",
     )
-    return [write_text(path, text), *figures, *more]
+    return [write_text(path, text), table, *figures, *more]
+
+
+def curve(one: Result) -> list[dict[str, Any]]:
+    """A run's learning curve: a row for each validation.
+
+    Training loss and accuracy are means over the updates since the validation before, and empty at
+    the first; losses are in nats.
+    """
+    history, batch, rows, before = one.run.history, int(one.run.params["batch_size"]), [], 0
+    for step, loss, accuracy in zip(
+        history.validation_step, history.validation_loss, history.validation_metric, strict=True
+    ):
+        seconds = one.time.until(step)
+        row: dict[str, Any] = {
+            "run": one.run.name, "training_images": step * batch,
+            "seconds": "" if seconds is None else f"{seconds:.1f}",
+            "training_loss": "", "training_accuracy": "",
+            "validation_loss": f"{loss:.5f}", "validation_accuracy": f"{accuracy:.5f}",
+        }  # fmt: skip
+        if step > before:
+            row["training_loss"] = f"{np.mean(history.train_loss[before:step]):.5f}"
+            row["training_accuracy"] = f"{np.mean(history.train_metric[before:step]):.5f}"
+        rows.append(row)
+        before = step
+    return rows
 
 
 def markdown_table(rows: Sequence[dict[str, str]]) -> str:
@@ -286,10 +325,16 @@ def _comparisons(results: Sequence[Result], page: Path) -> tuple[str, list[Path]
             comparison.rows(members), comparison.paired_tests(members, reference)
         )
         path = _figure(comparison.comparison_figure(members), page, f"comparison_{images}")
+        names = {member.run.name for member in members}
+        beginnings = {
+            f"Training on {one.trained_on} came {one.began}, with the same network.\n"
+            for one in results if one.run.name in names and one.began
+        }  # fmt: skip
         text.append(
             f"## Models side by side, {images:,} training images\n\n"
             f"![Accuracy by model and data set]({_link(path, page)})\n\n"
-            "Interval of one seed: Wilson's; of several: Student's, of their mean.\n\n"
+            "Interval of one seed: Wilson's; of several: Student's, of their mean.\n"
+            f"{''.join(sorted(beginnings))}\n"
             f"{tables}\n"
         )
         paths.append(path)

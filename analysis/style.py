@@ -31,6 +31,13 @@ SIGNED = LinearSegmentedColormap.from_list(  # as dark at +x as at −x, white a
 )
 SEQUENTIAL = colormaps["cividis"]  # made for colour-blind readers
 
+def series(number: int) -> dict[str, Any]:
+    """Colour, marker and line of a series, 0 the first; no two of the first 49 are alike."""
+    colour = number % len(SERIES)
+    other = (number + number // len(SERIES)) % len(MARKERS)
+    return {"color": SERIES[colour], "marker": MARKERS[other], "linestyle": LINES[other]}
+
+
 RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 8,

@@ -88,6 +88,25 @@ def test_names_of_runs_tell_what_differs(config, names):
     assert curves.labels(runs, with_dataset=False)[2] == "ff_5"
 
 
+def test_names_leave_out_what_nobody_asked_for(config, names):
+    wanted = ("hgru", "hgru seed 1", "ff_5")
+    runs = [load_run(names[n], device="cpu", config=config) for n in wanted]
+    runs[1].params |= {"lr": 0.01}
+    runs[1].record["overrides"] = [*runs[1].record["overrides"], "lr=0.01"]
+    assert curves.labels(runs) == ["hgru", "hgru, lr 0.01", "ff_5"]
+    runs[1].params |= {"lr": 0.001, "stream_epoch_images": 5}
+    assert curves.labels(runs)[:2] == ["hgru", "hgru, stream_epoch_images 5"]
+    runs[1].params |= {"initial_weights": "one_2026-11-25_03-18-41"}
+    assert curves.labels(runs)[:2] == ["hgru", "hgru, after one"]
+    assert curves.labels(runs, without=("initial_weights",))[1] == "hgru, stream_epoch_images 5"
+
+
+def test_series_do_not_look_alike():
+    looks = [style.series(number) for number in range(49)]
+    assert len({(look["color"], look["marker"]) for look in looks}) == 49
+    assert len({(look["color"], str(look["linestyle"])) for look in looks}) == 49
+
+
 def test_images_to_a_level_and_training_means():
     history = curves.History(validation_step=[0, 10, 20], validation_metric=[0.5, 0.9, 0.95])
     assert curves.images_to(history, 32, 0.9) == 320

@@ -1,5 +1,6 @@
 """The page of results: its numbers are those that the runs recorded, here or on another machine."""
 
+import csv
 import json
 import shutil
 import sys
@@ -14,6 +15,7 @@ from safetensors import safe_open
 
 import hgru
 from analysis import evaluate, export, figures, origin, predict, results
+from analysis.card import model_card
 from analysis.command_line import exit_code
 from analysis.evaluate import evaluated, kept, percent
 from analysis.files import read_arrays, write_arrays
@@ -201,6 +203,17 @@ def test_the_page_has_what_the_runs_recorded(copied_with_data, names, tmp_path, 
     assert figures_made == ["r_comparison_48.png", f"r_curves_{DATASET}_resized_to_24_24.png"]
     assert all(f"](figures/{name})" in text for name in figures_made)
     assert "## Models side by side, 48 training images" in text
+    with (page.parent / "r_curves.csv").open(newline="") as file:
+        curve = [row for row in csv.DictReader(file) if row["run"] == names["hgru"]]
+    history = load_run(names["hgru"], device="cpu", config=config).history
+    steps = [int(row["training_images"]) // 4 for row in curve]
+    assert steps == history.validation_step and "](r_curves.csv)" in text
+    for row, accuracy in zip(curve, history.validation_metric, strict=True):
+        assert float(row["validation_accuracy"]) == pytest.approx(accuracy, abs=1e-5)
+    first, second = steps[:2]
+    mean = np.mean(history.train_loss[first:second])
+    assert float(curve[1]["training_loss"]) == pytest.approx(mean, abs=1e-5)
+    assert curve[0]["training_loss"] == ""
     assert "| ff_5 − hgru |" in text and "| multiplicative_lesion − hgru |" in text
     said = capsys.readouterr().out
     assert all(str(page.parent / "figures" / name) in said for name in figures_made)
@@ -218,6 +231,10 @@ def test_levels_are_those_of_the_validations(copied_with_data, names):
     row = results.reached_row(one)
     assert (row["images to 90%"], row["images to 95%"]) == ("12", "24")
     assert row["time to 95%"] == results.duration(one.time.until(6))
+    run.history.validation_metric[0] = 0.92  # it began with trained weights
+    row = results.reached_row(results.result(run))
+    assert (row["images to 90%"], row["time to 90%"]) == ("at its start", "at its start")
+    run.history.validation_metric[0] = 0.5
     run.step, run.weights = 3, "3"
     row = results.reached_row(results.result(run))
     assert (row["images to 90%"], row["images to 95%"]) == ("12", "not reached")
@@ -261,6 +278,12 @@ def test_a_row_says_what_its_initial_weights_had_seen(copied_with_data, names):
     ]  # fmt: skip
     (alone,) = results.with_beginnings([second])
     assert results.reached_row(alone)["training images"] == "24, after trained weights"
+    card = model_card(second.run, "w")
+    assert f"| initial weights | {names['hgru']}, fingerprint " in card
+    assert f", after 48 images of {DATASET} |" in card
+    assert f", after 24 images of {DATASET}; these began with {names['hgru']}" in model_card(
+        third.run, "w"
+    )
     # Without them it is another training: not compared with a lesion of as many images.
     lesion = results.result(
         load_run(names["multiplicative_lesion"], "6", "cpu", copied_with_data)
