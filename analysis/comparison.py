@@ -16,7 +16,7 @@ from analysis.curves import images_to, labels
 from analysis.evaluate import IMAGES, Evaluation, evaluated
 from analysis.image_sets import contour_length, title
 from analysis.runs import TrainedRun
-from analysis.style import MUTED, PAGE, new_figure, series, style
+from analysis.style import MUTED, PAGE, legend_below, new_figure, series, style
 
 LEVEL = 0.9  # the accuracy whose training images are counted
 
@@ -173,9 +173,7 @@ def comparison_figure(members: Sequence[Member]) -> Figure:
             axes.tick_params(axis="x", length=0)
         handles, names = left.get_legend_handles_labels()
         unique = dict(zip(names, handles, strict=True))
-        figure.legend(
-            unique.values(), unique.keys(), loc="outside lower center", ncols=min(4, len(unique))
-        )
+        legend_below(figure, list(unique.values()), list(unique))
     return figure
 
 

@@ -10,13 +10,12 @@ from matplotlib.ticker import PercentFormatter
 
 from analysis import origin
 from analysis.runs import TrainedRun
-from analysis.style import GRID, MUTED, PAGE, new_figure, series, style
+from analysis.style import GRID, MUTED, PAGE, legend_below, new_figure, series, style
 from training.history import History
 from training.run_folder import TIMESTAMP
 from training.settings import DEFAULTS
 
 SMOOTH = 200  # points that a training curve is reduced to
-LEGEND_LETTERS = 110  # that a line below the axes holds
 # Parameters that say nothing of what was learned.
 BOOKKEEPING = {
     "exp_name", "save_weights", "log_iters", "checkpoint_minutes", "keep_checkpoints", "keep_every",
@@ -131,10 +130,9 @@ def learning_curves(runs: Sequence[TrainedRun]) -> Figure:
             axes.grid(axis="y")
             axes.set_xlabel(f"training images{f' ({word})' if word else ''}")
             axes.set_xlim(left=0)
-        columns = LEGEND_LETTERS // (max(map(len, names)) + 8)
-        figure.legend(
-            loc="outside lower center", ncols=max(1, min(3, columns, len(set(names)))),
-        )  # fmt: skip
+        lines, told = accuracy.get_legend_handles_labels()
+        if told:
+            legend_below(figure, lines, told, 3)
     return figure
 
 

@@ -1,6 +1,7 @@
 """One look for all figures: sizes, type, colours that colour-blind readers tell apart, maps."""
 
 import io
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib import colormaps
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -37,6 +39,9 @@ def series(number: int) -> dict[str, Any]:
     other = (number + number // len(SERIES)) % len(MARKERS)
     return {"color": SERIES[colour], "marker": MARKERS[other], "linestyle": LINES[other]}
 
+
+LEGEND_LETTERS = 110  # that a line below the axes of a page holds
+LEGEND_ROW = 0.15  # inches
 
 RC: Any = {
     "font.family": "DejaVu Sans",
@@ -83,6 +88,21 @@ def style() -> Iterator[None]:
 def new_figure(width: float = PAGE, height: float = 2.6) -> Figure:
     """An empty figure, in inches; call it, and draw, within :func:`style`."""
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def legend_below(
+    figure: Figure, handles: Sequence[Artist], names: Sequence[str], most: int = 4
+) -> None:
+    """A legend below the axes, in as many columns as the names leave room for, ``most`` at most.
+
+    The figure grows by its rows beyond the second, so that the axes keep their height.
+    """
+    columns = LEGEND_LETTERS // (max(map(len, names)) + 8)
+    columns = max(1, min(most, columns, len(names)))
+    figure.legend(handles, names, loc="outside lower center", ncols=columns)
+    rows = math.ceil(len(names) / columns)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + LEGEND_ROW * max(0, rows - 2))
 
 
 def save(figure: Figure, stem: Path, kinds: Sequence[str] = ("png", "pdf")) -> list[Path]:
