@@ -22,7 +22,7 @@ BOOKKEEPING = {
     "validation_iters", "num_validation_evals", "shuffle_val", "epochs", "stream_seed",
     "stream_val_images", "model_name", "dataset",
 }  # fmt: skip
-AMOUNT = "stream_epoch_images"
+AMOUNT = "stream_epoch_images"  # read off the axis of images, or the table beside it
 NAMED = {"initial_weights": "after"}  # what a parameter is called in a name
 
 

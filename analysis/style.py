@@ -33,13 +33,6 @@ SIGNED = LinearSegmentedColormap.from_list(  # as dark at +x as at −x, white a
 )
 SEQUENTIAL = colormaps["cividis"]  # made for colour-blind readers
 
-def series(number: int) -> dict[str, Any]:
-    """Colour, marker and line of a series, 0 the first; no two of the first 49 are alike."""
-    colour = number % len(SERIES)
-    other = (number + number // len(SERIES)) % len(MARKERS)
-    return {"color": SERIES[colour], "marker": MARKERS[other], "linestyle": LINES[other]}
-
-
 LEGEND_LETTERS = 110  # that a line below the axes of a page holds
 LEGEND_ROW = 0.15  # inches
 
@@ -83,6 +76,13 @@ def style() -> Iterator[None]:
     """Within the block, figures are drawn in this look."""
     with matplotlib.rc_context(RC):
         yield
+
+
+def series(number: int) -> dict[str, Any]:
+    """Colour, marker and line of a series, 0 the first; no two of the first 49 are alike."""
+    colour = number % len(SERIES)
+    other = (number + number // len(SERIES)) % len(MARKERS)
+    return {"color": SERIES[colour], "marker": MARKERS[other], "linestyle": LINES[other]}
 
 
 def new_figure(width: float = PAGE, height: float = 2.6) -> Figure:
