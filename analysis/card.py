@@ -59,7 +59,7 @@ def model_card(run: TrainedRun, file: str) -> str:
         "script": origin.script(run.record),
         "parameters": f"{run.parameters:,}",
         "trained on": origin.data(run.record),
-        "initial weights": _began_with(run),
+        "initial weights": began_with(run),
         "training images": f"{run.images_seen:,}, repeats counted ({run.step:,} updates of "
         f"{run.params['batch_size']})",
         "weights": f"step {run.step} ({run.weights})",
@@ -89,12 +89,12 @@ def model_card(run: TrainedRun, file: str) -> str:
     )
 
 
-def _began_with(run: TrainedRun) -> str | None:
+def began_with(run: TrainedRun) -> str | None:
     """The trained weights that the run began with, and what they had seen where they are those of a
-    run that is here; None where it began with random ones."""
+    run or file that is here, or were at the export; None where it began with random ones."""
     which = run.params.get("initial_weights")
-    if not which:
-        return None
+    if not which or run.record.get("began_with"):
+        return run.record.get("began_with")
     recorded = run.record.get("initial_weights")
     text = f"{which}, fingerprint {recorded}"
     try:
@@ -104,7 +104,7 @@ def _began_with(run: TrainedRun) -> str | None:
     if fingerprint(first.network) != recorded:
         return text
     seen = f"{first.images_seen:,} images of {title(str(first.params['dataset']))}"
-    before = _began_with(first)
+    before = began_with(first)
     return f"{text}, after {seen}" + (f"; these began with {before}" if before else "")
 
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis import command_line, origin
-from analysis.card import evaluations, model_card
+from analysis.card import began_with, evaluations, model_card
 from analysis.evaluate import percent
 from analysis.files import write_bytes, write_text
 from analysis.probing import default_generator
@@ -47,7 +47,12 @@ def export_safetensors(run: TrainedRun, path: Path) -> Path:
     left out.
     """
     measured = evaluations(run)
-    record = origin.portable({**run.record, "parameters": run.params, "evaluations": measured})
+    record = origin.portable(
+        {
+            **run.record, "parameters": run.params, "evaluations": measured,
+            "began_with": began_with(run),
+        }
+    )  # fmt: skip
     tensors = {name: t.contiguous().cpu() for name, t in run.network.state_dict().items()}
     metadata = {
         "format": FORMAT,

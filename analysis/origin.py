@@ -11,7 +11,8 @@ ENVIRONMENT = (
     "python", "torch", "numpy", "cuda", "cudnn", "device", "processes", "git_commit", "git_dirty",
 )  # fmt: skip
 RECORD = (
-    "script", "parameters", "overrides", "seed", "deterministic", "initial_weights", "evaluations",
+    "script", "parameters", "overrides", "seed", "deterministic", "initial_weights", "began_with",
+    "evaluations",
 )  # fmt: skip
 
 

@@ -261,7 +261,9 @@ def test_only_runs_of_equal_training_are_compared(copied_with_data, names):
     assert results.comparable([full, lesion]) == {}
 
 
-def test_a_row_says_what_its_initial_weights_had_seen(copied_with_data, names):
+def test_a_row_says_what_its_initial_weights_had_seen(
+    copied_with_data, names, tmp_path, monkeypatch
+):
     def of(name):
         return results.result(load_run(name, device="cpu", config=copied_with_data))
 
@@ -284,6 +286,12 @@ def test_a_row_says_what_its_initial_weights_had_seen(copied_with_data, names):
     assert f", after 24 images of {DATASET}; these began with {names['hgru']}" in model_card(
         third.run, "w"
     )
+    # A file of weights knows it where no run is.
+    file = tmp_path / "elsewhere" / "w.safetensors"
+    export.export_safetensors(third.run, file)
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path / "empty"))
+    elsewhere = load_run(file, device="cpu", config=Config())
+    assert model_card(elsewhere, "w").count(f"images of {DATASET}") == 2
     # Without them it is another training: not compared with a lesion of as many images.
     lesion = results.result(
         load_run(names["multiplicative_lesion"], "6", "cpu", copied_with_data)
