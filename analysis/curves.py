@@ -44,19 +44,21 @@ def labels(
     names = [run.model_name for run in runs]
     if with_dataset and len({run.params["dataset"] for run in runs}) > 1:
         names = [f"{name}, {run.params['dataset']}" for name, run in zip(names, runs, strict=True)]
-    groups: dict[str, list[int]] = {}
-    for place, name in enumerate(names):
-        groups.setdefault(name, []).append(place)
-    for places in groups.values():
+    for places in _alike(names):
         keys = {key for i in places for key in runs[i].params} - BOOKKEEPING - set(without)
         for key in sorted(keys - {AMOUNT}):
             _tell(key, runs, places, names)
-    alike: dict[str, list[int]] = {}
-    for place, name in enumerate(names):
-        alike.setdefault(name, []).append(place)
-    for places in alike.values():
+    for places in _alike(names):
         _tell(AMOUNT, runs, places, names)
     return names
+
+
+def _alike(names: Sequence[str]) -> list[list[int]]:
+    """The places of each name."""
+    found: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        found.setdefault(name, []).append(place)
+    return list(found.values())
 
 
 def _tell(

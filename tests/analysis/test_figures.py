@@ -269,3 +269,17 @@ def test_wrong_example_is_said(run):
         activity.example(Handmade(), 1, skip=3)
     assert activity.example(Handmade(), 1) == 1
     assert torch.is_tensor(activity.prepare_images(run, Handmade().images))
+
+
+@pytest.mark.parametrize("length", [5, 30, 70])
+def test_a_legend_stays_on_the_page_and_leaves_the_axes_their_room(length):
+    with style.style():
+        figure = style.new_figure(style.PAGE, 3.0)
+        axes = figure.subplots()
+        lines = [axes.plot([0, 1])[0] for _ in range(9)]
+        style.legend_below(figure, lines, [f"{number}".ljust(length, "n") for number in range(9)])
+        figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box, page = legend.get_window_extent(), figure.bbox
+    assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0
+    assert axes.get_window_extent().height / figure.dpi > 1.9
