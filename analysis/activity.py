@@ -16,9 +16,9 @@ from PIL import Image
 from analysis.evaluate import LABELS
 from analysis.predict import prepare_images
 from analysis.probing import SMOOTHGRAD_SAMPLES, SMOOTHGRAD_SPREAD, record, smoothgrad
-from analysis.runs import TrainedRun
 from analysis.style import ACTIVITY, PAGE, SIGNED, SKY, new_figure, picture, style
-from dataset_processing.progress import Progress
+from analysis.trained import TrainedRun
+from support.progress import Progress
 
 OUTLINE = 8  # pixels of the stimulus by which a contour is widened, so that its paddles join
 FRAME_MS, LAST_FRAME_MS = 450, 1800

@@ -7,10 +7,10 @@ from analysis import origin
 from analysis.curves import images_to
 from analysis.evaluate import percent
 from analysis.image_sets import title
-from analysis.runs import TrainedRun, load_run
+from analysis.trained import TrainedRun, load_run
 from dataset_processing import is_stream
-from training.initial_weights import fingerprint
-from training.settings import DEFAULTS
+from training.experiment import DEFAULTS
+from training.weights import fingerprint
 
 NUMBERS = ("fold", "images", "seed", "accuracy", "low", "high", "loss", "auc")
 TEMPLATE = """# {run}
@@ -33,7 +33,7 @@ python -m analysis.evaluate {file} --dataset {dataset}
 ```
 
 Images are grey, {height}×{width} pixels; label 1: both discs sit on one contour, label 0: on two.
-From Python: `analysis.runs.load_run("{file}").network`.
+From Python: `analysis.trained.load_run("{file}").network`.
 
 ## Limits
 

@@ -15,8 +15,8 @@ from analysis import statistics
 from analysis.curves import images_to, labels
 from analysis.evaluate import IMAGES, Evaluation, evaluated
 from analysis.image_sets import contour_length, title
-from analysis.runs import TrainedRun
 from analysis.style import MUTED, PAGE, legend_below, new_figure, series, style
+from analysis.trained import TrainedRun
 
 LEVEL = 0.9  # the accuracy whose training images are counted
 

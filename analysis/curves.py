@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from analysis import origin
-from analysis.runs import TrainedRun
 from analysis.style import GRID, MUTED, PAGE, legend_below, new_figure, series, style
+from analysis.trained import TrainedRun
+from training.experiment import DEFAULTS
 from training.history import History
-from training.run_folder import TIMESTAMP
-from training.settings import DEFAULTS
+from training.run import TIMESTAMP
 
 SMOOTH = 200  # points that a training curve is reduced to
 # Parameters that say nothing of what was learned.

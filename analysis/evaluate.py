@@ -23,15 +23,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from analysis import command_line, statistics
-from analysis.files import read_arrays, text_table, write_arrays, write_csv, write_json
+from analysis import statistics
 from analysis.image_sets import contour_length, marker_distance, open_images, title
 from analysis.probing import altered, circuit, hidden_generators, hidden_seed, is_recurrent
-from analysis.runs import TrainedRun, load_run
+from analysis.trained import TrainedRun, load_run
 from config import Config
 from dataset_processing.augmentations import Augmentations
 from dataset_processing.loader import Loader
-from dataset_processing.progress import Progress
+from support import shell
+from support.files import read_arrays, write_arrays, write_csv, write_json
+from support.progress import Progress
+from support.tables import text_table
 from training.graph import GraphedForward
 
 IMAGES = 10_000
@@ -344,7 +346,7 @@ def table(found: Sequence[Evaluation], exact: bool = False) -> list[dict[str, An
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parse = command_line.Parser("evaluate", __doc__)
+    parse = shell.Parser("evaluate", __doc__)
     parse.add_run()
     parse.add_argument(
         "--dataset", nargs="+", metavar="NAME",
@@ -396,7 +398,7 @@ def report(
     ]
     paths.append(write_csv(config.condition_evaluations / f"evaluation_{stamp}.csv", flat))
     print()
-    command_line.name_outputs(paths)
+    shell.name_outputs(paths)
 
 
 def _confusion_text(one: Evaluation) -> str:
@@ -409,4 +411,4 @@ def _confusion_text(one: Evaluation) -> str:
 
 
 if __name__ == "__main__":
-    command_line.run_command(main)
+    shell.run_command(main)

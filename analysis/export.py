@@ -24,16 +24,17 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from analysis import command_line, origin
+from analysis import origin
 from analysis.card import began_with, evaluations, model_card
 from analysis.evaluate import percent
-from analysis.files import write_bytes, write_text
 from analysis.probing import default_generator
-from analysis.runs import FORMAT, TrainedRun, load_run
+from analysis.trained import FORMAT, TrainedRun, load_run
 from config import CLONE, Config
 from layers.horizontal import horizontal_method
 from models.tf_variables import tf_variables
-from training.settings import plain
+from support import shell
+from support.files import write_bytes, write_text
+from training.experiment import plain
 
 FORMATS = ("safetensors", "card", "npy", "torch")
 TOLERANCE = 1e-4  # largest difference, relative to the largest value, that an export may show
@@ -159,18 +160,18 @@ def _in_clone(path: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parse = command_line.Parser("export", __doc__)
+    parse = shell.Parser("export", __doc__)
     parse.add_run(many=False)
     parse.add_argument(
         "--format", nargs="+", choices=FORMATS, default=list(FORMATS), metavar="FORMAT",
         help="formats, of those above; default: all",
     )  # fmt: skip
     parse.add_argument(
-        "--size", nargs=2, type=command_line.whole(1), metavar=("H", "W"),
+        "--size", nargs=2, type=shell.whole(1), metavar=("H", "W"),
         help="of the images that the torch program takes; default: the run's",
     )  # fmt: skip
     parse.add_argument(
-        "--batch", type=command_line.whole(1), default=1, help="images that the program takes"
+        "--batch", type=shell.whole(1), default=1, help="images that the program takes"
     )
     parse.add_argument(
         "--name", help="of the files, without ending; default: <experiment>_step<step>"
@@ -199,8 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         path, difference = export_program(run, folder / name, options.size, options.batch)
         print(f"the program differs from the network by {difference:.1e} of the largest value")
         paths.append(path)
-    command_line.name_outputs(paths)
+    shell.name_outputs(paths)
 
 
 if __name__ == "__main__":
-    command_line.run_command(main)
+    shell.run_command(main)

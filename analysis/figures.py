@@ -17,14 +17,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis import activity, command_line, curves, kernels
+from analysis import activity, curves, kernels
 from analysis.association import STAGES
-from analysis.files import write_bytes
 from analysis.image_sets import example_set, open_images
 from analysis.probing import SMOOTHGRAD_SAMPLES, is_recurrent
-from analysis.runs import TrainedRun, load_run
 from analysis.style import save
+from analysis.trained import TrainedRun, load_run
 from config import Config
+from support import shell
+from support.files import write_bytes
 
 KINDS = ("curves", "gabors", "kernels", "association", "letters", "activity", "gradients")
 OF_CIRCUIT = ("kernels", "association", "letters", "activity")
@@ -104,7 +105,7 @@ def _activity(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parse = command_line.Parser("figures", __doc__)
+    parse = shell.Parser("figures", __doc__)
     parse.add_run()
     parse.add_argument(
         "--only", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND",
@@ -116,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "ones have an outline; default: own",
     )  # fmt: skip
     parse.add_argument(
-        "--index", type=command_line.whole(0), metavar="I",
+        "--index", type=shell.whole(0), metavar="I",
         help="number of the image; default: the first of each label",
     )  # fmt: skip
     parse.add_argument(
@@ -124,9 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="of the horizontal kernel: " + "; ".join(f"{k}: {v}" for k, v in STAGES.items()),
     )  # fmt: skip
     parse.add_argument(
-        "--samples", type=command_line.whole(1), default=SMOOTHGRAD_SAMPLES, help="of SmoothGrad"
+        "--samples", type=shell.whole(1), default=SMOOTHGRAD_SAMPLES, help="of SmoothGrad"
     )
-    parse.add_argument("--seed", type=command_line.whole(0), default=0, help="of images and noise")
+    parse.add_argument("--seed", type=shell.whole(0), default=0, help="of images and noise")
     parse.add_device()
     parse.add_output("folder to write to; default: plots/<run>, and plots for several runs' curves")
     options = parse.parse_args(arguments)
@@ -151,8 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if left_out:
             print(f"{run.name}: nothing to draw for {', '.join(left_out)}")
         paths += [path for files in found.values() for path in files]
-    command_line.name_outputs(paths)
+    shell.name_outputs(paths)
 
 
 if __name__ == "__main__":
-    command_line.run_command(main)
+    shell.run_command(main)

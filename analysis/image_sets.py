@@ -14,9 +14,9 @@ from dataset_processing.base import PathfinderSet
 from dataset_processing.datasets import ImageDataset, RecordDataset
 from dataset_processing.generate import SETS
 from dataset_processing.layouts import list_images
-from dataset_processing.names import unknown
 from dataset_processing.pathfinder import Pathfinder, Settings, Stimulus
 from dataset_processing.records import read_png
+from support.errors import unknown
 
 GENERATED = re.compile(r"pathfinder_(\d+)")
 OWN = "own"  # images generated as those that a run trained on

@@ -21,15 +21,16 @@ from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from analysis import command_line
 from analysis.evaluate import LABELS
-from analysis.files import text_table, write_csv
 from analysis.probing import altered, hidden_seed, is_recurrent, record
-from analysis.runs import TrainedRun, load_run
 from analysis.style import ACTIVITY, PAGE, SKY, new_figure, picture, save, style
+from analysis.trained import TrainedRun, load_run
 from config import Config
 from dataset_processing.augmentations import Augmentations
-from dataset_processing.progress import Progress
+from support import shell
+from support.files import write_csv
+from support.progress import Progress
+from support.tables import text_table
 
 
 @dataclass
@@ -161,13 +162,13 @@ def prediction_figure(found: Prediction, name: str, run: TrainedRun) -> Figure:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parse = command_line.Parser("predict", __doc__)
+    parse = shell.Parser("predict", __doc__)
     parse.add_run(many=False)
     parse.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
     parse.add_argument(
         "--resize", action="store_true", help="resize images of another size than the run takes"
     )
-    parse.add_argument("--seed", type=command_line.whole(0), default=0, help="of the hidden state")
+    parse.add_argument("--seed", type=shell.whole(0), default=0, help="of the hidden state")
     parse.add_circuit()
     parse.add_device()
     parse.add_output("folder of the figures; default: the run's, under visualizations")
@@ -197,8 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(text_table(rows))
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     paths.append(write_csv(folder / f"predictions_{stamp}.csv", rows))
-    command_line.name_outputs(paths)
+    shell.name_outputs(paths)
 
 
 if __name__ == "__main__":
-    command_line.run_command(main)
+    shell.run_command(main)

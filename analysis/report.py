@@ -13,16 +13,17 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from analysis import command_line, comparison, curves, figures, page
+from analysis import comparison, curves, figures, page
 from analysis.comparison import Member
 from analysis.evaluate import LABELS, percent
-from analysis.files import write_text
 from analysis.image_sets import title
 from analysis.probing import SMOOTHGRAD_SAMPLES, SMOOTHGRAD_SPREAD
-from analysis.runs import TrainedRun, load_run, script_of
 from analysis.style import save
+from analysis.trained import TrainedRun, load_run, script_of
 from config import Config
-from training.settings import plain, resolve
+from support import shell
+from support.files import write_text
+from training.experiment import plain, resolve
 
 IMAGES = 2_000
 CARDS = 8  # large numbers at the top, at most
@@ -333,7 +334,7 @@ def _footer() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parse = command_line.Parser("report", __doc__)
+    parse = shell.Parser("report", __doc__)
     parse.add_run()
     parse.add_argument(
         "--dataset", nargs="+", default=[], metavar="NAME",
@@ -344,7 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="set of the images shown with their activity and gradients; default: own",
     )  # fmt: skip
     parse.add_argument(
-        "--samples", type=command_line.whole(1), default=SMOOTHGRAD_SAMPLES, help="of SmoothGrad"
+        "--samples", type=shell.whole(1), default=SMOOTHGRAD_SAMPLES, help="of SmoothGrad"
     )
     parse.add_images(IMAGES)
     parse.add_device()
@@ -362,8 +363,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         runs, path, datasets=options.dataset, images=options.images, examples=options.examples,
         samples=options.samples, seed=options.seed, workers=options.workers,
     )  # fmt: skip
-    command_line.name_outputs([path, path.with_name(f"{path.stem}_figures")])
+    shell.name_outputs([path, path.with_name(f"{path.stem}_figures")])
 
 
 if __name__ == "__main__":
-    command_line.run_command(main)
+    shell.run_command(main)

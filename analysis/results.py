@@ -18,18 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from analysis import command_line, comparison, curves, origin
+from analysis import comparison, curves, origin
 from analysis.comparison import Member
 from analysis.evaluate import IMAGES, Evaluation, evaluated, kept, percent
-from analysis.files import write_csv, write_text
 from analysis.image_sets import title
-from analysis.runs import TrainedRun, load_run
 from analysis.style import save
 from analysis.sweep import ended
+from analysis.trained import TrainedRun, load_run
 from analysis.training_time import TrainingTime, training_time
 from config import Config
+from support import shell
+from support.files import write_csv, write_text
 from training.history import History
-from training.initial_weights import fingerprint
+from training.weights import fingerprint
 
 LEVELS = (0.9, 0.95)
 PAGE = """# Results
@@ -350,7 +351,7 @@ def _link(path: Path, page: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parse = command_line.Parser("results", __doc__)
+    parse = shell.Parser("results", __doc__)
     parse.add_run()
     parse.add_argument(
         "--out", type=Path, default=Path("docs/results.md"), metavar="FILE", help="the page, .md"
@@ -375,7 +376,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = with_beginnings(
         [result(run, options.images, options.seed, options.workers) for run in runs]
     )
-    command_line.name_outputs(write_page(results, options.out, notes, options.not_run))
+    shell.name_outputs(write_page(results, options.out, notes, options.not_run))
 
 
 def _notes(page: Path, notes: Path | None) -> str:
@@ -392,4 +393,4 @@ def _notes(page: Path, notes: Path | None) -> str:
 
 
 if __name__ == "__main__":
-    command_line.run_command(main)
+    shell.run_command(main)

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from analysis.files import write_bytes
+from support.files import write_bytes
 
 COLUMN, PAGE = 3.4, 7.0  # widths of a journal's column and page, inches
 # Okabe & Ito (2008), darkest first; line styles and markers differ too, for grey prints.

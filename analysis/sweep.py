@@ -23,18 +23,20 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from analysis import command_line, comparison
+from analysis import comparison
 from analysis.curves import learning_curves
 from analysis.evaluate import IMAGES
-from analysis.files import text_table, write_csv, write_text
 from analysis.image_sets import title
-from analysis.runs import TrainedRun, load_run, script_module
 from analysis.style import save
+from analysis.trained import TrainedRun, load_run, script_module
 from config import CLONE, Config
-from dataset_processing.names import unknown
+from support import shell
+from support.errors import unknown
+from support.files import write_csv, write_text
+from support.tables import text_table
 from training.command_line import COMPLETE, LEFT_EARLY
-from training.run_folder import Run, runs
-from training.settings import differences, plain, resolve
+from training.experiment import differences, plain, resolve
+from training.run import Run, runs
 
 AXES = ("scripts", "datasets", "seeds")
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -258,7 +260,7 @@ def compare(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parse = command_line.Parser("sweep", __doc__)
+    parse = shell.Parser("sweep", __doc__)
     parse.add_argument(
         "axes", nargs="*", metavar="AXIS=VALUE,VALUE", help="scripts=…, datasets=…, seeds=…"
     )
@@ -310,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not trained:
         raise ValueError("no run to compare" + (f": {'; '.join(failed)}" if failed else ""))
     paths = compare(trained, options.name, config, options)
-    command_line.name_outputs(paths)
+    shell.name_outputs(paths)
     if failed:
         raise RuntimeError("; ".join(failed))
 
@@ -348,4 +350,4 @@ def _shown_test(row: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    command_line.run_command(main)
+    shell.run_command(main)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from training.run_folder import Run
+from training.run import Run
 
 
 @dataclass(frozen=True)

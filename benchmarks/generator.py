@@ -2,7 +2,7 @@
 
 For each contour length, in alternating rounds within one run:
 
-- the compiled generator against `dataset_processing.pathfinder_reference`, the same rules with
+- the compiled generator against `tests.oracles.pathfinder`, the same rules with
   whole-window dilations for each paddle in numpy and Pillow, on the same images (checked equal);
 - the compiled generator on one worker process against two.
 """
@@ -21,8 +21,8 @@ import numba
 import numpy as np
 
 from dataset_processing.pathfinder import Pathfinder, Settings
-from dataset_processing.pathfinder_reference import Reference
-from dataset_processing.progress import Progress
+from support.progress import Progress
+from tests.oracles.pathfinder import Reference
 
 BLOCK = 64  # images of a task
 

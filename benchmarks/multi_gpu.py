@@ -28,7 +28,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.timing import set_tf32
-from dataset_processing.progress import Progress
+from support.progress import Progress
 from training.distribution import Ranks, device_of
 from training.graph import GraphedStep
 from training.losses import loss_function

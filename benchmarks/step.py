@@ -26,10 +26,10 @@ from benchmarks.timing import (
     write,
 )
 from layers.horizontal import horizontal_method
+from support.memory import keep_memory
 from training.distribution import Ranks
 from training.graph import GraphedForward, GraphedStep
 from training.losses import loss_function
-from training.memory import keep_memory
 from training.metrics import metric_function
 from training.optimizers import optimizer
 from training.step import TrainStep

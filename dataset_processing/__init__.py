@@ -14,7 +14,7 @@ import numpy as np
 from config import Config
 from dataset_processing.base import PathfinderSet
 from dataset_processing.datasets import ImageDataset, RecordDataset, record_files
-from dataset_processing.names import unknown
+from support.errors import unknown
 
 FOLDS = ("train", "val")
 # A set that hgru.py learns on two cores in minutes, and what suits its small images.

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-from dataset_processing.names import unknown
+from support.errors import unknown
 
 # The order in which they are applied, whatever the order of the list.
 ORDER = (

@@ -23,9 +23,9 @@ from config import Config
 from dataset_processing import FOLDS, data_sets, load_set, missing
 from dataset_processing.base import PathfinderSet
 from dataset_processing.datasets import reason, wrong_size
-from dataset_processing.progress import Progress
 from dataset_processing.records import RecordWriter, encode_image, read_png
-from dataset_processing.whole_file import WholeFile
+from support.files import WholeFile
+from support.progress import Progress
 
 AT_ONCE = 256  # images read ahead of the one that is written
 MAX_DROPPED = 100

@@ -34,9 +34,9 @@ import numpy as np
 
 from config import Config
 from dataset_processing.pathfinder import CHUNK, Pathfinder, Settings
-from dataset_processing.progress import Progress
 from dataset_processing.records import RecordReader, RecordWriter
-from dataset_processing.whole_file import WholeFile
+from support.files import WholeFile
+from support.progress import Progress
 
 SETS: dict[str, dict[str, Any]] = {  # sets with a name of their own
     "curv_baseline_full": {"contour_length": 6},
@@ -552,13 +552,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         if options.preview is not None:
-            from dataset_processing.pathfinder_sheet import write_sheet
+            from dataset_processing.pathfinder.sheet import write_sheet
 
             lengths = [options.length] if options.length else [6, 9, 14]
             chosen = [Settings(contour_length=n, **changed_settings(options)) for n in lengths]
             print(write_sheet(Path(options.preview), chosen, options.seed))
         elif options.statistics:
-            from dataset_processing.pathfinder_statistics import table
+            from benchmarks.pathfinder_statistics import table
 
             print(table(options.count or 1000, options.seed, options.workers))
         else:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dataset_processing.names import unknown
+from support.errors import unknown
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from PIL import Image, UnidentifiedImageError
 from tfrecord import example_pb2
 from tfrecord.writer import TFRecordWriter
 
-from dataset_processing.whole_file import WholeFile
+from support.files import WholeFile
 
 HEADER = 12  # bytes: the length and its checksum
 FOOTER = 4  # bytes: the payload's checksum

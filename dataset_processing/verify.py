@@ -22,7 +22,7 @@ from config import Config
 from dataset_processing import FOLDS, data_sets, is_stream, load_set, missing
 from dataset_processing.datasets import ImageDataset, RecordDataset, record_files
 from dataset_processing.encode import read_ahead
-from dataset_processing.progress import Progress
+from support.progress import Progress
 
 SHOWN = 20  # findings of a kind that are printed
 LABELS = (0, 1)

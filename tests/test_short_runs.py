@@ -13,8 +13,8 @@ from models.tf_variables import load_tf_variables
 from tests.test_scripts import SCRIPTS
 from training.command_line import run_script
 from training.distribution import Ranks
+from training.experiment import resolve
 from training.loop import Training
-from training.settings import resolve
 
 SMALL = ["--set", "model_input_image_size=[24, 24]", "--set", "batch_size=2", "--set", "epochs=3",
          "--set", "validation_iters=2", "--device", "cpu", "--workers", "0"]  # fmt: skip

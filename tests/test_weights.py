@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from analysis.evaluate import evaluate
-from analysis.runs import load_run
+from analysis.trained import load_run
 from config import CLONE, Config
 
 KEPT = sorted((CLONE / "weights").glob("*.safetensors"))

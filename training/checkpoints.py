@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dataset_processing.whole_file import WholeFile
+from support.files import WholeFile
 
 log = logging.getLogger(__name__)
 

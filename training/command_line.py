@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.run_log import NOTICES
-from training.settings import DEFAULTS, Settings, resolve
+from training.experiment import DEFAULTS, Settings, resolve
+from training.log import NOTICES
 
 CLONE = Path(__file__).resolve().parent.parent
 COMPLETE, ERROR, NOT_FINITE, OUT_OF_MEMORY, LEFT_EARLY, INTERRUPTED = 0, 2, 3, 4, 75, 130
@@ -120,7 +120,7 @@ def _train(
     """Train, and turn what goes wrong in a foreseen way into a line and an exit code."""
     from training.distribution import OtherRankError, Ranks, device_of
     from training.loop import NotFiniteError, OutOfMemoryError
-    from training.session import train
+    from training.start import train
 
     ranks = None
     try:

@@ -15,20 +15,20 @@ from config import Config
 from dataset_processing import is_stream, load_set, open_dataset
 from dataset_processing.augmentations import Augmentations
 from dataset_processing.loader import Loader
-from dataset_processing.whole_file import WholeFile
 from models.tf_variables import tf_variables
+from support.files import WholeFile
 from training.checkpoints import CheckpointFolder
 from training.distribution import OtherRankError, Ranks
+from training.experiment import Settings
 from training.graph import GraphedStep
 from training.history import History
+from training.log import RunLog
 from training.losses import loss_function
 from training.metrics import metric_function
 from training.optimizers import optimizer
-from training.run_folder import Run
-from training.run_log import RunLog
+from training.run import Run
 from training.schedule import Schedule
 from training.seeds import Generators
-from training.settings import Settings
 from training.signals import Stop
 from training.step import TrainStep
 from training.validation import Validation
@@ -52,7 +52,7 @@ class Training:
     """A run, from where it stands to its end.
 
     Args:
-        settings: the parameters (see ``training.settings``).
+        settings: the parameters (see ``training.experiment``).
         model: the network, with its initial values, on the CPU.
         config: the project's paths.
         ranks: the processes that train together.

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.names import choose
+from support.errors import choose
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

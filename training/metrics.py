@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from support.errors import choose
 from training.losses import Loss, correlation
-from training.names import choose
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.names import choose
+from support.errors import choose
 
 Rate = float | Tensor
 

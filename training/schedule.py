@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from training.names import choose
+from support.errors import choose
 
 COOLDOWN = 0.2  # the last share of the run, over which 'cooldown' lowers the learning rate
 

@@ -9,7 +9,7 @@ import torch
 import ff_5
 import hgru
 import multiplicative_lesion
-from analysis.runs import TrainedRun, load_run
+from analysis.trained import TrainedRun, load_run
 from config import Config
 from tests.training.tiny import make_records
 from training.command_line import run_script

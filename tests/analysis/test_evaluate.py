@@ -12,12 +12,12 @@ from PIL import Image
 from scipy import stats
 
 from analysis import evaluate, image_sets, predict
-from analysis.command_line import exit_code
 from analysis.probing import lesioned
-from analysis.runs import load_run
+from analysis.trained import load_run
 from dataset_processing.augmentations import Augmentations
 from dataset_processing.pathfinder import Pathfinder, Settings
 from dataset_processing.records import RecordReader
+from support.shell import exit_code
 from tests.analysis.conftest import DATASET, SIZE
 
 

@@ -10,11 +10,11 @@ from PIL import Image, ImageSequence
 
 from analysis import activity, curves, figures, kernels, style
 from analysis.association import connections, sorted_channels
-from analysis.command_line import exit_code
 from analysis.image_sets import open_images
 from analysis.probing import record
-from analysis.runs import load_run
+from analysis.trained import load_run
 from layers.gabor import gabor_bank
+from support.shell import exit_code
 from tests.analysis.conftest import DATASET, SIZE
 
 

@@ -18,10 +18,10 @@ import pytest
 from PIL import Image
 
 from analysis import comparison, page, report
-from analysis.command_line import exit_code
 from analysis.evaluate import evaluate, percent
-from analysis.runs import load_run
+from analysis.trained import load_run
 from config import Config
+from support.shell import exit_code
 from tests.analysis.conftest import DATASET
 
 VOID = {"meta", "link", "img", "br", "hr", "source", "input"}

@@ -16,16 +16,16 @@ from safetensors import safe_open
 import hgru
 from analysis import evaluate, export, figures, origin, predict, results
 from analysis.card import model_card
-from analysis.command_line import exit_code
 from analysis.evaluate import evaluated, kept, percent
-from analysis.files import read_arrays, write_arrays
-from analysis.runs import load_run
+from analysis.trained import load_run
 from analysis.training_time import read_events, training_time
 from config import Config
+from support.files import read_arrays, write_arrays
+from support.shell import exit_code
 from tests.analysis.conftest import CIRCUIT, DATASET, train
 from training.command_line import run_script
 from training.history import History
-from training.run_folder import write_yaml
+from training.run import write_yaml
 
 RECORD = {"parameters": {"batch_size": 4}, "data": {"train": {"images": 22}}}  # 6 updates an epoch
 CPU = ["--device", "cpu"]

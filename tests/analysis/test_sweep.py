@@ -11,9 +11,9 @@ from scipy import stats
 
 import hgru
 from analysis import comparison, sweep
-from analysis.command_line import exit_code
 from analysis.evaluate import Evaluation
-from analysis.runs import load_run
+from analysis.trained import load_run
+from support.shell import exit_code
 from tests.analysis.conftest import CIRCUIT, DATASET, SETTINGS
 
 OVERRIDES = [f"{key}={value}" for key, value in SETTINGS.items()]

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image, ImageDraw
 from scipy import ndimage, stats
 
-from dataset_processing import pathfinder_templates
-from dataset_processing.pathfinder import Pathfinder, Settings, _tables, generate
-from dataset_processing.pathfinder_reference import Reference
-from dataset_processing.pathfinder_statistics import compare, measure
+from benchmarks.pathfinder_statistics import PUBLISHED, compare, measure
+from dataset_processing.pathfinder import Pathfinder, Settings, generate
+from dataset_processing.pathfinder import templates as pathfinder_templates
+from dataset_processing.pathfinder.images import _tables
+from tests.oracles.pathfinder import Reference
 
 SMALL = {"window": 150, "seed_distance": 15, "border": 10}
 EIGHT = np.ones((3, 3))
@@ -96,7 +97,7 @@ def test_paddles_of_published_images_are_pixel_for_pixel_ours(samples):
 
 @pytest.mark.parametrize("length", [6, 9, 14])
 def test_measures_agree_with_the_published_ones(length):
-    with open(pathfinder_templates.__file__.replace("templates.py", "statistics.json")) as file:
+    with open(PUBLISHED) as file:
         published = json.load(file)[str(length)]
     found = measure(length, 300, seed=0)
     rows = compare(found, published)

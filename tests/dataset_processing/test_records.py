@@ -312,7 +312,7 @@ def test_a_file_system_without_locks(tmp_path, images, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOTSUP, "Operation not supported")
 
-    monkeypatch.setattr("dataset_processing.whole_file.fcntl.flock", refuse)
+    monkeypatch.setattr("support.files.fcntl.flock", refuse)
     with RecordWriter(tmp_path / "one.tfrecords") as writer:
         writer.write(images[0], 1)
     assert len(RecordReader([tmp_path / "one.tfrecords"])) == 1

@@ -6,6 +6,6 @@ import torch.utils.tensorboard
 import dataset_processing.augmentations
 import tests.training.tiny
 import training.command_line
-import training.session
+import training.start
 
 __all__ = ["dataset_processing", "tests", "torch", "training"]

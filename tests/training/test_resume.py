@@ -199,8 +199,8 @@ def test_weights_and_checkpoints_give_the_same_validation_loss(
 def validation_loss_of(weights: dict[str, np.ndarray]) -> float:
     """The validation loss of these weights, as a run measures it."""
     from training.distribution import Ranks
+    from training.experiment import resolve
     from training.loop import Training
-    from training.settings import resolve
 
     model = tiny.build_model(tiny.experiment_params())
     load_tf_variables(model, weights)

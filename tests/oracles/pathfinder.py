@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dataset_processing.pathfinder import Pathfinder, Settings
-from dataset_processing.pathfinder_kernel import PROPOSALS
+from dataset_processing.pathfinder.kernel import PROPOSALS
 
 Pixel = tuple[int, int]
 

@@ -37,8 +37,8 @@ from typing import Any
 
 import numpy as np
 
-from dataset_processing.pathfinder_kernel import Grid, Rules, make_grid, make_images
-from dataset_processing.pathfinder_templates import Templates, half_up, templates
+from dataset_processing.pathfinder.kernel import Grid, Rules, make_grid, make_images
+from dataset_processing.pathfinder.templates import Templates, half_up, templates
 
 CHUNK = 256  # images made at once
 

@@ -24,9 +24,9 @@ from typing import IO, Any
 import yaml
 
 from config import Config
-from dataset_processing.whole_file import WholeFile
+from support.files import WholeFile
 from training.checkpoints import CheckpointFolder, load
-from training.settings import plain
+from training.experiment import plain
 
 TIMESTAMP = re.compile(r"_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?$")
 PARTIAL = ".partial"

@@ -14,17 +14,17 @@ import torch
 
 from config import Config
 from dataset_processing import prepare, stand_in
+from support.memory import keep_memory
 from training.checkpoints import CheckpointError, CheckpointFolder, load
 from training.distribution import Ranks
-from training.initial_weights import fingerprint, load_initial_weights
+from training.experiment import CHANGEABLE, Settings, differences, override_keys, plain, resolve
+from training.log import NOTICES, RunLog
 from training.loop import Training
-from training.memory import keep_memory
 from training.provenance import environment
-from training.run_folder import Run, find_run, new_run, runs, write_yaml
-from training.run_log import NOTICES, RunLog
+from training.run import Run, find_run, new_run, runs, write_yaml
 from training.seeds import seed_of
-from training.settings import CHANGEABLE, Settings, differences, override_keys, plain, resolve
 from training.signals import Stop
+from training.weights import fingerprint, load_initial_weights
 
 WORKERS = 8
 

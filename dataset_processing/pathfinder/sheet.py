@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dataset_processing.pathfinder import Pathfinder, Settings, Stimulus
-from dataset_processing.whole_file import WholeFile
+from support.files import WholeFile
 
 COLUMNS = 4  # stimuli of a label and length
 GAP, TITLE = 6, 18  # pixels

@@ -11,7 +11,7 @@ import yaml
 from tests.training import tiny
 from training.checkpoints import load
 from training.command_line import COMPLETE, ERROR
-from training.settings import resolve
+from training.experiment import resolve
 
 Script = Callable[..., int]
 

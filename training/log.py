@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dataset_processing.progress import Progress
-from dataset_processing.whole_file import WholeFile
-from training.run_folder import Run
+from support.files import WholeFile
+from support.progress import Progress
+from training.run import Run
 
 
 class Notices(logging.Handler):

@@ -1,11 +1,21 @@
-"""Files that appear under their name only once they are whole."""
+"""Files that appear under their name only once they are whole, and arrays read without pickles."""
 
+import csv
 import errno
 import fcntl
+import io
+import json
 import os
+import zipfile
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from support.errors import SystemRefusal, UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # some file systems of clusters
@@ -23,7 +33,7 @@ class WholeFile:
         path: the file to make; its folder is made if need be.
 
     Raises:
-        RuntimeError: another process is writing this file, or it cannot be written (a full disk).
+        SystemRefusal: another process is writing this file, or it cannot be written (a full disk).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -39,14 +49,14 @@ class WholeFile:
         return self
 
     def append(self, data: bytes) -> None:
-        """Writes bytes at the end; RuntimeError if there is no room."""
+        """Writes bytes at the end; SystemRefusal if there is no room."""
         try:
             self._file.write(data)
         except OSError as error:
             raise self._failure(error) from error
 
     def sync(self) -> None:
-        """Waits until what was written is on the disk; RuntimeError if there is no room for it."""
+        """Waits until what was written is on the disk; SystemRefusal if there is no room for it."""
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -82,10 +92,10 @@ class WholeFile:
             if error.errno not in DISK_FULL:
                 raise
 
-    def _failure(self, error: OSError) -> RuntimeError:
+    def _failure(self, error: OSError) -> SystemRefusal:
         if isinstance(error, BlockingIOError):
-            return RuntimeError(f"{self.path}: another process is writing it; let that one finish")
-        return RuntimeError(
+            return SystemRefusal(f"{self.path}: another process is writing it; let that one finish")
+        return SystemRefusal(
             f"{self.path}: could not be written ({os.strerror(error.errno or 0)}); nothing of it "
             "was kept. Make room or name another folder, then run the same command again"
         )
@@ -121,3 +131,49 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write a file; its folder is made if need be."""
+    with WholeFile(path) as file:
+        file.append(content)
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file in UTF-8."""
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write plain values as indented JSON."""
+    return write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    """Write rows of the same keys as a table with a header."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return write_text(path, text.getvalue())
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    """Write an ``.npz`` file without pickles."""
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    return write_bytes(path, content.getvalue())
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """What an ``.npz`` file holds; nothing in it is run.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError) as error:
+        raise UserError(f"{path} is damaged and cannot be read ({error})") from error

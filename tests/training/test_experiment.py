@@ -3,7 +3,7 @@
 import pytest
 
 import hgru
-from training.settings import differences, resolve
+from training.experiment import differences, resolve
 
 
 def resolved(*overrides: str) -> dict:

@@ -14,11 +14,11 @@ import hgru_bn_relu
 import multiplicative_lesion
 from analysis import export
 from analysis.card import model_card
-from analysis.command_line import exit_code
 from analysis.evaluate import evaluated, percent
 from analysis.probing import hidden_seed
-from analysis.runs import TrainedRun, load_run
+from analysis.trained import TrainedRun, load_run
 from models.tf_variables import load_npy_folder
+from support.shell import exit_code
 from tests.analysis.conftest import DATASET
 from training.checkpoints import load
 
@@ -92,7 +92,7 @@ def test_damaged_results_are_said(run, config, monkeypatch, tmp_path):
 
 
 def test_a_run_whose_script_is_gone_is_said(run, config):
-    from analysis.runs import build_network
+    from analysis.trained import build_network
 
     params = {**run.params, "model_name": "my_hgru"}
     with pytest.raises(FileNotFoundError, match=r"looked for mine.py, my_hgru.py"):

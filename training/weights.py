@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from config import Config
 from models.tf_variables import load_npy_folder, load_tf_variables
 from training.checkpoints import CheckpointError, CheckpointFolder, load
-from training.run_folder import find_run
+from training.run import find_run
 
 
 def load_initial_weights(network: nn.Module, which: str, config: Config) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 from scipy import ndimage
 
 from dataset_processing.pathfinder import Pathfinder, Settings
-from dataset_processing.pathfinder_templates import disc
-from dataset_processing.progress import Progress
+from dataset_processing.pathfinder.templates import disc
+from support.progress import Progress
 
 PUBLISHED = Path(__file__).with_name("pathfinder_statistics.json")
 ROUNDING = 1e-4 / math.sqrt(12)  # the published numbers have four decimals

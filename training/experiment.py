@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from dataset_processing.names import unknown
+from support.errors import unknown
 
 Settings = dict[str, Any]
 

@@ -10,17 +10,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from analysis.files import read_arrays
 from config import CLONE, Config
 from dataset_processing import data_sets, load_set
 from dataset_processing.base import PathfinderSet
 from models.tf_variables import load_tf_variables
+from support.files import read_arrays
+from support.memory import keep_memory
 from training.checkpoints import CheckpointFolder, State, load
 from training.distribution import device_of
 from training.history import History
-from training.initial_weights import set_weights
-from training.memory import keep_memory
-from training.run_folder import TIMESTAMP, Run, find_run, runs
+from training.run import TIMESTAMP, Run, find_run, runs
+from training.weights import set_weights
 
 IMAGE_SIZE = (150, 150)  # that networks are given unless a run or its data set says otherwise
 STIMULUS_SIZE = (300, 300)  # of the stimuli that are brought to that size

@@ -2,7 +2,7 @@
 
 Everything here is arithmetic on whole numbers, so the outcome does not depend on the machine, its
 vector units or the compiler. Only the neighbourhood of a paddle is ever looked at or changed.
-`dataset_processing.pathfinder_reference` states the same rules with whole-window arrays.
+`tests.oracles.pathfinder` states the same rules with whole-window arrays.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from dataset_processing.pathfinder_templates import COLLISION, TAKEN, WEIGHT_ONE, Templates
+from dataset_processing.pathfinder.templates import COLLISION, TAKEN, WEIGHT_ONE, Templates
 
 DEAD_END = int(255 * WEIGHT_ONE * 1e-4)  # candidates that together weigh less are no way on
 PROPOSALS = 100  # random places tried for a seed before all free ones are listed

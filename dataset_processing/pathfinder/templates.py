@@ -4,7 +4,7 @@ A paddle is drawn at ``antialias`` times its size as a thick line from the centr
 to an end point on whole pixels, and shrunk by Lanczos. As the end point lies on whole pixels, few
 paddles differ: 70 at the published settings. Everything that may depend on a library's version or a
 machine's arithmetic (lines, resampling, rounding) is done here on whole numbers, so that images are
-the same everywhere. `dataset_processing.pathfinder_reference` does the same with Pillow.
+the same everywhere. `tests.oracles.pathfinder` does the same with Pillow.
 
 Coordinates are (row, column); orientations turn from the columns' direction towards the rows'.
 """

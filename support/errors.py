@@ -1,0 +1,66 @@
+"""Errors that a user can put right, and choices by name."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class UserError(ValueError):
+    """Something that the user can put right: one line on the terminal, exit code 2, no traceback.
+
+    The message names the file or the parameter, what was found, what was expected and, where it is
+    not plain, what to do. Any other exception is a bug, the project's or the user's own, and shows
+    its traceback.
+    """
+
+
+class MissingError(UserError, FileNotFoundError):
+    """A file or a folder that is not there."""
+
+
+class SystemRefusal(UserError, RuntimeError):
+    """What the operating system refuses: no permission, no space, no such folder, no peer."""
+
+
+@contextmanager
+def refusals(path: str | Path, doing: str) -> Iterator[None]:
+    """Turn what the operating system refuses within the block into an error that names the path.
+
+    Args:
+        path: what is used.
+        doing: what for, in the form "cannot be written" or "cannot be read".
+
+    Raises:
+        MissingError: there is no such file or folder.
+        SystemRefusal: anything else that is refused: permission, space, a loop of links …
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        kind = MissingError if isinstance(error, FileNotFoundError) else SystemRefusal
+        raise kind(f"{path} {doing}: {error.strerror or error}") from error
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> UserError:
+    """The error for a name that is none of ``known``: it names the nearest one and all of them."""
+    names = list(known)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return UserError(f"{what} {name!r} is not known{hint} Known: {', '.join(names)}")
+
+
+def choose(what: str, name: str, known: Mapping[str, T]) -> T:
+    """``known[name]``.
+
+    Raises:
+        UserError: there is no such name; the message has the nearest one and all of them.
+    """
+    if name not in known:
+        raise unknown(what, name, known)
+    return known[name]
