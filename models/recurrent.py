@@ -48,6 +48,15 @@ class RecurrentNetwork(nn.Module):
         """Draw the random hidden state from this generator (None: PyTorch's default one)."""
         self.hgru.noise_generator = generator
 
+    def before_the_loop(self) -> list[nn.Parameter]:
+        """The weights that the release never updates under TensorFlow 1.7 and later.
+
+        It computes the circuit in a ``tf.while_loop``, save where the normalisation is each step's
+        own, and the gradient does not get past the loop (docs/differences.md).
+        """
+        written_out = self.hgru.batch_norm and not self.hgru.reuse
+        return [] if written_out else list(self.drive.parameters())
+
     def constrain(self) -> None:
         """Apply what the options demand of the parameters after each update."""
         self.hgru.constrain_letters()

@@ -12,6 +12,7 @@ Settings = dict[str, Any]
 
 # What a script need not name, with what it means here.
 DEFAULTS: Settings = {
+    "updates": "all",  # or 'as_released': as the release's graph trained (docs/differences.md)
     "clip_gradients": None,  # largest global norm of the gradient; None: not clipped
     "initial_weights": None,  # trained ones to begin with (training/initial_weights.py)
     "lr_schedule": "constant",  # or 'cosine', 'cooldown': lr falls to 0 (training/schedule.py)

@@ -25,7 +25,7 @@ from training.history import History
 from training.log import RunLog
 from training.losses import loss_function
 from training.metrics import metric_function
-from training.optimizers import optimizer
+from training.optimizers import network_optimizer
 from training.run import Run
 from training.schedule import Schedule
 from training.seeds import Generators
@@ -405,12 +405,13 @@ class Training:
 
     def _train_step(self, captured: bool) -> TrainStep:
         """What updates the network: captured as a CUDA graph where there is one GPU."""
+        wanted = self.settings
         parts = (
             self.model,
-            loss_function(self.settings["loss_function"]),
-            metric_function(self.settings["score_metric"]),
-            optimizer(self.settings["optimizer"], self.model.parameters(), self.settings["lr"]),
-            self.settings["clip_gradients"],
+            loss_function(wanted["loss_function"]),
+            metric_function(wanted["score_metric"]),
+            network_optimizer(self.model, wanted["optimizer"], wanted["lr"], wanted["updates"]),
+            wanted["clip_gradients"],
             self.ranks,
         )
         if captured and self.ranks.device.type == "cuda" and self.ranks.world_size == 1:

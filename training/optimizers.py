@@ -12,6 +12,9 @@ rmsprop   s ← 0.9 s + 0.1 g², s starting at 1;  w ← w − lr g / √(s + 10
 power     m ← 0.9 m + 0.1 g;  w ← w − lr e^(sign g · sign m) g                     (PowerSign)
 ========  ========================================================================================
 
+With ``first_correction`` t stays at 1 in lr_t, which is then 0.3162 lr for ever: so the release's
+loops train under TensorFlow 1.7 and later (docs/differences.md).
+
 All work on lists of tensors at once and never ask the device for a number, so that a step may be
 captured in a CUDA graph.
 """
@@ -21,11 +24,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from support.errors import choose
+from support.errors import UserError, choose, unknown
 
 Rate = float | Tensor
+UPDATES = ("all", "as_released")
 
 
 class _ListOptimizer(torch.optim.Optimizer):
@@ -35,18 +39,20 @@ class _ListOptimizer(torch.optim.Optimizer):
         params: the weights, as for any optimizer of PyTorch.
         lr: learning rate, above 0. In ``param_groups`` it may be replaced by a number on the device
             (see ``training.schedule``).
+        first_correction: correct the bias at every update as at the first.
 
     Raises:
-        ValueError: the learning rate is not above 0.
+        UserError: the learning rate is not above 0.
     """
 
     state_names: tuple[str, ...] = ()
     state_start = 0.0
 
-    def __init__(self, params: Iterable[Any], lr: float) -> None:
+    def __init__(self, params: Iterable[Any], lr: float, first_correction: bool = False) -> None:
         if not lr > 0:
-            raise ValueError(f"lr must be above 0, found {lr!r}")
+            raise UserError(f"lr must be above 0, found {lr!r}")
         super().__init__(params, {"lr": lr})
+        self.first_correction = first_correction
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -68,8 +74,9 @@ class _ListOptimizer(torch.optim.Optimizer):
             if "step" not in group:
                 group["step"] = torch.zeros((), device=weights[0].device)
             group["step"] += 1
+            t = torch.ones_like(group["step"]) if self.first_correction else group["step"]
             states = [[self.state[w][name] for w in weights] for name in self.state_names]
-            self.rule(weights, [w.grad for w in weights], group["lr"], group["step"], *states)
+            self.rule(weights, [w.grad for w in weights], group["lr"], t, *states)
 
     def rule(
         self, w: list[Tensor], g: list[Tensor], lr: Rate, t: Tensor, *state: list[Tensor]
@@ -174,10 +181,43 @@ OPTIMIZERS: dict[str, type[_ListOptimizer]] = {
 }
 
 
-def optimizer(name: str, params: Iterable[Any], lr: float) -> torch.optim.Optimizer:
+def optimizer(
+    name: str, params: Iterable[Any], lr: float, first_correction: bool = False
+) -> torch.optim.Optimizer:
     """The optimizer of that name over these weights.
 
     Raises:
-        ValueError: the name is not known, or the learning rate is not above 0.
+        UserError: the name is not known, or the learning rate is not above 0.
     """
-    return choose("optimizer", name, OPTIMIZERS)(params, lr)
+    return choose("optimizer", name, OPTIMIZERS)(params, lr, first_correction)
+
+
+def network_optimizer(
+    network: nn.Module, name: str, lr: float, updates: str = "all"
+) -> torch.optim.Optimizer:
+    """The optimizer over a network's weights, of which ``updates`` says what is trained.
+
+    Args:
+        network: where ``updates`` is ``"as_released"``, the weights that its method
+            ``before_the_loop()`` names are frozen here, and if there are any the bias correction
+            stays that of the first update. Other networks are trained as by ``"all"``.
+        name: of the optimizer.
+        lr: learning rate, above 0.
+        updates: one of ``UPDATES``: what the source says, or what the release's graph did under
+            TensorFlow 1.7 and later (docs/differences.md).
+
+    Raises:
+        UserError: a name is not known, or the learning rate is not above 0.
+    """
+    if updates not in UPDATES:
+        raise unknown("updates", updates, UPDATES)
+    frozen = dead_weights(network) if updates == "as_released" else []
+    for weight in frozen:
+        weight.requires_grad_(False)
+    return optimizer(name, network.parameters(), lr, first_correction=bool(frozen))
+
+
+def dead_weights(network: nn.Module) -> list[nn.Parameter]:
+    """The weights that the release's graph never updates; none where its circuit is no loop."""
+    of_loop: Callable[[], list[nn.Parameter]] = getattr(network, "before_the_loop", list)
+    return of_loop()

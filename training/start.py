@@ -20,6 +20,7 @@ from training.distribution import Ranks
 from training.experiment import CHANGEABLE, Settings, differences, override_keys, plain, resolve
 from training.log import NOTICES, RunLog
 from training.loop import Training
+from training.optimizers import dead_weights
 from training.provenance import environment
 from training.run import Run, find_run, new_run, runs, write_yaml
 from training.seeds import seed_of
@@ -142,11 +143,13 @@ def _opening(training: Training, run: Run, resumed: bool) -> str:
     processes = f", {ranks.world_size} processes" if ranks.world_size > 1 else ""
     data = training.data()
     start = None if resumed else settings["initial_weights"]
+    released = settings["updates"] == "as_released"
     lines = [
         f"{'resumed' if resumed else 'run'} {run.name}"
         + (f" at step {training.step}" if resumed else ""),
         f"  {settings['model_name']}: {weights} parameters on {ranks.device}{processes}",
         *([f"  begins with the weights {start}"] if start else []),
+        *([f"  updates as_released: {_as_released(training.model)}"] if released else []),
         f"  training on {data['train']['description']}",
         f"  validating on {data['validation']['description']}",
         f"  {training.total} steps: {settings['epochs']} epochs of "
@@ -154,6 +157,13 @@ def _opening(training: Training, run: Run, resumed: bool) -> str:
         f"  everything of this run: {run.folder}",
     ]
     return "\n".join(lines)
+
+
+def _as_released(network: Any) -> str:
+    """What the setting means for this network."""
+    if not dead_weights(network):
+        return "the same as all for this network, whose circuit is no loop"
+    return "the feedforward drive stays as it is, the bias correction that of the first update"
 
 
 def _closing(training: Training, run: Run, steps: int, minutes: float, reason: str | None) -> str:

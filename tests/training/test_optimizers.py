@@ -1,13 +1,16 @@
 """The optimizers against TensorFlow's own updates, and against their rules in float64."""
 
 import copy
+import importlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from training.optimizers import OPTIMIZERS, optimizer
+from layers.gabor import GaborDrive
+from support.errors import UserError
+from training.optimizers import OPTIMIZERS, dead_weights, network_optimizer, optimizer
 
 GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "optimizers.npz")
 
@@ -65,8 +68,67 @@ def test_the_first_steps_debias_exactly() -> None:
     np.testing.assert_allclose(w.detach(), [-1e-3, 1e-3, -1e-3], rtol=2e-6)
 
 
+@pytest.mark.parametrize("name", ["adam", "nadam"])
+def test_with_the_first_correction_the_rate_stays_that_of_the_first_update(name: str) -> None:
+    w, lr = torch.nn.Parameter(torch.from_numpy(GOLDEN["w0"].copy())), float(GOLDEN["lr"])
+    rule = optimizer(name, [w], lr, first_correction=True)
+    m = v = np.zeros_like(GOLDEN["w0"], np.float64)
+    expected = GOLDEN["w0"].astype(np.float64)
+    for gradient in GOLDEN["grads"]:
+        w.grad = torch.from_numpy(gradient.copy())
+        rule.step()
+        g = gradient.astype(np.float64)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        ahead = 0.9 * m + 0.1 * g if name == "nadam" else m
+        expected = expected - lr * np.sqrt(0.001) / 0.1 * ahead / (np.sqrt(v) + 1e-8)
+    np.testing.assert_allclose(w.detach(), expected, rtol=0, atol=1e-6)
+
+
+# Whether the release computes the script's circuit in a loop, which then never trains the drive.
+LOOPS = {"hgru": True, "hgru_bn": True, "hgru_bn_for": False, "hgru_bn_relu": True,
+         "multiplicative_lesion": True, "additive_lesion": True, "ff_5": False}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", LOOPS)
+def test_what_is_trained_as_released(script: str) -> None:
+    torch.manual_seed(0)
+    network = importlib.import_module(script).build_model()
+    other = copy.deepcopy(network)
+    images, labels = torch.rand(2, 1, 16, 16), torch.tensor([0, 1])
+    for net, updates in ((network, "as_released"), (other, "all")):
+        rule = network_optimizer(net, "adam", 1e-3, updates)
+        for _ in range(2):
+            rule.zero_grad()
+            torch.manual_seed(1)  # of the hidden state
+            torch.nn.functional.cross_entropy(net(images)[0], labels).backward()
+            rule.step()
+    start = torch.nn.ParameterDict(GaborDrive().named_parameters())
+    drive = dict(network.drive.named_parameters())
+    assert all(torch.equal(drive[name], start[name]) == LOOPS[script] for name in start)
+    assert not any(
+        torch.equal(value, start[name]) for name, value in other.drive.named_parameters()
+    )
+    same = [
+        torch.equal(*both) for both in zip(network.parameters(), other.parameters(), strict=True)
+    ]
+    assert all(same) != LOOPS[script]
+
+
+def test_one_normalisation_for_all_steps_is_a_loop() -> None:
+    network = importlib.import_module("hgru_bn_for").build_model
+    assert dead_weights(network()) == []
+    shared = network({"aux": {"reuse": True}})
+    assert dead_weights(shared) == list(shared.drive.parameters())
+
+
+def test_unknown_updates() -> None:
+    with pytest.raises(UserError, match=r"as_release\b.*as_released"):
+        network_optimizer(torch.nn.Linear(1, 1), "adam", 1e-3, "as_release")
+
+
+@pytest.mark.parametrize("first_correction", [False, True])
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
-def test_state_goes_on_after_saving(name: str) -> None:
+def test_state_goes_on_after_saving(name: str, first_correction: bool) -> None:
     """Four updates, or two, saved and loaded, and two more: the same bits."""
     gradients = torch.from_numpy(GOLDEN["grads"][:4].copy())
 
@@ -76,10 +138,10 @@ def test_state_goes_on_after_saving(name: str) -> None:
             rule.step()
 
     w = torch.nn.Parameter(torch.from_numpy(GOLDEN["w0"].copy()))
-    rule = optimizer(name, [w], 0.01)
+    rule = optimizer(name, [w], 0.01, first_correction)
     steps(rule, w, range(2))
     other = torch.nn.Parameter(w.detach().clone())
-    resumed = optimizer(name, [other], 0.01)
+    resumed = optimizer(name, [other], 0.01, first_correction)
     resumed.load_state_dict(copy.deepcopy(rule.state_dict()))
     steps(rule, w, range(2, 4))
     steps(resumed, other, range(2, 4))
@@ -96,9 +158,7 @@ def test_weights_without_gradient_stay() -> None:
     assert (moved < 1).all()
 
 
-def test_names_and_rates_are_checked() -> None:
-    w = torch.nn.Parameter(torch.ones(2))
-    with pytest.raises(ValueError, match=r"'nadm' is not known; did you mean 'nadam'\?"):
-        optimizer("nadm", [w], 0.1)
-    with pytest.raises(ValueError, match="lr must be above 0, found 0"):
-        optimizer("adam", [w], 0)
+@pytest.mark.parametrize(("name", "lr", "named"), [("nadm", 0.1, "'nadam'"), ("adam", 0, "lr")])
+def test_names_and_rates_are_checked(name: str, lr: float, named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        optimizer(name, [torch.nn.Parameter(torch.ones(2))], lr)
