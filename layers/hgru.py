@@ -63,7 +63,8 @@ class HGRU(nn.Module):
         gate_bias_init: ``'chronos'`` (b_gain = −log u, u uniform on 1…T − 1; b_mix = −b_gain);
             anything else gives −1 and +1.
         hidden_init: H2 before the first step: ``'random'`` (drawn afresh at every pass: small
-            noise), ``'identity'`` (X), ``'zeros'`` or ``'learned'`` (one number a channel).
+            noise), ``'identity'`` (X), ``'zeros'`` or ``'learned'`` (one number a channel; one for
+            each image of the batch, channel and pixel where the original's weights were loaded).
         alpha, mu, gamma: False makes the letter the constant 1.
         lesion_alpha, lesion_mu, lesion_kappa, lesion_omega: the letter is the constant 0.
         multiplicative_excitation: False gives Ĥ = f(H1 + E), without κ and ω.
@@ -249,7 +250,15 @@ class HGRU(nn.Module):
         if self.hidden_init == "zeros":
             return torch.zeros_like(X)
         if self.hidden_init == "learned":
-            return self.hidden.expand_as(X)
+            if self.hidden.dim() == 3:
+                return self.hidden.expand_as(X)
+            own = self.hidden[self.draw_offset : self.draw_offset + len(X)]
+            if own.shape != X.shape:
+                raise ValueError(
+                    f"the hidden state was learned for a drive of shape (N, K, H, W) = "
+                    f"{tuple(self.hidden.shape)}, found {tuple(X.shape)}"
+                )
+            return own
         n, K, height, width = X.shape
         total = self.draw_images or n
         noise = X.new_empty(total, K, height, width)
@@ -306,6 +315,12 @@ class HGRU(nn.Module):
     def norms_of(self, name: str) -> nn.ModuleList:
         """The normalisations of 'g1', 'c1', 'g2' or 'c2': one, or one a step."""
         return cast(nn.ModuleList, self.norms[name])
+
+    def _load_from_state_dict(self, state_dict, prefix, *others) -> None:
+        hidden = state_dict.get(f"{prefix}hidden")
+        if self.hidden_init == "learned" and hidden is not None and hidden.dim() == 4:
+            self.hidden.data = self.hidden.new_empty(hidden.shape)  # the original's learned state
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def _check(self, X: Tensor) -> None:
         if X.dim() != 4 or X.shape[1] != self.channels:

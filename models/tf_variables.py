@@ -6,7 +6,8 @@ begin ``hgru_1_hgru_weights/``.
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +19,12 @@ from layers.hgru import HGRU
 from layers.normalisation import BatchNormalisation
 from models.feedforward import FeedforwardNetwork
 from models.recurrent import RecurrentNetwork
+from support.errors import MissingError, UserError
 
 LAYER = "hgru_1"
+# The learned hidden state of hgru_bn_for: a number for each image of the batch, pixel and channel.
+STATE = f"{LAYER}_h2_state:0"
+COUNTS = ("beta1_power", "beta2_power", "global_step")
 
 
 class _Layout(NamedTuple):
@@ -40,6 +45,7 @@ class _Layout(NamedTuple):
 _KERNEL = _Layout((2, 3, 1, 0))  # (out, in, h, w) → (h, w, in, out)
 _LETTER = _Layout((1, 2, 0), lead=1)  # (K, 1, 1) → (1, 1, 1, K)
 _BIAS = _Layout((0,), lead=3)  # (K,) → (1, 1, 1, K)
+_IMAGES = _Layout((0, 2, 3, 1))  # (N, K, H, W) → (N, H, W, K)
 _VECTOR = _Layout((0,))
 _MATRIX = _Layout((1, 0))  # (out, in) → (in, out)
 
@@ -63,22 +69,32 @@ def load_tf_variables(model: nn.Module, variables: Mapping[str, np.ndarray]) -> 
     """Set the model's weights and running averages from the original's variables.
 
     Nothing is changed unless everything fits. Running averages may be missing (the release did not
-    always save them); the model then keeps its own, with a warning.
+    always save them); the model then keeps its own, with a warning. What a checkpoint holds beside
+    the weights is left out with a warning: the optimizer's slots (``<variable>/Adam``, …), its
+    ``beta1_power`` and ``beta2_power``, and ``global_step``.
 
     Args:
         variables: arrays by the original's names, with or without the trailing ``:0``.
 
     Raises:
-        ValueError: a name has no counterpart in the model, an array has another shape or is not
-            of real numbers, or a weight of the model is missing; all of them are named.
+        UserError: a name has no counterpart in the model, an array has another shape or is not of
+            real numbers, or a weight of the model is missing; all of them are named.
     """
-    ours = counterparts(model)
     given = {name if name.endswith(":0") else f"{name}:0": v for name, v in variables.items()}
+    ours = counterparts(model)
+    layer = getattr(model, "hgru", model)
+    state = _state_of_a_batch(layer, given)
+    if state is not None:
+        ours = {name: own for name, own in ours.items() if own[0] is not layer.hidden}
+        ours |= {name: (state, _IMAGES) for name in given if name.endswith(STATE)}
+    aside = [name for name in given if name not in ours and _is_beside_the_weights(name, ours)]
+    given = {name: array for name, array in given.items() if name not in aside}
     problems, found = [], {}
     for name, array in given.items():
         array = np.asarray(array)
         if name not in ours:
-            problems.append(f"{name} has no counterpart in {type(model).__name__}")
+            hint = " without aux.hidden_init=learned" if name.endswith(STATE) else ""
+            problems.append(f"{name} has no counterpart in {type(model).__name__}{hint}")
             continue
         tensor, layout = ours[name]
         expected = layout.to_original(tensor).shape
@@ -92,14 +108,20 @@ def load_tf_variables(model: nn.Module, variables: Mapping[str, np.ndarray]) -> 
     averages = [name for name in missing if "/moving_" in name]
     problems += [f"{name} is missing" for name in missing if name not in averages]
     if problems:
-        raise ValueError("these variables do not fit: " + "; ".join(problems))
+        raise UserError("these variables do not fit: " + "; ".join(problems))
     if averages:
         warnings.warn(
             f"running averages not given, the model keeps its own: {', '.join(averages)}",
             stacklevel=2,
         )
+    if aside:
+        kinds = Counter(name.removesuffix(":0").rsplit("/", 1)[-1] for name in aside)
+        listed = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
+        warnings.warn(f"left out, as these are no weights: {listed}", stacklevel=2)
     for name, value in found.items():
         ours[name][0].copy_(value)
+    if state is not None:
+        layer.hidden.data = state
 
 
 def load_npy_folder(
@@ -118,8 +140,8 @@ def load_npy_folder(
         (label, step) of what was loaded.
 
     Raises:
-        FileNotFoundError: the folder holds no such files.
-        ValueError: it holds several runs and none was named, or the files do not fit the model.
+        MissingError: the folder holds no such files.
+        UserError: it holds several runs and none was named, or the files do not fit the model.
     """
     folder = Path(folder)
     names = {re.sub(":0$", "", name).replace("/", "_"): name for name in counterparts(model)}
@@ -132,27 +154,44 @@ def load_npy_folder(
             sets.setdefault(key, {})[match["name"]] = file
     chosen = [k for k in sets if label in (None, k[0]) and step in (None, k[1])]
     if not chosen:
-        raise FileNotFoundError(
+        raise MissingError(
             f"{folder} holds no files <label>_<step>_<variable>.npy for label {label or 'any'}, "
             f"step {'any' if step is None else step}"
         )
     if len({k[0] for k in chosen}) > 1:
         labels = ", ".join(sorted({k[0] for k in chosen}))
-        raise ValueError(f"{folder} holds several runs ({labels}): name one as label")
+        raise UserError(f"{folder} holds several runs ({labels}): name one as label")
     key = max(chosen, key=lambda k: k[1])
     variables = {
-        names.get(name, name): np.load(file, allow_pickle=False)
-        for name, file in sets[key].items()
+        names.get(name, name): np.load(file, allow_pickle=False) for name, file in sets[key].items()
     }
     load_tf_variables(model, variables)
     return key
+
+
+def _is_beside_the_weights(name: str, ours: Iterable[str]) -> bool:
+    """Whether a checkpoint's variable is the optimizer's or the count of steps, within any scope:
+    ``beta1_power``, ``global_step``, or ``<variable>/<slot>``."""
+    scope, _, last = name.removesuffix(":0").rpartition("/")
+    weights = tuple("/" + own.removesuffix(":0") for own in ours)
+    return last.rstrip("_0123456789") in COUNTS or f"/{scope}".endswith(weights)
+
+
+def _state_of_a_batch(layer: nn.Module, given: Mapping[str, np.ndarray]) -> Tensor | None:
+    """Room for the original's learned hidden state, (N, K, H, W), where it is given and fits."""
+    for name, array in given.items():
+        if name.endswith(STATE) and getattr(layer, "hidden_init", "") == "learned":
+            n, height, width, channels = (*np.shape(array), 0, 0, 0, 0)[:4]
+            if np.ndim(array) == 4 and channels == layer.channels:
+                return layer.hidden.new_empty(n, channels, height, width)
+    return None
 
 
 def counterparts(model: nn.Module) -> _Counterparts:
     """Each of the original's variable names with our tensor and how its axes lie there.
 
     Raises:
-        TypeError: the model is none of the networks here nor an hGRU layer.
+        UserError: the model is none of the networks here nor an hGRU layer.
     """
     if isinstance(model, HGRU):
         return _circuit(model, "")
@@ -167,7 +206,7 @@ def counterparts(model: nn.Module) -> _Counterparts:
             body[f"cnn/input/c{i}_initialized:0"] = (kernel, _KERNEL)
             body |= _normalisation(norm, f"cnn/input/c{i}_bn")
     else:
-        raise TypeError(f"no variables of the original are known for a {type(model).__name__}")
+        raise UserError(f"no variables of the original are known for a {type(model).__name__}")
     return {
         "cnn/input/gabor_input_conv_bias:0": (model.drive.bias, _BIAS),
         "cnn/input/gabor_input_pretrained:0": (model.drive.weight, _KERNEL),
@@ -200,7 +239,10 @@ def _circuit(layer: HGRU, prefix: str) -> _Counterparts:
     if layer.adaptation:
         add("eta", layer.eta, _VECTOR)
     if layer.hidden_init == "learned":
-        add("hidden", layer.hidden, _LETTER)
+        if layer.hidden.dim() == 4:
+            named[scope + STATE] = (layer.hidden, _IMAGES)
+        else:
+            add("hidden", layer.hidden, _LETTER)
     if layer.batch_norm:
         for name in layer.norms:
             for t, norm in enumerate(layer.norms_of(name)):

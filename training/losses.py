@@ -1,4 +1,8 @@
-"""The losses of the 2018 release, on a batch's logits (N, C) and integer labels (N,)."""
+"""The losses of the 2018 release, on a batch's logits (N, C) and integer labels (N,).
+
+``l2`` and ``pearson`` compare the output with the label itself where there is one, else all outputs
+with the label's one-hot vector.
+"""
 
 from collections.abc import Callable
 
@@ -47,7 +51,7 @@ def _target(logits: Tensor, labels: Tensor) -> Tensor:
         return labels.to(logits.dtype)
     if logits.shape[1] == 1:
         return labels[:, None].to(logits.dtype)
-    return F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+    return F.one_hot(labels.long(), logits.shape[1]).to(logits.dtype)
 
 
 LOSSES: dict[str, Loss] = {
@@ -62,6 +66,6 @@ def loss_function(name: str) -> Loss:
     """The loss of that name.
 
     Raises:
-        ValueError: the name is not known.
+        UserError: the name is not known.
     """
     return choose("loss_function", name, LOSSES)

@@ -18,6 +18,6 @@ def metric_function(name: str) -> Loss:
     """The metric of that name.
 
     Raises:
-        ValueError: the name is not known.
+        UserError: the name is not known.
     """
     return choose("score_metric", name, METRICS)

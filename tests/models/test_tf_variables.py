@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from models.tf_variables import load_npy_folder, load_tf_variables, tf_variables
+from support.errors import MissingError, UserError
 from tests.test_scripts import SCRIPTS
 
 
@@ -55,7 +56,7 @@ def test_misfits_are_all_named_and_nothing_is_changed():
     variables["cnn/input/nonsense:0"] = np.zeros(3)
     variables["cnn/readout_2/dense/bias:0"] = np.zeros(7)
     del variables["cnn/readout_2/dense/kernel:0"]
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(UserError) as error:
         load_tf_variables(model, variables)
     assert "cnn/input/nonsense:0 has no counterpart" in str(error.value)
     assert "dense/bias:0 has the shape (7,), expected (2,)" in str(error.value)
@@ -72,7 +73,7 @@ def test_missing_running_averages_are_kept_with_a_warning():
 
 
 def test_another_networks_variables_do_not_load():
-    with pytest.raises(ValueError, match="c1_initialized"):
+    with pytest.raises(UserError, match="c1_initialized"):
         load_tf_variables(network("hgru"), tf_variables(network("ff_5")))
 
 
@@ -89,7 +90,7 @@ def test_a_folder_of_the_originals_npy_files(tmp_path, ending):
     load_npy_folder(target, tmp_path, step=0)
     for name, value in tf_variables(source).items():
         np.testing.assert_array_equal(tf_variables(target)[name], value)
-    with pytest.raises(FileNotFoundError, match="step 7"):
+    with pytest.raises(MissingError, match="step 7"):
         load_npy_folder(target, tmp_path, step=7)
 
 
@@ -97,6 +98,87 @@ def test_a_folder_of_several_runs_asks_which(tmp_path):
     for label in ("first", "second"):
         for name, value in tf_variables(network("hgru")).items():
             np.save(tmp_path / f"{label}_5_{name.replace('/', '_')}.npy", value)
-    with pytest.raises(ValueError, match="first, second"):
+    with pytest.raises(UserError, match="first, second"):
         load_npy_folder(network("hgru"), tmp_path)
     assert load_npy_folder(network("hgru"), tmp_path, label="second") == ("second", 5)
+
+
+# What TensorFlow's optimizers add to a checkpoint, beside each weight and once.
+SLOTS = {
+    "Adam": ("Adam", "Adam_1"),
+    "Nadam": ("Nadam", "Nadam_1"),
+    "Momentum": ("Momentum",),
+    "RMSProp": ("RMSProp", "RMSProp_1"),
+}
+
+
+@pytest.mark.parametrize("ending", [":0", ""])
+@pytest.mark.parametrize("scope", ["", "training/"])
+@pytest.mark.parametrize("optimizer", SLOTS)
+def test_a_checkpoint_loads_without_its_optimizer(optimizer, scope, ending):
+    source, target = network("hgru", 1), network("hgru", 2)
+    variables = {name.removesuffix(":0"): v for name, v in tf_variables(source).items()}
+    others = {f"{scope}{name}/{slot}": v + 1 for name, v in variables.items()
+              for slot in SLOTS[optimizer]}  # fmt: skip
+    others |= {f"{scope}beta1_power": np.float32(0.5), f"{scope}beta2_power": np.float32(0.9)}
+    others |= {"global_step": np.int64(2000)}
+    given = {name + ending: v for name, v in {**variables, **others}.items()}
+    with pytest.warns(UserWarning) as warned:
+        load_tf_variables(target, given)
+    (line,) = [str(w.message) for w in warned]
+    for kind in (*SLOTS[optimizer], "beta1_power", "beta2_power", "global_step"):
+        assert kind in line
+    for name, value in tf_variables(target).items():
+        np.testing.assert_array_equal(value, tf_variables(source)[name])
+
+
+def test_slots_of_weights_that_the_model_lacks_are_no_less_a_misfit():
+    variables = tf_variables(network("hgru")) | {"cnn/input/nonsense/Adam:0": np.zeros(3)}
+    with pytest.raises(UserError, match="nonsense/Adam:0"):
+        load_tf_variables(network("hgru"), variables)
+
+
+STATE = "cnn/input/hgru_1_hgru_weights/hgru_1_h2_state:0"
+
+
+def learned(state, seed=0):
+    """hgru_bn_for with a learned hidden state, and its variables with the original's state."""
+    torch.manual_seed(seed)
+    model = importlib.import_module("hgru_bn_for").build_model(
+        {"aux": {"hidden_init": "learned", "timesteps": 2, "h_ext": 5}}
+    )
+    variables = {k: v for k, v in tf_variables(model).items() if not k.endswith("_hidden:0")}
+    return model, variables | {STATE: state}
+
+
+def test_the_learned_hidden_state_of_a_batch(tmp_path):
+    state = np.random.default_rng(0).normal(size=(3, 10, 12, 25)).astype(np.float32)
+    source, variables = learned(state)
+    load_tf_variables(source, variables)
+    np.testing.assert_array_equal(tf_variables(source)[STATE], state)
+    hidden = torch.from_numpy(state).permute(0, 3, 1, 2)
+    drive = torch.rand(3, 25, 10, 12)
+    assert torch.equal(source.hgru.initial_hidden(drive), hidden)
+    assert torch.equal(source.hgru.initial_hidden(drive[:2]), hidden[:2])  # a smaller batch
+    source.hgru.draw_offset = 1  # the second of two processes
+    assert torch.equal(source.hgru.initial_hidden(drive[:2]), hidden[1:])
+
+    source(torch.rand(2, 1, 10, 12))[0].sum().backward()
+    assert source.hgru.hidden.grad[1:].abs().sum() > 0
+    with pytest.raises(ValueError, match=r"\(3, 25, 10, 12\).*\(3, 25, 9, 12\)"):
+        source.hgru.initial_hidden(drive[:, :, :9])
+
+    other, _ = learned(state, seed=1)  # as a resumed run loads it
+    other.load_state_dict(source.state_dict())
+    np.testing.assert_array_equal(tf_variables(other)[STATE], state)
+
+
+def test_a_learned_hidden_state_that_does_not_fit():
+    model, variables = learned(np.zeros((3, 10, 12, 7), np.float32))
+    with pytest.raises(UserError, match="h2_state"):
+        load_tf_variables(model, variables)
+    assert model.hgru.hidden.shape == (25, 1, 1)
+    plain = importlib.import_module("hgru_bn_for").build_model()
+    variables = tf_variables(plain) | {STATE: np.zeros((3, 10, 12, 25), np.float32)}
+    with pytest.raises(UserError, match=r"h2_state.*aux\.hidden_init=learned"):
+        load_tf_variables(plain, variables)

@@ -6,6 +6,7 @@ import torch
 from scipy.special import logsumexp
 from scipy.stats import pearsonr
 
+from support.errors import UserError
 from training.losses import loss_function
 from training.metrics import metric_function
 
@@ -51,8 +52,27 @@ def test_accuracy() -> None:
     assert metric_function("accuracy")(logits, torch.tensor([0, 1, 1, 0])).item() == 0.75
 
 
-def test_unknown_names_give_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"loss_function 'ccee' is not known; did you mean 'cce'"):
-        loss_function("ccee")
-    with pytest.raises(ValueError, match="score_metric 'acuracy' is not known; did you mean 'acc"):
-        metric_function("acuracy")
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32, torch.int64, torch.float32])
+@pytest.mark.parametrize("name", ["l2", "pearson"])
+def test_labels_of_any_type_count_as_one_hot(name: str, kind: torch.dtype) -> None:
+    labels = torch.from_numpy(LABELS).to(kind)
+    found = loss_function(name)(torch.from_numpy(LOGITS), labels).item()
+    assert found == loss_function(name)(torch.from_numpy(LOGITS), torch.from_numpy(ONE_HOT)).item()
+
+
+def test_two_outputs_that_meet_the_one_hot_labels() -> None:
+    logits = torch.from_numpy(ONE_HOT).float()
+    labels = torch.from_numpy(LABELS)
+    assert loss_function("l2")(logits, labels).item() == 0
+    assert loss_function("pearson")(logits, labels).item() == pytest.approx(0, abs=1e-5)
+    assert loss_function("pearson")(-logits, labels).item() == pytest.approx(2, abs=1e-5)
+    assert loss_function("l2")(1 - logits, labels).item() == len(LABELS)  # ½ · 2 a batch's image
+
+
+@pytest.mark.parametrize(
+    ("choose", "name", "nearest"),
+    [(loss_function, "ccee", "'cce'"), (metric_function, "acuracy", "'accuracy'")],
+)
+def test_unknown_names_give_the_nearest(choose, name: str, nearest: str) -> None:
+    with pytest.raises(UserError, match=f"{name}.*{nearest}"):
+        choose(name)
