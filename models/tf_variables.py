@@ -82,8 +82,8 @@ def load_tf_variables(model: nn.Module, variables: Mapping[str, np.ndarray]) -> 
     """
     given = {name if name.endswith(":0") else f"{name}:0": v for name, v in variables.items()}
     ours = counterparts(model)
-    layer = getattr(model, "hgru", model)
-    state = _state_of_a_batch(layer, given)
+    layer = model.hgru if isinstance(model, RecurrentNetwork) else model
+    state = _state_of_a_batch(layer, given) if isinstance(layer, HGRU) else None
     if state is not None:
         ours = {name: own for name, own in ours.items() if own[0] is not layer.hidden}
         ours |= {name: (state, _IMAGES) for name in given if name.endswith(STATE)}
@@ -177,13 +177,13 @@ def _is_beside_the_weights(name: str, ours: Iterable[str]) -> bool:
     return last.rstrip("_0123456789") in COUNTS or f"/{scope}".endswith(weights)
 
 
-def _state_of_a_batch(layer: nn.Module, given: Mapping[str, np.ndarray]) -> Tensor | None:
+def _state_of_a_batch(layer: HGRU, given: Mapping[str, np.ndarray]) -> Tensor | None:
     """Room for the original's learned hidden state, (N, K, H, W), where it is given and fits."""
     for name, array in given.items():
-        if name.endswith(STATE) and getattr(layer, "hidden_init", "") == "learned":
-            n, height, width, channels = (*np.shape(array), 0, 0, 0, 0)[:4]
-            if np.ndim(array) == 4 and channels == layer.channels:
-                return layer.hidden.new_empty(n, channels, height, width)
+        shape = np.shape(array)
+        of_a_batch = len(shape) == 4 and shape[3] == layer.channels
+        if name.endswith(STATE) and layer.hidden_init == "learned" and of_a_batch:
+            return layer.hidden.new_empty(shape[0], shape[3], *shape[1:3])
     return None
 
 
