@@ -65,6 +65,7 @@ def model_card(run: TrainedRun, file: str) -> str:
         "weights": f"step {run.step} ({run.weights})",
         "optimizer": f"{run.params['optimizer']}, lr {run.params['lr']:g} "
         f"({run.params.get('lr_schedule', DEFAULTS['lr_schedule'])})",
+        "updates": run.params.get("updates", DEFAULTS["updates"]),
         "seed": run.seed,
         "command": f"`{origin.command(run.record)}`",
         "commit": origin.commits(run.record, run.step),

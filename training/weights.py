@@ -76,11 +76,18 @@ def set_weights(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -
     problems += [
         f"{name} has the shape {tuple(tensors[name].shape)}, expected {tuple(value.shape)}"
         for name, value in own.items()
-        if name in tensors and tensors[name].shape != value.shape
+        if name in tensors and not _fits(name, tensors[name], value)
     ]
     if problems:
         raise CheckpointError(f"{path} does not fit the script's network: {'; '.join(problems)}")
     network.load_state_dict(tensors)
+
+
+def _fits(name: str, found: Tensor, own: Tensor) -> bool:
+    """Whether a tensor may take a weight's place. A learned hidden state may be the original's, one
+    for each image of a batch: (N, K, H, W), whatever N, H and W are."""
+    of_a_batch = name.endswith("hgru.hidden") and found.dim() == 4
+    return found.shape == own.shape or (of_a_batch and found.shape[1] == own.shape[-3])
 
 
 def fingerprint(network: nn.Module) -> str:
