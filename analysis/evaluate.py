@@ -34,7 +34,7 @@ from support import shell
 from support.files import read_arrays, write_arrays, write_csv, write_json
 from support.progress import Progress
 from support.tables import text_table
-from training.graph import GraphedForward
+from training.step import GraphedForward
 
 IMAGES = 10_000
 WORKERS = 8

@@ -1,11 +1,12 @@
 """N processes against one: images/s, efficiency, equality of losses and weights.
 
-Starts ``torchrun`` three times a round, in turn: one process, N that share the same batch, and N
-with that batch each. Each trains the same network, one process as a script would (on a GPU its step
-is captured). Prints the ratios of the rates with their spread over the rounds, the efficiency
-(ratio / N), and how far losses and weights of the runs on the same images differ; ``--profile``
-also says how much of a step goes to each kind of communication. On GPUs each process takes one;
-without, they share the processor over gloo.
+For each script one ``torchrun`` of N processes, each on a GPU of its own (without GPUs they share
+the processor, over gloo). In it the first process trains alone, then all of them together, round
+after round in turn, on random images: with the same batch a process, the same total batch, and a
+total batch of 256. Prints milliseconds, images/s, and the ratio of the rates with its spread over
+the rounds; the efficiency is ratio / N. Then 20 steps without TF32 on the same images: how far
+losses and weights differ. ``--profile`` says where a step's time goes, ``--loop`` what whole
+training runs report in their logs.
 
 What a normalisation cancels (norm.bias; with batch normalisation in the circuit also hgru.b_gain
 and hgru.b_mix) has no gradient but rounding, and no effect; Nadam moves it at random.
@@ -14,7 +15,10 @@ and hgru.b_mix) has no gradient but rounding, and no effect; Nadam moves it at r
 """
 
 import argparse
+import gc
 import importlib
+import itertools
+import json
 import os
 import statistics
 import subprocess
@@ -25,20 +29,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.timing import set_tf32
-from support.progress import Progress
+from benchmarks.timing import machine, set_tf32
+from support.memory import keep_memory
 from training.distribution import Ranks, device_of
-from training.graph import GraphedStep
 from training.losses import loss_function
 from training.metrics import metric_function
-from training.optimizers import optimizer
-from training.provenance import device_name
+from training.optimizers import network_optimizer
 from training.seeds import Generators
 from training.step import TrainStep
 
-COMMUNICATION = ("nccl", "gloo", "all_reduce", "allreduce", "broadcast", "all_gather")
+EXCHANGE = ("nccl", "gloo", "all_reduce", "allreduce", "allgather", "all_gather", "broadcast")
+SAME_STEPS = 20  # compared without TF32
+LOOP_STEPS = 400
 
 
 def options() -> argparse.Namespace:
@@ -46,172 +51,280 @@ def options() -> argparse.Namespace:
     parse = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parse.add_argument("--script", default="hgru", help="whose network (default hgru)")
+    parse.add_argument("--scripts", nargs="+", default=["hgru", "hgru_bn", "ff_5"])
     parse.add_argument("--processes", type=int, default=2)
     parse.add_argument("--device", default="auto")
     parse.add_argument("--batch-size", type=int, default=32, help="of one process")
+    parse.add_argument("--large", type=int, default=256, help="the large total batch; 0: none")
     parse.add_argument("--size", type=int, default=150, help="of the images, in pixels")
     parse.add_argument("--steps", type=int, default=20, help="timed in each round")
-    parse.add_argument("--warm-up", type=int, default=5, help="steps before them")
-    parse.add_argument("--rounds", type=int, default=3)
-    parse.add_argument("--strict", action="store_true", help="forbid TF32")
+    parse.add_argument("--rounds", type=int, default=5)
     parse.add_argument("--profile", action="store_true", help="where a step's time goes")
+    parse.add_argument("--loop", action="store_true", help="whole training runs, by their logs")
+    parse.add_argument("--out", type=Path, help="write the numbers to this JSON file")
     parse.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # inside torchrun
-    parse.add_argument("--total", type=int, help=argparse.SUPPRESS)
     return parse.parse_args()
 
 
+# -- inside torchrun -------------------------------------------------------------------------------
+
+
+class Side:
+    """A network that trains on one batch of random images, shared by the processes of ``ranks``."""
+
+    def __init__(self, script: str, total: int, size: int, ranks: Ranks) -> None:
+        torch.manual_seed(0)
+        module = importlib.import_module(script)
+        params = module.experiment_params()
+        self.model = module.build_model(params).to(ranks.device)
+        self.generators = Generators(0, ranks.device, ranks.rank)
+        if hasattr(self.model, "set_generator"):
+            self.model.set_generator(self.generators.hidden)
+        self.ranks = ranks
+        self.step = TrainStep(
+            self.model,
+            loss_function(params["loss_function"]),
+            metric_function("accuracy"),
+            network_optimizer(self.model, params["optimizer"], params["lr"], "all"),
+            None,
+            ranks,
+            captured=True,
+            generators=(self.generators.hidden,),
+        )
+        edges = [total * r // ranks.world_size for r in range(ranks.world_size + 1)]
+        self.sizes = [b - a for a, b in itertools.pairwise(edges)]
+        own = slice(edges[ranks.rank], edges[ranks.rank + 1])
+        source = torch.Generator().manual_seed(0)
+        self.images = torch.rand(total, 1, size, size, generator=source)[own].to(ranks.device)
+        self.labels = (torch.arange(total) % 2)[own].to(ranks.device)
+        self.losses: list[Tensor] = []
+
+    def train(self, steps: int) -> None:
+        """So many updates."""
+        for _ in range(steps):
+            self.generators.begin("benchmark", len(self.losses))
+            self.ranks.place(self.model, self.sizes)
+            self.losses.append(self.step(self.images, self.labels)[0].clone())
+
+    def seconds(self, steps: int) -> float:
+        """Seconds an update, from when all processes begin to when all have done so many."""
+        self.wait()
+        began = time.perf_counter()
+        self.train(steps)
+        self.wait()
+        return (time.perf_counter() - began) / steps
+
+    def wait(self) -> None:
+        """Until all processes have done all that was asked of their devices."""
+        if self.ranks.device.type == "cuda":
+            torch.cuda.synchronize(self.ranks.device)
+        self.ranks.barrier()
+
+
 def measure(chosen: argparse.Namespace) -> None:
-    """One process's part of a measurement; the first writes what was found."""
-    ranks = Ranks(device_of(chosen.device))
-    on_gpu = ranks.device.type == "cuda"
-    if on_gpu:
-        set_tf32(not chosen.strict)
+    """One process's part of the measurements of a script; the first writes what was found."""
+    device = device_of(chosen.device)
     torch.backends.cudnn.benchmark = True
-    torch.manual_seed(0)
-    script = importlib.import_module(chosen.script)
-    params = script.experiment_params()
-    model = script.build_model(params).to(ranks.device)
-    generators = Generators(0, ranks.device, ranks.rank)
-    if hasattr(model, "set_generator"):
-        model.set_generator(generators.hidden)
-    parts = (
-        model,
-        loss_function(params["loss_function"]),
-        metric_function("accuracy"),
-        optimizer(params["optimizer"], model.parameters(), params["lr"]),
-        None,
-        ranks,
-    )
-    if on_gpu and ranks.world_size == 1:
-        step: TrainStep = GraphedStep(*parts, generators=(generators.hidden,))
-    else:
-        step = TrainStep(*parts)
-    images = torch.rand(
-        chosen.total, 1, chosen.size, chosen.size, generator=torch.Generator().manual_seed(0)
-    )
-    labels = torch.arange(chosen.total) % 2
-    first, end = (chosen.total * r // ranks.world_size for r in (ranks.rank, ranks.rank + 1))
-    _, step.sizes = ranks.agree(0, end - first)
-    ranks.place(model, step.sizes)
-    own_images, own_labels = (x[first:end].to(ranks.device) for x in (images, labels))
-    losses: list[Any] = []
-
-    def train(count: int) -> None:
-        for _ in range(count):
-            generators.begin("benchmark", len(losses))
-            losses.append(step(own_images, own_labels)[0].clone())
-
-    train(chosen.warm_up)
-    found: dict[str, Any] = {"device": device_name(ranks.device)}
-    if chosen.profile:
-        found["shares"] = shares_of_a_step(lambda: train(3), ranks.device)
-    wait(ranks)
-    began = time.perf_counter()
-    train(chosen.steps)
-    wait(ranks)
-    found["seconds"] = (time.perf_counter() - began) / chosen.steps
-    found["losses"] = torch.stack(losses).tolist()
-    found["weights"] = {name: weight.detach().cpu() for name, weight in model.named_parameters()}
-    if ranks.is_first:
-        torch.save(found, chosen.measure)
-    ranks.close()
+    if device.type == "cpu":
+        keep_memory()
+    with Ranks(device) as ranks:
+        alone = Ranks(device, alone=True)
+        n, batch = ranks.world_size, chosen.batch_size
+        found: dict[str, Any] = {"machine": machine(device), "profiles": {}}
+        found["times"] = compare(chosen, ranks, alone, [(1, batch), (n, n * batch), (n, batch)])
+        if chosen.profile:
+            for who, total in ((alone, batch), (ranks, n * batch)):
+                found["profiles"][who.world_size] = profiled(chosen, who, ranks, total)
+        if chosen.large:
+            found["times"] |= compare(chosen, ranks, alone, [(1, chosen.large), (n, chosen.large)])
+        found["same"] = equality(chosen, ranks, alone)
+        if ranks.is_first:
+            torch.save(found, chosen.measure)
 
 
-def wait(ranks: Ranks) -> None:
-    """Until all processes have done all that was asked of their devices."""
-    if ranks.device.type == "cuda":
-        torch.cuda.synchronize(ranks.device)
-    ranks.barrier()
-
-
-def shares_of_a_step(work: Any, device: torch.device) -> dict[str, float]:
-    """Share of the time in each kind of communication, of the device's time where it is a GPU."""
-    on_gpu = device.type == "cuda"
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
-    with profile(activities=activities) as found:
-        work()
-    times = {
-        event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        for event in found.key_averages()
+def compare(
+    chosen: argparse.Namespace, ranks: Ranks, alone: Ranks, cases: list[tuple[int, int]]
+) -> dict[tuple[int, int], list[float]]:
+    """Seconds a step of each case (processes, total batch), round after round in turn."""
+    set_tf32(True)
+    tidy()
+    times: dict[tuple[int, int], list[float]] = {case: [] for case in cases}
+    sides = {
+        case: Side(chosen.script, case[1], chosen.size, alone if case[0] == 1 else ranks)
+        for case in cases
+        if case[0] > 1 or ranks.is_first
     }
-    total = sum(times.values()) or 1.0
-    kinds = {k: v / total for k, v in times.items() if any(c in k.lower() for c in COMMUNICATION)}
-    return dict(sorted(kinds.items(), key=lambda item: -item[1])[:8])
+    warm_up = 5 if ranks.device.type == "cuda" else 1  # the step captures itself at the fourth
+    for number in range(chosen.rounds + 1):
+        for case in cases:
+            if case in sides:
+                steps = max(chosen.steps * chosen.batch_size // case[1], 5)
+                steps = min(steps, chosen.steps)
+                spent = sides[case].seconds(steps if number else warm_up)
+                times[case] += [spent] * (number > 0)
+            ranks.barrier()
+    return times
 
 
-def run(processes: int, total: int, chosen: argparse.Namespace) -> dict[str, Any]:
-    """One measurement under torchrun."""
+def equality(chosen: argparse.Namespace, ranks: Ranks, alone: Ranks) -> dict[str, Any]:
+    """The same steps by one process and by all, without TF32: the largest relative difference of a
+    step's losses, and of each weight ‖difference‖ / ‖weight‖."""
+    set_tf32(False)
+    tidy()
+    sides = [Side(chosen.script, chosen.batch_size, chosen.size, ranks)]
+    if ranks.is_first:
+        sides.append(Side(chosen.script, chosen.batch_size, chosen.size, alone))
+    for side in sides:
+        side.train(SAME_STEPS)
+    sides[0].wait()
+    if not ranks.is_first:
+        return {}
+    many, one = sides
+    losses = [torch.stack(side.losses).double() for side in (one, many)]
+    weights = {
+        name: float((w - v).norm() / w.norm().clamp(min=1e-12))
+        for (name, w), v in zip(one.model.named_parameters(), many.model.parameters(), strict=True)
+    }
+    apart = ((losses[1] - losses[0]) / losses[0]).abs().tolist()
+    return {"losses": apart, "weights": dict(sorted(weights.items(), key=lambda x: -x[1]))}
+
+
+def profiled(chosen: argparse.Namespace, who: Ranks, ranks: Ranks, total: int) -> dict[str, Any]:
+    """Milliseconds of a step that the first process's device (a CPU: its threads) computes,
+    exchanges and idles, and its most expensive operations."""
+    if who.world_size == 1 and not ranks.is_first:
+        ranks.barrier()
+        return {}
+    set_tf32(True)
+    tidy()
+    side, steps = Side(chosen.script, total, chosen.size, who), 3
+    side.train(6)
+    wall = side.seconds(chosen.steps)
+    on_gpu = who.device.type == "cuda"
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
+    with profile(activities=activities) as seen:
+        side.train(steps)
+        side.wait()
+    if who.world_size == 1:
+        ranks.barrier()
+    times: dict[str, float] = {}
+    for event in seen.key_averages():
+        spent = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        if spent > 0 and not event.key.startswith("Profiler"):
+            times[event.key] = times.get(event.key, 0.0) + spent / 1e3 / steps
+    exchange = {k: v for k, v in times.items() if any(word in k.lower() for word in EXCHANGE)}
+    busy, other = sum(times.values()), sum(exchange.values())
+    most = sorted(times.items(), key=lambda x: -x[1])[:12]
+    parts = {"computing": busy - other, "exchanging": other, "idle": max(1e3 * wall - busy, 0.0)}
+    return {"wall": 1e3 * wall, "parts": parts, "operations": dict(most) | exchange}
+
+
+def tidy() -> None:
+    """Give back what earlier sides held."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+# -- outside ---------------------------------------------------------------------------------------
+
+
+def torchrun(processes: int, *arguments: str, **environment: str) -> None:
+    """Run a script or module in so many processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    threads = str(max(1, (os.cpu_count() or 1) // processes))
+    subprocess.run(
+        [*command, f"--nproc_per_node={processes}", *arguments],
+        check=True,
+        env={"OMP_NUM_THREADS": threads, **os.environ, **environment},
+    )
+
+
+def logged_rate(script: str, processes: int, total: int, chosen: argparse.Namespace) -> float:
+    """Images/s that a training run on generated images reports in its log: the median of its
+    second half."""
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "found.pt"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc_per_node={processes}", "-m", "benchmarks.multi_gpu", *sys.argv[1:]]
-        command += ["--measure", str(file), "--total", str(total)]
-        threads = str(max(1, (os.cpu_count() or 1) // chosen.processes))  # the same for one
-        subprocess.run(command, check=True, env={"OMP_NUM_THREADS": threads, **os.environ})
-        return torch.load(file)
+        settings = {
+            "dataset": "pathfinder_14_stream",
+            "batch_size": total,
+            "stream_epoch_images": total * LOOP_STEPS,
+            "stream_val_images": total,
+            "epochs": 1,
+            "exp_name": "loop",
+        }
+        overrides = [word for k, v in settings.items() for word in ("--set", f"{k}={v}")]
+        torchrun(
+            processes, f"{script}.py", "--device", chosen.device, *overrides,
+            HGRU_PROJECT_DIRECTORY=folder,
+        )  # fmt: skip
+        (log,) = Path(folder).glob("logs/*/log.jsonl")
+        events = [json.loads(line) for line in log.read_text().splitlines()]
+        rates = [event["images_per_second"] for event in events if event["event"] == "train"]
+        return statistics.median(rates[len(rates) // 2 :])
 
 
-def rate(found: dict[str, Any], total: int) -> float:
-    """Images/s."""
-    return total / found["seconds"]
-
-
-def compared(one: list[dict], many: list[dict], totals: tuple[int, int], processes: int) -> str:
-    """The ratio of the rates with its spread, and the efficiency."""
-    ratios = [rate(b, totals[1]) / rate(a, totals[0]) for a, b in zip(one, many, strict=True)]
+def ratio(one: list[float], many: list[float], more: float, processes: int) -> str:
+    """How many times one's images/s, where a step of many holds ``more`` times the images."""
+    ratios = [more * a / b for a, b in zip(one, many, strict=True)]
     middle = statistics.median(ratios)
     return (
-        f"{middle:.2f} times one's images/s (from {min(ratios):.2f} to {max(ratios):.2f}), "
-        f"efficiency {middle / processes:.0%}"
+        f"{middle:.2f} ({min(ratios):.2f}–{max(ratios):.2f}), efficiency {middle / processes:.1%}"
     )
 
 
-def differences(one: dict[str, Any], many: dict[str, Any]) -> tuple[float, dict[str, float]]:
-    """Of two runs on the same images: the largest relative difference of a step's losses, and of
-    each weight ‖difference‖ / ‖weight‖, the largest first."""
-    losses = zip(one["losses"], many["losses"], strict=True)
-    worst = max(abs(a - b) / abs(a) for a, b in losses)
-    weights = {
-        name: float((w - many["weights"][name]).norm() / w.norm().clamp(min=1e-12))
-        for name, w in one["weights"].items()
-    }
-    return worst, dict(sorted(weights.items(), key=lambda item: -item[1]))
+def show(script: str, found: dict[str, Any], chosen: argparse.Namespace) -> None:
+    """Print what was found of a script."""
+    n, batch, times = chosen.processes, chosen.batch_size, found["times"]
+    print(f"\n{script}: images of {chosen.size}×{chosen.size}, {chosen.rounds} rounds")
+    print(f"{'processes':>10} {'images a step':>14} {'ms a step':>10} {'images/s':>10}")
+    for (processes, total), spent in times.items():
+        middle = statistics.median(spent)
+        print(f"{processes:>10} {total:>14} {1e3 * middle:>10.2f} {total / middle:>10.1f}")
+    pairs: list[tuple[str, int, int]] = [("the same batch a process", batch, n * batch)]
+    pairs += [(f"total batch {total}", total, total) for total in (batch, chosen.large) if total]
+    for name, a, b in pairs:
+        print(f"  {name}: {ratio(times[1, a], times[n, b], b / a, n)}")
+    same = found["same"]
+    steps = ", ".join(f"{value:.0e}" for value in same["losses"])
+    print(f"  {SAME_STEPS} steps without TF32: their losses differ, of their size, by {steps}")
+    weights = [f"{name} {value:.1e}" for name, value in list(same["weights"].items())[:5]]
+    print(f"  and the weights after them by {', '.join(weights)} at most")
+    for processes, spent in found["profiles"].items():
+        parts = ", ".join(f"{name} {ms:.2f}" for name, ms in spent["parts"].items())
+        print(f"  {processes} processes, ms of a step of {spent['wall']:.2f}: {parts}")
+        for name, ms in spent["operations"].items():
+            print(f"    {ms:8.3f}  {name[:80]}")
 
 
 def main() -> int:
     """Compare, and print."""
     chosen = options()
     if chosen.measure:
+        (chosen.script,) = chosen.scripts
         measure(chosen)
         return 0
-    n, batch = chosen.processes, chosen.batch_size
-    kinds = ((1, batch), (n, batch), (n, n * batch))
-    found: list[list[dict[str, Any]]] = [[] for _ in kinds]
-    for _ in Progress(range(chosen.rounds), desc="rounds"):
-        for (processes, total), runs in zip(kinds, found, strict=True):
-            runs.append(run(processes, total, chosen))
-    one, shared, each = found
-    print(
-        f"{chosen.script}, images of {chosen.size}×{chosen.size}, {chosen.rounds} rounds of "
-        f"{chosen.steps} steps; {one[0]['device']}, {os.cpu_count()} cores, "
-        f"torch {torch.__version__}"
-    )
-    print(f"{'processes':>10} {'batch in all':>13} {'ms a step':>10} {'images/s':>10}")
-    for (processes, total), runs in zip(kinds, found, strict=True):
-        middle = statistics.median(x["seconds"] for x in runs)
-        print(f"{processes:>10} {total:>13} {1e3 * middle:>10.1f} {total / middle:>10.1f}")
-    print(f"the same batch a process: {compared(one, each, (batch, n * batch), n)}")
-    print(f"the same batch in all: {compared(one, shared, (batch, batch), n)}")
-    losses, weights = differences(one[0], shared[0])
-    print(
-        f"{len(one[0]['losses'])} steps on the same images: losses differ by {losses:.1e} of their "
-        "size at most; weights after them by"
-    )
-    for name in list(weights)[:6]:
-        print(f"  {weights[name]:.1e} of its size: {name}")
-    for kind, share in each[0].get("shares", {}).items():
-        print(f"  {share:6.1%} of a step's time in {kind}")
+    everything: dict[str, Any] = {}
+    for script in chosen.scripts:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "found.pt"
+            arguments = [*sys.argv[1:], "--scripts", script, "--measure", str(file)]
+            torchrun(chosen.processes, "-m", "benchmarks.multi_gpu", *arguments)
+            found = torch.load(file)
+        if not everything:
+            print(f"{found['machine']}, {chosen.processes} processes, {os.cpu_count()} cores")
+        show(script, found, chosen)
+        if chosen.loop:
+            found["loop"] = {
+                n: logged_rate(script, n, chosen.batch_size * n, chosen)
+                for n in (1, chosen.processes)
+            }
+            rates = ", ".join(f"{n} processes {rate:.0f}" for n, rate in found["loop"].items())
+            print(f"  in the training loop, images/s by its log: {rates}", flush=True)
+        found["times"] = [
+            {"processes": p, "total": t, "s": s} for (p, t), s in found["times"].items()
+        ]
+        everything[script] = found
+    if chosen.out:
+        chosen.out.write_text(json.dumps(everything, indent=1) + "\n")
     return 0
 
 

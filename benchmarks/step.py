@@ -28,11 +28,10 @@ from benchmarks.timing import (
 from layers.horizontal import horizontal_method
 from support.memory import keep_memory
 from training.distribution import Ranks
-from training.graph import GraphedForward, GraphedStep
 from training.losses import loss_function
 from training.metrics import metric_function
 from training.optimizers import optimizer
-from training.step import TrainStep
+from training.step import GraphedForward, TrainStep
 
 SCRIPTS = (
     "hgru", "hgru_bn", "hgru_bn_for", "hgru_bn_relu",
@@ -118,7 +117,7 @@ def _side(script: str, images, labels, training: bool, aux: dict, graph: bool = 
         optimizer(parameters["optimizer"], model.parameters(), parameters["lr"]), None,
         Ranks(device),
     )  # fmt: skip
-    step = GraphedStep(*arguments) if captured else TrainStep(*arguments)
+    step = TrainStep(*arguments, captured=captured)
     return lambda: step(images, labels)
 
 

@@ -18,7 +18,7 @@ A normalised value is n = (x − mean) r, r = 1 / √(variance + ε), and enters
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -302,18 +302,24 @@ class _Mix(torch.autograd.Function):
         )  # fmt: skip
 
 
-def _statistics(norm: BatchNormalisation, x: Tensor) -> tuple[Tensor, Tensor, Tensor, _Batch]:
-    """The normalisation's scale, mean and 1 / √(variance + ε) of the batch, and what they are taken
-    over; in training its running averages move."""
+def _statistics(*pairs: tuple[BatchNormalisation, Tensor]) -> list[tuple[Any, ...]]:
+    """Of each normalisation and what it normalises, all of one shape: its scale, mean and
+    1 / √(variance + ε) of the batch, and what they are taken over; in training its running averages
+    move. Several processes exchange the statistics of all pairs at once."""
     with torch.no_grad():
-        mean, variance = moments(x)
-        own = x.numel() // x.shape[1]
+        own = pairs[0][1].numel() // pairs[0][1].shape[1]
         values: int | Tensor = own
-        if norm.over_ranks is not None:
-            mean, variance, values = norm.over_ranks(mean, variance, own)
-        norm.observe(mean, variance, values)
-        inverse = torch.rsqrt(variance + norm.epsilon)
-        return norm.weight, mean, inverse, _Batch(values, norm.sum_over_ranks)
+        found = [moments(x) for _, x in pairs]
+        first = pairs[0][0]
+        if first.over_ranks is not None:
+            means, variances = (torch.cat(each) for each in zip(*found, strict=True))
+            means, variances, values = first.over_ranks(means, variances, own)
+            found = list(zip(means.chunk(len(pairs)), variances.chunk(len(pairs)), strict=True))
+        batch, results = _Batch(values, first.sum_over_ranks), []
+        for (norm, _), (mean, variance) in zip(pairs, found, strict=True):
+            norm.observe(mean, variance, values)
+            results.append((norm.weight, mean, torch.rsqrt(variance + norm.epsilon), batch))
+        return results
 
 
 def run(layer: HGRU, X: Tensor, letters: list[Tensor], eta: Tensor) -> Tensor:
@@ -332,21 +338,23 @@ def run(layer: HGRU, X: Tensor, letters: list[Tensor], eta: Tensor) -> Tensor:
     α, μ, γ, κ, ω = letters
     tanh = layer.recurrent_nl == "tanh"
 
-    def statistics(name: str, t: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor, _Batch]:
-        norm = layer.norms_of(name)[0 if layer.reuse else t]
-        return _statistics(cast(BatchNormalisation, norm), x)
+    def statistics(t: int, **inputs: Tensor) -> list[tuple[Any, ...]]:
+        norms = [layer.norms_of(name)[0 if layer.reuse else t] for name in inputs]
+        return _statistics(
+            *zip(cast("list[BatchNormalisation]", norms), inputs.values(), strict=True)
+        )
 
     X = X.contiguous()
     H2 = layer.initial_hidden(X).contiguous()
     for t in range(layer.timesteps):
         A1 = F.conv2d(H2, U1, layer.b_gain)
-        P = _Gain.apply(H2, A1, *statistics("g1", t, A1))
+        (g1,) = statistics(t, g1=A1)
+        P = _Gain.apply(H2, A1, *g1)
         C1 = W1(P)
-        H1 = _Inhibit.apply(X, H2, C1, *statistics("c1", t, C1), α, μ, tanh)
+        (c1,) = statistics(t, c1=C1)
+        H1 = _Inhibit.apply(X, H2, C1, *c1, α, μ, tanh)
         A2 = F.conv2d(H1, U2, layer.b_mix)
         C2 = W2(H1)
-        H2 = _Mix.apply(
-            H1, H2, A2, *statistics("g2", t, A2), C2, *statistics("c2", t, C2), γ, κ, ω, eta[t],
-            tanh,
-        )  # fmt: skip
+        g2, c2 = statistics(t, g2=A2, c2=C2)
+        H2 = _Mix.apply(H1, H2, A2, *g2, C2, *c2, γ, κ, ω, eta[t], tanh)
     return H2

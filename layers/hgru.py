@@ -26,6 +26,7 @@ NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 HIDDEN_INITS = ("random", "identity", "zeros", "learned")
 LETTERS = ("alpha", "mu", "gamma", "kappa", "omega")
+DRAWN = 32  # images whose random hidden state is drawn at a time
 
 
 class HGRU(nn.Module):
@@ -260,12 +261,22 @@ class HGRU(nn.Module):
                 )
             return own
         n, K, height, width = X.shape
-        total = self.draw_images or n
-        noise = X.new_empty(total, K, height, width)
+        total, first = self.draw_images or n, self.draw_offset
         # The original's rule takes the shape (N, H, W, K) for a kernel's (h, w, in, out).
         fan = (total, height, width, K)
-        initial.xavier_(noise, fan, not self.normal_initializer, self.noise_generator)
-        return noise[self.draw_offset : self.draw_offset + n]
+        noise = X.new_empty(n, K, height, width)
+        for start in range(0, total, DRAWN):
+            end = min(start + DRAWN, total)
+            ours = slice(max(start, first), min(end, first + n))  # of the total batch
+            own = noise[max(ours.start - first, 0) : max(ours.stop - first, 0)]
+            drawn = own if len(own) == end - start else X.new_empty(end - start, K, height, width)
+            if len(own) == 0:  # another process's images, drawn to come to the same numbers
+                drawn.uniform_(generator=self.noise_generator)
+                continue
+            initial.xavier_(drawn, fan, not self.normal_initializer, self.noise_generator)
+            if drawn is not own:
+                own.copy_(drawn[ours.start - start : ours.stop - start])
+        return noise
 
     def lesion(self, *letters: str) -> None:
         """Hold these letters at 0 from now on, whatever was learned; none lifts all lesions.

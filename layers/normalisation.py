@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from layers.horizontal import wants_triton
 
 EPSILON = 1e-3
+OverRanks = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor, int | Tensor]]
+SumOverRanks = Callable[[Tensor], Tensor]
 
 
 class BatchNormalisation(nn.Module):
@@ -57,10 +59,8 @@ class BatchNormalisation(nn.Module):
         self.momentum = momentum
         self.validation = validation
         self.biased_running_variance = biased_running_variance
-        self.over_ranks: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]] | None = (
-            None
-        )
-        self.sum_over_ranks: Callable[[Tensor], Tensor] | None = None
+        self.over_ranks: OverRanks | None = None
+        self.sum_over_ranks: SumOverRanks | None = None
         self.weight = nn.Parameter(torch.full((channels,), scale))
         self.bias = nn.Parameter(torch.zeros(channels)) if shift else None
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -71,13 +71,13 @@ class BatchNormalisation(nn.Module):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.epsilon
             )
+        if x.dim() == 4 and x.dtype == torch.float32 and wants_triton(x.device):
+            return self._by_triton(x)
         if self.over_ranks is None:
             return self._by_this_process(x)
         return self._by_all_processes(x)
 
     def _by_this_process(self, x: Tensor) -> Tensor:
-        if x.dim() == 4 and x.dtype == torch.float32 and wants_triton(x.device):
-            return self._by_triton(x)
         count = x.numel() // x.shape[1]
         mean, variance = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
         # With momentum 1 the kernel hands back the batch's mean and its variance over n − 1.
@@ -96,8 +96,10 @@ class BatchNormalisation(nn.Module):
     def _by_triton(self, x: Tensor) -> Tensor:
         from layers.normalisation_triton import batch_normalisation  # needs Triton
 
-        y, mean, variance = batch_normalisation(x, self.weight, self.bias, self.epsilon)
-        self.observe(mean, variance, x.numel() // x.shape[1])
+        y, mean, variance, count = batch_normalisation(
+            x, self.weight, self.bias, self.epsilon, self.over_ranks, self.sum_over_ranks
+        )
+        self.observe(mean, variance, count)
         return y
 
     def observe(self, mean: Tensor, variance: Tensor, count: int | Tensor) -> None:

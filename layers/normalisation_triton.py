@@ -6,12 +6,17 @@ plane (image and channel) is a program's, and the planes' sums are joined afterw
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from layers.horizontal import refuse_double_backward
+
+if TYPE_CHECKING:
+    from layers.normalisation import OverRanks, SumOverRanks
 
 CHUNK = 2048  # pixels that a program takes at a time
 
@@ -92,10 +97,13 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 class _BatchNormalisation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, epsilon):
+    def forward(ctx, x, weight, bias, epsilon, over_ranks, sum_over_ranks):
         images, channels = x.shape[:2]
         pixels = x[0, 0].numel()
         mean, variance = moments(x)
+        count = images * pixels
+        if over_ranks is not None:
+            mean, variance, count = over_ranks(mean, variance, count)
         inverse = torch.rsqrt(variance + epsilon)
         scale = weight * inverse
         y = torch.empty_like(x)
@@ -106,11 +114,11 @@ class _BatchNormalisation(torch.autograd.Function):
         )  # fmt: skip
         ctx.save_for_backward(x, mean, inverse, scale)
         ctx.mark_non_differentiable(mean, variance)
-        ctx.has_bias = bias is not None
-        return y, mean, variance
+        ctx.has_bias, ctx.count, ctx.sum_over_ranks = bias is not None, count, sum_over_ranks
+        return y, mean, variance, count
 
     @staticmethod
-    def backward(ctx, gradient, _mean, _variance):
+    def backward(ctx, gradient, *_):
         refuse_double_backward()
         x, mean, inverse, scale = ctx.saved_tensors
         gradient = gradient.contiguous()
@@ -121,21 +129,36 @@ class _BatchNormalisation(torch.autograd.Function):
             gradient, x, mean, sums, products, pixels, channels, CHUNK=CHUNK, num_warps=8
         )
         total, product = sums.sum(0), products.sum(0)
+        everyones = torch.stack([total, product])
+        if ctx.sum_over_ranks is not None:
+            everyones = ctx.sum_over_ranks(everyones)
+        level, slope = everyones / ctx.count
         out = torch.empty_like(x)
-        chunks, count = triton.cdiv(pixels, CHUNK), images * pixels
+        chunks = triton.cdiv(pixels, CHUNK)
         _back_kernel[(images * channels * chunks,)](
-            gradient, x, out, mean, scale, total / count, product * inverse.square() / count,
+            gradient, x, out, mean, scale, level, slope * inverse.square(),
             pixels, channels, chunks, CHUNK=CHUNK, num_warps=8,
         )  # fmt: skip
-        return out, product * inverse, total if ctx.has_bias else None, None
+        return out, product * inverse, total if ctx.has_bias else None, *[None] * 4
 
 
 def batch_normalisation(
-    x: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalise x (N, K, H, W), float32 on a CUDA device, by its own mean and variance.
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    epsilon: float,
+    over_ranks: OverRanks | None = None,
+    sum_over_ranks: SumOverRanks | None = None,
+) -> tuple[Tensor, Tensor, Tensor, int | Tensor]:
+    """Normalise x (N, K, H, W), float32 on a CUDA device, by the batch's mean and variance.
+
+    Args:
+        over_ranks, sum_over_ranks: those of :class:`layers.normalisation.BatchNormalisation`.
 
     Returns:
-        The result, and the batch's mean and (biased) variance (K,), which carry no gradient.
+        The result; the batch's mean and (biased) variance (K,), which carry no gradient; and the
+        number of values that these were taken over.
     """
-    return _BatchNormalisation.apply(x.contiguous(), weight, bias, epsilon)
+    return _BatchNormalisation.apply(
+        x.contiguous(), weight, bias, epsilon, over_ranks, sum_over_ranks
+    )

@@ -24,7 +24,6 @@ from models.recurrent import RecurrentNetwork
 from models.tf_variables import load_tf_variables, tf_variables
 from support.tables import text_table
 from training.distribution import Ranks
-from training.graph import GraphedStep
 from training.losses import cross_entropy
 from training.metrics import accuracy
 from training.optimizers import network_optimizer
@@ -67,7 +66,7 @@ def repeat(
     Args:
         file: the recorded run.
         device: where to compute.
-        captured: through :class:`training.graph.GraphedStep`, on a GPU.
+        captured: through :class:`training.step.TrainStep`, on a GPU.
         updates: the setting; None takes the one that the file's name says.
 
     Returns:
@@ -91,9 +90,9 @@ def repeat(
         return cross_entropy(logits, expected)
 
     name, rate = bytes(run["optimizer"]).decode(), float(run["lr"])
-    step = (GraphedStep if captured else TrainStep)(
+    step = TrainStep(
         network, loss, accuracy, network_optimizer(network, name, rate, updates),
-        None, Ranks(torch.device(device)),
+        None, Ranks(torch.device(device)), captured=captured,
     )  # fmt: skip
     losses, accuracies, logits = [], [], []
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):

@@ -124,8 +124,8 @@ def _train(
 
     ranks = None
     try:
-        ranks = Ranks(device_of(options.device))
-        complete = train(experiment_params, build_model, options, ranks)
+        with Ranks(device_of(options.device)) as ranks:
+            complete = train(experiment_params, build_model, options, ranks)
         return COMPLETE if complete else LEFT_EARLY
     except KeyboardInterrupt:
         return _fail("interrupted before the training began", INTERRUPTED)
@@ -139,9 +139,6 @@ def _train(
         if not _is_ours(error):
             raise
         return _fail(str(error), ERROR)
-    finally:
-        if ranks is not None:
-            ranks.close()
 
 
 def _is_ours(error: Exception) -> bool:

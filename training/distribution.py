@@ -1,23 +1,34 @@
 """Several processes that compute what one would: the ranks of a ``torchrun``.
 
-Each rank holds the whole network and a slice of every batch. Three things join them: the logits of
-all ranks, so that each computes the loss of the total batch; the statistics of every batch
-normalisation; and the gradients, which DistributedDataParallel sums up.
+Each holds the whole network and a slice of every batch. What they exchange between devices takes
+part in the update (see ``training.step``); what their hosts have to tell each other goes another
+way (gloo), past the devices, which need not wait for it.
 """
 
-import inspect
 import os
-from collections.abc import Callable
+import socket
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+
+from support.errors import SystemRefusal, UserError
 
 T = TypeVar("T")
-TIMEOUT = timedelta(minutes=30)
+MEETING = timedelta(minutes=5)  # that the processes wait for each other at the start
+SILENCE = timedelta(minutes=30)  # that they wait for a word of one that is there
+ENDLESS = timedelta(days=3650)
+GRACE = 10.0  # seconds that a process has to leave by itself once another is gone
+DONE, FAILED, LOST = 1, 2, 3  # how a neighbour left
 
 
 class OtherRankError(RuntimeError):
@@ -27,119 +38,327 @@ class OtherRankError(RuntimeError):
 class Ranks:
     """This process among those that train together; alone where there are no others.
 
+    A context manager, which on leaving says goodbye to the others. A process that ends otherwise is
+    noticed: the others then have ``GRACE`` seconds to leave.
+
     Args:
         device: where this process computes.
+        alone: take no notice of others, whatever the environment says.
 
     Attributes:
         rank, world_size: this process's number and how many there are.
         is_first: whether this process is the one that writes.
+        sizes: images of each rank in the batch at hand (see :meth:`place`).
+
+    Raises:
+        UserError: the environment or the devices do not fit together.
+        SystemRefusal: the others did not come within ``MEETING``.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, alone: bool = False) -> None:
         self.device = device
-        self.rank, self.world_size = 0, 1
-        self._control: Any = None
-        if "WORLD_SIZE" in os.environ and "RANK" in os.environ:
-            dist.init_process_group(
-                "nccl" if device.type == "cuda" else "gloo",
-                timeout=TIMEOUT,
-                device_id=device if device.type == "cuda" else None,
-            )
-            self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-            # Words between the hosts go past the devices, which then need not wait.
-            self._control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        self.rank, self.world_size = (0, 1) if alone else _numbers()
         self.is_first = self.rank == 0
+        self.sizes: list[int] = []
+        self._shares: dict[tuple[int, ...], Tensor] = {}
+        self._before_leaving: list[weakref.WeakMethod[Callable[[], None]]] = []
+        self._failed = self._closed = False
+        if self.world_size > 1:
+            self._meet()
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model with gradients and batch statistics joined over all ranks.
+    def _meet(self) -> None:
+        """Find the others, and see that the devices fit together."""
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        try:
+            store, *_ = next(dist.rendezvous("env://", timeout=MEETING))
+            self._check_devices(store)
+            dist.init_process_group(
+                "nccl" if self.device.type == "cuda" else "gloo",
+                store=dist.PrefixStore("training", store),
+                rank=self.rank,
+                world_size=self.world_size,
+                timeout=SILENCE,
+                device_id=self.device if self.device.type == "cuda" else None,
+            )
+            self._control = dist.new_group(backend="gloo", timeout=SILENCE)
+            self._ring = dist.new_group(backend="gloo", timeout=ENDLESS)
+            self.barrier()
+        except UserError:
+            raise
+        except (RuntimeError, OSError) as error:  # of sockets, the store, gloo or NCCL
+            raise SystemRefusal(
+                f"process {self.rank} of {self.world_size} could not join the others at {where} "
+                f"(MASTER_ADDR, MASTER_PORT) within {MEETING.seconds // 60} minutes: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        self._watch = threading.Thread(target=self._watch_neighbour, daemon=True)
+        self._watch.start()
 
-        A layer with the attribute ``over_ranks`` (batch normalisation) is given the functions that
-        join its statistics and their gradients.
+    def _check_devices(self, store: dist.Store) -> None:
+        """Raise UserError on every rank where they do not compute on one GPU each, or on CPUs."""
+        mine = f"{self.device.type} {socket.gethostname()} {self.device.index}"
+        store.set(f"device/{self.rank}", mine)
+        found = [store.get(f"device/{rank}").decode() for rank in range(self.world_size)]
+        kinds = [device.split()[0] for device in found]
+        for rank, (kind, device) in enumerate(zip(kinds, found, strict=True)):
+            if kind != kinds[0]:
+                raise UserError(
+                    f"process {rank} computes on {kind}, process 0 on {kinds[0]}: all need the "
+                    "same kind of device; choose it with --device"
+                )
+            if kind == "cuda" and device in found[:rank]:
+                raise UserError(
+                    f"processes {found.index(device)} and {rank} would share one GPU ({device}); "
+                    "each needs its own: leave --device out, and start as many as there are GPUs"
+                )
+
+    # -- words between the hosts -------------------------------------------------------------------
+
+    def ask(self, word: int, images: int = 0) -> Callable[[], tuple[int, list[int]]]:
+        """Tell the others a word and how many images are here, without waiting for theirs.
+
+        Returns:
+            A function that waits: the gravest word of all ranks, and how many images each holds.
         """
         if self.world_size == 1:
-            return model
-        for module in _with(model, "over_ranks"):
-            module.over_ranks, module.sum_over_ranks = join_statistics, sum_over_ranks
-        # The joined statistics keep the running averages equal. PyTorch 2.13 renamed the option.
-        known = inspect.signature(DistributedDataParallel).parameters
-        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        option: dict[str, Any] = {name: False}
-        return DistributedDataParallel(
-            model,
-            device_ids=[self.device] if self.device.type == "cuda" else None,
-            gradient_as_bucket_view=True,
-            **option,
-        )
+            return lambda: (word, [images])
+        words = torch.zeros(self.world_size, 2, dtype=torch.int64)
+        words[self.rank] = torch.tensor([word, images])
+        with _others():
+            work = dist.all_reduce(words, group=self._control, async_op=True)
+
+        def answer() -> tuple[int, list[int]]:
+            with _others():
+                work.wait()
+            return int(words[:, 0].max()), words[:, 1].tolist()
+
+        return answer
+
+    def agree(self, word: int, images: int = 0) -> tuple[int, list[int]]:
+        """The gravest word of all ranks, and how many images each holds."""
+        return self.ask(word, images)()
+
+    def every(self, action: Callable[[], T]) -> list[T]:
+        """What ``action()`` returns on every rank (anything that can be pickled), on all ranks.
+
+        Raises:
+            OtherRankError: the action raised on another rank.
+        """
+        if self.world_size == 1:
+            return [action()]
+        mine: tuple[Any, str | None] = None, None
+        failure: Exception | None = None
+        try:
+            mine = action(), None
+        except Exception as error:  # the other ranks must hear of it, whatever it is
+            mine, failure = (None, str(error)), error
+        found: list[Any] = [None] * self.world_size
+        with _others():
+            dist.all_gather_object(found, mine, group=self._control)
+        if failure is not None:
+            raise failure
+        for rank, (_, message) in enumerate(found):
+            if message is not None:
+                raise OtherRankError(f"process {rank} failed: {message}")
+        return [value for value, _ in found]
+
+    def first(self, action: Callable[[], T]) -> T:
+        """What the first rank's ``action()`` returns, on all ranks (see :meth:`every`)."""
+        return self.every(action if self.is_first else lambda: None)[0]  # type: ignore[return-value, arg-type]
+
+    def from_all(self, value: T) -> list[T]:
+        """Every rank's value, on all ranks."""
+        return self.every(lambda: value)
+
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
+        self.agree(0)
+
+    # -- what takes part in the update -------------------------------------------------------------
+
+    def join(self, model: nn.Module) -> None:
+        """Give all ranks the first one's weights, and join the model's batch statistics.
+
+        A layer with the attribute ``over_ranks`` (batch normalisation) is given the functions that
+        join its statistics and the sums of its backward pass.
+        """
+        if self.world_size > 1:
+            for tensor in model.state_dict().values():
+                dist.broadcast(tensor, 0)
+            self._hook(model, self.join_statistics, sum_over_ranks)
 
     def place(self, model: nn.Module, sizes: list[int]) -> tuple[int, int]:
-        """Tell the layers that draw random numbers an image which images of a batch are here.
+        """Say how the batch at hand is shared; call it before each update.
 
         Args:
-            model: its modules with the attributes ``draw_images`` and ``draw_offset`` are told.
+            model: its modules that draw random numbers an image (with the attributes
+                ``draw_images`` and ``draw_offset``) are told which images are here.
             sizes: images of each rank.
 
         Returns:
             Images of the total batch, and which of them this rank's first is.
         """
         total, offset = sum(sizes), sum(sizes[: self.rank])
+        self.sizes = sizes
         if self.world_size > 1:
+            if tuple(sizes) not in self._shares:
+                shares = torch.tensor(sizes, dtype=torch.float64)[:, None] / total
+                self._shares[tuple(sizes)] = shares.float().to(self.device)
             for module in _with(model, "draw_images"):
                 module.draw_images, module.draw_offset = total, offset
         return total, offset
 
-    def agree(self, word: int, images: int = 0) -> tuple[int, list[int]]:
-        """The gravest word of all ranks, and how many images each holds."""
-        if self.world_size == 1:
-            return word, [images]
-        words = torch.zeros(self.world_size, 2, dtype=torch.int64)
-        words[self.rank] = torch.tensor([word, images])
-        dist.all_reduce(words, group=self._control)
-        return int(words[:, 0].max()), words[:, 1].tolist()
+    @contextmanager
+    def apart(self, model: nn.Module) -> Iterator[None]:
+        """Within the block, this rank computes as one process alone does."""
+        if self.world_size > 1:
+            self._hook(model, None, None)
+            for module in _with(model, "draw_images"):
+                module.draw_images, module.draw_offset = None, 0
+        try:
+            yield
+        finally:
+            if self.world_size > 1:
+                self._hook(model, self.join_statistics, sum_over_ranks)
 
-    def first(self, action: Callable[[], T]) -> T:
-        """What the first rank's ``action()`` returns (anything that can be pickled), on all ranks.
+    def _hook(self, model: nn.Module, statistics: Any, sums: Any) -> None:
+        for module in _with(model, "over_ranks"):
+            module.over_ranks, module.sum_over_ranks = statistics, sums
 
-        Raises:
-            OtherRankError: on the other ranks, where the action raised on the first.
+    def joined(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (N, C) and labels (N,) of all ranks, in their order, from this rank's own.
+
+        Differentiable for this rank's rows. What follows is computed by every rank alike; each then
+        holds the gradient of its own rows.
         """
         if self.world_size == 1:
-            return action()
-        box: list[Any] = [None, None]
-        failure: Exception | None = None
-        if self.is_first:
-            try:
-                box[0] = action()
-            except Exception as error:  # the other ranks must hear of it, whatever it is
-                box[1], failure = str(error), error
-        dist.broadcast_object_list(box, src=0, group=self._control)
-        if failure is not None:
-            raise failure
-        if box[1] is not None:
-            raise OtherRankError(f"the first process failed: {box[1]}")
-        return box[0]
+            return logits, labels
+        own = torch.cat([logits, labels[:, None].to(logits.dtype)], 1)
+        table = _Join.apply(own, self.sizes, self.rank)
+        return table[:, :-1], table[:, -1].detach().to(labels.dtype)
 
-    def from_all(self, value: Any) -> list[Any]:
-        """Every rank's value, on all ranks."""
+    def join_statistics(
+        self, mean: Tensor, variance: Tensor, count: int
+    ) -> tuple[Tensor, Tensor, int]:
+        """Mean and variance over n of the values of all ranks, from each rank's own.
+
+        Args:
+            mean, variance: (K,), this rank's, the variance over n.
+            count: number of values that they were taken over; in proportion to its images.
+
+        Returns:
+            Mean (K,), variance (K,) and count over all ranks; differentiable: what one rank's
+            values do to another rank's loss is counted.
+        """
+        table = _Gather.apply(torch.cat([mean, variance]))  # (ranks, 2 K)
+        means, variances = table.chunk(2, 1)
+        share = self._shares[tuple(self.sizes)].to(table.dtype)  # (ranks, 1)
+        joint = (share * means).sum(0)
+        spread = (share * (variances + (means - joint).square())).sum(0)
+        return joint, spread, count // self.sizes[self.rank] * sum(self.sizes)
+
+    @torch.no_grad()
+    def sum_gradients(self, model: nn.Module) -> None:
+        """Replace every gradient by its sum over ranks: all of them in one vector."""
         if self.world_size == 1:
-            return [value]
-        values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value, group=self._control)
-        return values
+            return
+        weights = [p for p in model.parameters() if p.grad is not None]
+        flat = torch.cat([p.grad.flatten() for p in weights if p.grad is not None])
+        dist.all_reduce(flat)
+        for p, own in zip(weights, flat.split([p.numel() for p in weights]), strict=True):
+            p.grad = own.view_as(p)
 
-    def barrier(self) -> None:
-        """Wait until all ranks are here."""
-        self.agree(0)
+    # -- leaving -----------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Leave the other processes."""
-        if self._control is not None:
-            dist.destroy_process_group()
-            self._control = None
+    def before_leaving(self, action: Callable[[], None]) -> None:
+        """Have this method called before the processes part, if its object is still there: NCCL
+        waits for graphs that hold its work."""
+        self._before_leaving.append(weakref.WeakMethod(action))
+
+    def __enter__(self) -> "Ranks":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close(failed=kind is not None)
+
+    def close(self, failed: bool = False) -> None:
+        """Leave the other processes.
+
+        Args:
+            failed: this process ends with an error and says so itself; the others must leave too.
+        """
+        if self.world_size == 1 or self._closed:
+            return
+        self._closed, self._failed = True, failed
+        self._tell(FAILED if failed else DONE)
+        if failed:
+            return  # what the others' devices wait for will not come; nothing here can be put right
+        self._watch.join()
+        for reference in self._before_leaving:
+            action = reference()
+            if action is not None:
+                action()
+        dist.destroy_process_group()
+
+    def _tell(self, how: int) -> None:
+        """Tell the process that watches this one how it leaves."""
+        try:
+            before = (self.rank - 1) % self.world_size
+            dist.send(torch.tensor([how]), before, group=self._ring)
+        except RuntimeError:
+            return  # it is gone itself
+
+    def _watch_neighbour(self) -> None:
+        """Wait until the next rank has left. If it failed, this process does not stay: its device
+        may wait for that rank's for ever, and its main thread for the device."""
+        other = (self.rank + 1) % self.world_size
+        how = torch.zeros(1, dtype=torch.int64)
+        try:
+            dist.recv(how, other, group=self._ring)
+        except RuntimeError:
+            how.fill_(LOST)
+        if how == DONE:
+            return
+        if how == LOST and not self._failed:
+            _say(
+                f"process {other} of {self.world_size} was lost: it ended without saying why "
+                "(killed, or out of the machine's memory?). --resume goes on from the last "
+                "checkpoint"
+            )
+        if not self._closed:
+            self._tell(FAILED)
+        time.sleep(GRACE)
+        os._exit(2)
 
 
-def _with(model: nn.Module, attribute: str) -> list[Any]:
-    """The modules that have an attribute of that name."""
-    return [module for module in model.modules() if hasattr(module, attribute)]
+def _numbers() -> tuple[int, int]:
+    """This process's rank and how many there are, by the variables that torchrun sets.
+
+    Raises:
+        UserError: some of them are missing or are not numbers that fit.
+    """
+    if "RANK" not in os.environ:
+        return 0, 1
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"the environment has RANK but not {', '.join(missing)}: for several processes start "
+            "with torchrun, which sets them; for one, unset RANK"
+        )
+    try:
+        rank, size, _ = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    except ValueError:
+        rank, size = 0, 0
+    if not 0 <= rank < size:
+        found = ", ".join(f"{name}={os.environ[name]!r}" for name in names if name != "MASTER_ADDR")
+        raise UserError(f"expected whole numbers with 0 <= RANK < WORLD_SIZE, found {found}")
+    return rank, size
 
 
 def device_of(name: str) -> torch.device:
@@ -149,32 +368,55 @@ def device_of(name: str) -> torch.device:
         name: ``'auto'`` (a GPU where there is one), ``'cpu'``, ``'cuda'``, ``'cuda:1'`` …
 
     Raises:
-        ValueError: the name is not a device, or this machine has no such device.
+        UserError: the name is not a device, this machine has no such device, or not enough.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(
+        raise UserError(
             f"--device must be auto, cpu, cuda or cuda:<number>, found {name!r}"
         ) from None
     if device.type == "cuda":
         count = torch.cuda.device_count()
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        if here > count > 0 and device.index is None:
+            raise UserError(
+                f"--nproc_per_node={here}: this machine has {count} CUDA devices, and each process "
+                f"needs its own; start {count}, or use --device cpu"
+            )
         local = int(os.environ.get("LOCAL_RANK", 0))
         device = torch.device("cuda", local if device.index is None else device.index)
         if device.index >= count:
-            raise ValueError(f"--device {name}: this machine has {count} CUDA devices")
+            raise UserError(f"--device {name}: this machine has {count} CUDA devices")
         torch.cuda.set_device(device)
     return device
 
 
-def joined(own: Tensor, sizes: list[int], rank: int) -> Tensor:
-    """The rows (n, C) of all ranks, in their order, differentiable for this rank's own rows.
+@contextmanager
+def _others() -> Iterator[None]:
+    """An exchange with the other ranks: where it fails, one of them is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OtherRankError(f"the connection to another process is lost: {error}") from error
 
-    What follows is computed by every rank alike; each then holds the gradient of its own rows.
-    """
-    return _Join.apply(own, sizes, rank)
+
+def _with(model: nn.Module, attribute: str) -> list[Any]:
+    """The modules that have an attribute of that name."""
+    return [module for module in model.modules() if hasattr(module, attribute)]
+
+
+def _say(error: str) -> None:
+    print(f"error: {error}", file=sys.stderr, flush=True)
+
+
+def sum_over_ranks(own: Tensor) -> Tensor:
+    """The sum of all ranks' tensors; without a gradient of its own."""
+    total = own.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
 
 
 class _Join(torch.autograd.Function):
@@ -193,46 +435,17 @@ class _Join(torch.autograd.Function):
         return gradient[ctx.rows], None, None
 
 
-def join_statistics(mean: Tensor, variance: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and variance over n of the values of all ranks, from each rank's own.
-
-    Args:
-        mean, variance: (K,), this rank's, the variance over n.
-        count: number of values that they were taken over.
-
-    Returns:
-        Mean (K,), variance (K,) and count (a scalar tensor) over all ranks; differentiable: what
-        one rank's values do to another rank's loss is counted.
-    """
-    own = torch.cat([mean, variance, mean.new_full((1,), count)])
-    table = _Gather.apply(own)  # (ranks, 2 K + 1)
-    means, variances = table[:, : len(mean)], table[:, len(mean) : -1]
-    counts = table[:, -1:]
-    total = counts.sum()
-    share = counts / total
-    joint = (share * means).sum(0)
-    return joint, (share * (variances + (means - joint).square())).sum(0), total
-
-
-def sum_over_ranks(own: Tensor) -> Tensor:
-    """The sum of all ranks' tensors; without a gradient of its own."""
-    total = own.detach().clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(total)
-    return total
-
-
 class _Gather(torch.autograd.Function):
     """Every rank's vector (C,) as rows (ranks, C); gradients of all ranks add up."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:
-        table = own.new_zeros(dist.get_world_size(), len(own))
-        table[dist.get_rank()] = own
-        dist.all_reduce(table)
-        return table
+        table = own.new_empty(dist.get_world_size() * len(own))
+        # PyTorch 2.13 renamed it.
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        gather(table, own)
+        return table.view(-1, len(own))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.contiguous()
-        dist.all_reduce(total)
-        return total[dist.get_rank()]
+        return sum_over_ranks(gradient)[dist.get_rank()]

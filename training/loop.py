@@ -4,7 +4,8 @@ import io
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,8 @@ from dataset_processing.loader import Loader
 from models.tf_variables import tf_variables
 from support.files import WholeFile
 from training.checkpoints import CheckpointFolder
-from training.distribution import OtherRankError, Ranks
+from training.distribution import Ranks
 from training.experiment import Settings
-from training.graph import GraphedStep
 from training.history import History
 from training.log import RunLog
 from training.losses import loss_function
@@ -37,6 +37,10 @@ GO, SAVE, STOP, FAILED = range(4)  # words between the ranks; the gravest holds 
 NAMED_RECORDS = 64
 READ_EVERY = {"cpu": 1}  # updates between readings of a device's numbers, which hold its work up
 READ_SELDOM = 20
+# Batches that several processes load ahead, with a word and their sizes: the answer has come by the
+# time the batch's turn does, so no device waits for the hosts.
+AHEAD = {"cpu": 0}
+FAR_AHEAD = 4
 STREAM_IMAGE_SIZE = [150, 150, 1]
 
 
@@ -121,6 +125,10 @@ class Training:
         self._read_every = READ_EVERY.get(ranks.device.type, READ_SELDOM)
         self._saved_step: int | None = None
         self._saved_at = time.monotonic()
+        self._save_asked = False
+        self._asked: deque[tuple[Any, Callable[[], tuple[int, list[int]]]]] = deque()
+        several = ranks.world_size > 1
+        self._ahead = AHEAD.get(ranks.device.type, FAR_AHEAD) if several else 0
         self._busy = self._waited = 0.0
         self._images = 0
 
@@ -200,13 +208,15 @@ class Training:
 
     def _steps(self, stop: Stop) -> str | None:
         """Updates and validations from where the run stands."""
-        batches: Iterator[Any] | None = None
+        self._batches = self._loaded()
+        self._failure: Exception | None = None
+        left = (self.settings["epochs"] - self.epoch) * self.loader.batches_per_epoch
+        self._to_ask = left - self.position
+        self._asked.clear()
         while self.step < self.total:
             self._validate_if_due()
             began = time.perf_counter()
-            if batches is None:
-                batches = self.loader.batches(self.epoch, self.position)
-            batch, word, sizes = self._next(batches, stop)
+            batch, word, sizes = self._next(stop)
             self._waited += time.perf_counter() - began
             if word == STOP:
                 self._save()
@@ -215,38 +225,57 @@ class Training:
             if word == SAVE:
                 self._save()
                 began = time.perf_counter()
+            if 0 in sizes:
+                self._skip(sizes)
+                continue
             self._update(batch, sizes)
             self._busy += time.perf_counter() - began
             if self.step % self.settings["log_iters"] == 0:
                 self._log_interval()
-            if self.position == 0:
-                batches = None
         self._validate_if_due(last=True)
         return None
 
-    def _next(self, batches: Iterator[Any], stop: Stop) -> tuple[Any, int, list[int]]:
+    def _loaded(self) -> Iterator[Any]:
+        """This rank's batches from where the run stands to its end."""
+        epoch, position = self.epoch, self.position
+        while epoch < self.settings["epochs"]:
+            yield from self.loader.batches(epoch, position)
+            epoch, position = epoch + 1, 0
+
+    def _next(self, stop: Stop) -> tuple[Any, int, list[int]]:
         """The next batch, the word that holds for all ranks, and the images of each rank."""
-        batch, word, failure = None, GO, None
+        while self._to_ask and len(self._asked) <= self._ahead:
+            self._asked.append(self._ask(stop))
+        batch, answer = self._asked.popleft()
+        word, sizes = answer()
+        if word == FAILED:
+            self.ranks.every(self._raise_failure)
+        return batch, word, sizes
+
+    def _ask(self, stop: Stop) -> tuple[Any, Callable[[], tuple[int, list[int]]]]:
+        """Load a batch, and tell the other ranks about it; their answer is to be waited for."""
+        self._to_ask -= 1
+        batch, word = None, GO
         try:
-            batch = next(batches)
-            if self._checkpoint_due():
-                word = SAVE
+            if self._failure is None:
+                batch = next(self._batches)
+            if self.ranks.is_first and self._checkpoint_due():
+                word, self._save_asked = SAVE, True
             if stop.wanted():
                 word = STOP
         except Exception as error:  # the other ranks must hear of it, whatever it is
-            word, failure = FAILED, error
-        word, sizes = self.ranks.agree(word, 0 if batch is None else len(batch.labels))
-        if word == FAILED:
-            messages = self.ranks.from_all(None if failure is None else str(failure))
-            if failure is not None:
-                raise failure
-            raise OtherRankError("another process failed: " + "; ".join(m for m in messages if m))
-        return batch, word, sizes
+            self._failure = error
+        if self._failure is not None:
+            word = FAILED
+        return batch, self.ranks.ask(word, 0 if batch is None else len(batch.labels))
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _update(self, batch: Any, sizes: list[int]) -> None:
         """One update of the network; its measurements stay on the device."""
         self.generators.begin("train", self.step)
-        self.train_step.sizes = sizes
         place = self.ranks.place(self.model, sizes)
         images = self.augment(batch.images, self.generators.images, *place)
         self.schedule.set(self.step, self.total)
@@ -254,13 +283,21 @@ class Training:
         self._pending.append((torch.stack(numbers), batch.records))
         self._images += sum(sizes)
         self.step += 1
-        self.position += 1
-        if self.position >= self.loader.batches_per_epoch:
-            self.epoch, self.position = self.epoch + 1, 0
+        self._advance()
         if len(self._pending) >= self._read_every:
             self._read()
         losses = self.history.train_loss
         self.log.advance(f"loss {losses[-1]:.4f}" if losses else "")
+
+    def _skip(self, sizes: list[int]) -> None:
+        """Leave out a batch of which a process has no image: its records were bad."""
+        self.log.note(f"a batch is left out: {sizes} of its images could be read, by process")
+        self._advance()
+
+    def _advance(self) -> None:
+        self.position += 1
+        if self.position >= self.loader.batches_per_epoch:
+            self.epoch, self.position = self.epoch + 1, 0
 
     def _read(self) -> None:
         """Read the measurements from the device.
@@ -329,13 +366,9 @@ class Training:
         self._images = 0
         epoch = self.epoch + self.position / self.loader.batches_per_epoch
         text = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
-
-        def write() -> None:
-            self.log.event("train", self.step, {"epoch": epoch, **values})
-            self.log.scalars("train", self.step, values)
-            self.log.note(f"step {self.step}/{self.total}  epoch {epoch:.3f}  {text}")
-
-        self.ranks.first(write)
+        self.log.event("train", self.step, {"epoch": epoch, **values})
+        self.log.scalars("train", self.step, values)
+        self.log.note(f"step {self.step}/{self.total}  epoch {epoch:.3f}  {text}")
 
     def _validate_if_due(self, last: bool = False) -> None:
         """Validate at step 0, every ``validation_iters`` steps and at the end; then save."""
@@ -378,6 +411,8 @@ class Training:
         _write_arrays(self.run.results, {**arrays, "settings": settings})
 
     def _checkpoint_due(self) -> bool:
+        if self._save_asked:
+            return False
         elapsed = time.monotonic() - self._saved_at
         return self._saved_step != self.step and elapsed >= 60 * self.settings["checkpoint_minutes"]
 
@@ -391,6 +426,7 @@ class Training:
             self.ranks.first(self._write_checkpoint)
         self._saved_step = self.step
         self._saved_at = time.monotonic()
+        self._save_asked = False
 
     def _write_checkpoint(self) -> None:
         best = self.history.best()
@@ -404,34 +440,34 @@ class Training:
             loader.close()
 
     def _train_step(self, captured: bool) -> TrainStep:
-        """What updates the network: captured as a CUDA graph where there is one GPU."""
+        """What updates the network."""
         wanted = self.settings
-        parts = (
+        return TrainStep(
             self.model,
             loss_function(wanted["loss_function"]),
             metric_function(wanted["score_metric"]),
             network_optimizer(self.model, wanted["optimizer"], wanted["lr"], wanted["updates"]),
             wanted["clip_gradients"],
             self.ranks,
+            captured=captured,
+            generators=(self.generators.hidden,),
         )
-        if captured and self.ranks.device.type == "cuda" and self.ranks.world_size == 1:
-            return GraphedStep(*parts, generators=(self.generators.hidden,))
-        return TrainStep(*parts)
 
     def _augmentations(self, key: str) -> Augmentations:
         return Augmentations(self.settings[key], self._image_size)
 
     def _loader(self, dataset: Any, shuffle: bool) -> Loader:
         batch_size = self.settings["batch_size"]
-        if dataset is self.validation_set:
-            batch_size = min(batch_size, len(dataset))
+        share = self.ranks.rank, self.ranks.world_size
+        if dataset is self.validation_set:  # each process takes whole batches of it
+            share, batch_size = (0, 1), min(batch_size, len(dataset))
         return Loader(
             dataset,
             batch_size,
             shuffle=shuffle,
             device=self.ranks.device,
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
+            rank=share[0],
+            world_size=share[1],
             **self._load,
         )
 

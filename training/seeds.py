@@ -34,8 +34,13 @@ class Generators:
         self.hidden = torch.Generator(device)
         self.images = torch.Generator(device)
 
-    def begin(self, *use: int | str) -> None:
-        """Seed them, and PyTorch's default generators, for a batch of training or validation."""
-        torch.manual_seed(seed_of(self.seed, "default", self.rank, *use))
+    def begin(self, *use: int | str, rank: int | None = None) -> None:
+        """Seed them, and PyTorch's default generators, for a batch of training or validation.
+
+        Args:
+            use: what for.
+            rank: whose default generators; None: this process's.
+        """
+        torch.manual_seed(seed_of(self.seed, "default", self.rank if rank is None else rank, *use))
         self.hidden.manual_seed(seed_of(self.seed, "hidden", *use))
         self.images.manual_seed(seed_of(self.seed, "images", *use))

@@ -11,9 +11,8 @@ from layers.horizontal import HorizontalKernel, horizontal_method
 from layers.normalisation import BatchNormalisation
 from models.recurrent import RecurrentNetwork
 from training.distribution import Ranks
-from training.graph import GraphedForward, GraphedStep
 from training.optimizers import optimizer
-from training.step import TrainStep
+from training.step import GraphedForward, TrainStep
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
@@ -186,7 +185,7 @@ def test_batch_normalisation(shift):
 def test_captured_step_gives_the_eager_steps_numbers():
     """With random hidden states, a smaller batch between, and the generators seeded at each."""
 
-    def losses(kind):
+    def losses(captured):
         torch.manual_seed(0)
         model = RecurrentNetwork(timesteps=3, adaptation=True).to(CUDA)
         generator = torch.Generator(CUDA)
@@ -196,7 +195,7 @@ def test_captured_step_gives_the_eager_steps_numbers():
             lambda logits, labels: (logits.argmax(1) == labels).float().mean(),
             optimizer("nadam", model.parameters(), 1e-3), 7.0, Ranks(CUDA),
         )  # fmt: skip
-        step = kind(*arguments, **({"generators": (generator,)} if kind is GraphedStep else {}))
+        step = TrainStep(*arguments, captured=captured, generators=(generator,))
         data = torch.Generator().manual_seed(5)
         found = []
         for i in range(9):
@@ -207,8 +206,8 @@ def test_captured_step_gives_the_eager_steps_numbers():
             found.append(torch.stack([v.detach().clone() for v in step(images, labels)]))
         return torch.stack(found), list(model.parameters())
 
-    eager, eager_weights = losses(TrainStep)
-    captured, captured_weights = losses(GraphedStep)
+    eager, eager_weights = losses(captured=False)
+    captured, captured_weights = losses(captured=True)
     torch.testing.assert_close(captured, eager, rtol=1e-4, atol=1e-5)
     for a, b in zip(captured_weights, eager_weights, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5)
