@@ -66,7 +66,7 @@ def repeat(
     Args:
         file: the recorded run.
         device: where to compute.
-        captured: through :class:`training.step.TrainStep`, on a GPU.
+        captured: replay the update as a captured graph, on a GPU.
         updates: the setting; None takes the one that the file's name says.
 
     Returns:
