@@ -182,7 +182,7 @@ def equality(chosen: argparse.Namespace, ranks: Ranks, alone: Ranks) -> dict[str
     many, one = sides
     losses = [torch.stack(side.losses).double() for side in (one, many)]
     weights = {
-        name: float((w - v).norm() / w.norm().clamp(min=1e-12))
+        name: float((w - v).norm().detach() / w.norm().detach().clamp(min=1e-12))
         for (name, w), v in zip(one.model.named_parameters(), many.model.parameters(), strict=True)
     }
     apart = ((losses[1] - losses[0]) / losses[0]).abs().tolist()
@@ -191,18 +191,19 @@ def equality(chosen: argparse.Namespace, ranks: Ranks, alone: Ranks) -> dict[str
 
 def profiled(chosen: argparse.Namespace, who: Ranks, ranks: Ranks, total: int) -> dict[str, Any]:
     """Milliseconds of a step that the first process's device (a CPU: its threads) computes,
-    exchanges and idles, and its most expensive operations."""
+    exchanges (waiting for the others included) and idles, and its most expensive operations."""
     if who.world_size == 1 and not ranks.is_first:
         ranks.barrier()
         return {}
     set_tf32(True)
     tidy()
-    side, steps = Side(chosen.script, total, chosen.size, who), 3
+    side, steps = Side(chosen.script, total, chosen.size, who), 10
     side.train(6)
     wall = side.seconds(chosen.steps)
     on_gpu = who.device.type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
-    with profile(activities=activities) as seen:
+    with profile(activities=activities, acc_events=True) as seen:
+        side.wait()  # the others' profilers have started too
         side.train(steps)
         side.wait()
     if who.world_size == 1:
@@ -216,7 +217,8 @@ def profiled(chosen: argparse.Namespace, who: Ranks, ranks: Ranks, total: int) -
     busy, other = sum(times.values()), sum(exchange.values())
     most = sorted(times.items(), key=lambda x: -x[1])[:12]
     parts = {"computing": busy - other, "exchanging": other, "idle": max(1e3 * wall - busy, 0.0)}
-    return {"wall": 1e3 * wall, "parts": parts, "operations": dict(most) | exchange}
+    each = [round(x, 3) for x in who.from_all(busy - other)]
+    return {"wall": 1e3 * wall, "parts": parts, "each": each, "operations": dict(most) | exchange}
 
 
 def tidy() -> None:
@@ -291,6 +293,7 @@ def show(script: str, found: dict[str, Any], chosen: argparse.Namespace) -> None
     for processes, spent in found["profiles"].items():
         parts = ", ".join(f"{name} {ms:.2f}" for name, ms in spent["parts"].items())
         print(f"  {processes} processes, ms of a step of {spent['wall']:.2f}: {parts}")
+        print(f"    computing, by process: {spent['each']}")
         for name, ms in spent["operations"].items():
             print(f"    {ms:8.3f}  {name[:80]}")
 
@@ -313,12 +316,11 @@ def main() -> int:
             print(f"{found['machine']}, {chosen.processes} processes, {os.cpu_count()} cores")
         show(script, found, chosen)
         if chosen.loop:
-            found["loop"] = {
-                n: logged_rate(script, n, chosen.batch_size * n, chosen)
-                for n in (1, chosen.processes)
-            }
-            rates = ", ".join(f"{n} processes {rate:.0f}" for n, rate in found["loop"].items())
-            print(f"  in the training loop, images/s by its log: {rates}", flush=True)
+            n, batch = chosen.processes, chosen.batch_size
+            cases = [(1, batch), (n, n * batch), (n, batch)]
+            found["loop"] = [(*case, logged_rate(script, *case, chosen)) for case in cases]
+            rates = [f"{p} × {t / p:g} a step {rate:.0f}" for p, t, rate in found["loop"]]
+            print(f"  in the training loop, images/s by its log: {', '.join(rates)}", flush=True)
         found["times"] = [
             {"processes": p, "total": t, "s": s} for (p, t), s in found["times"].items()
         ]

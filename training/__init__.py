@@ -17,5 +17,11 @@ def main(
         SystemExit: always; ``training.command_line`` lists the exit codes.
     """
     from training.command_line import run_script
+    from training.launch import told
 
-    raise SystemExit(run_script(experiment_params, build_model))
+    code = 1
+    try:
+        code = run_script(experiment_params, build_model)
+    finally:
+        code = told(code)
+    raise SystemExit(code)

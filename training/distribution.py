@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, TypeVar
@@ -83,7 +83,7 @@ class Ranks:
             self._control = dist.new_group(backend="gloo", timeout=SILENCE)
             self._ring = dist.new_group(backend="gloo", timeout=ENDLESS)
             self.barrier()
-        except UserError:
+        except (UserError, OtherRankError):
             raise
         except (RuntimeError, OSError) as error:  # of sockets, the store, gloo or NCCL
             raise SystemRefusal(
@@ -95,19 +95,20 @@ class Ranks:
         self._watch.start()
 
     def _check_devices(self, store: dist.Store) -> None:
-        """Raise UserError on every rank where they do not compute on one GPU each, or on CPUs."""
+        """Raise where the ranks do not compute on one GPU each, or all on CPUs."""
+        wrong = UserError if self.is_first else OtherRankError
         mine = f"{self.device.type} {socket.gethostname()} {self.device.index}"
         store.set(f"device/{self.rank}", mine)
         found = [store.get(f"device/{rank}").decode() for rank in range(self.world_size)]
         kinds = [device.split()[0] for device in found]
         for rank, (kind, device) in enumerate(zip(kinds, found, strict=True)):
             if kind != kinds[0]:
-                raise UserError(
+                raise wrong(
                     f"process {rank} computes on {kind}, process 0 on {kinds[0]}: all need the "
                     "same kind of device; choose it with --device"
                 )
             if kind == "cuda" and device in found[:rank]:
-                raise UserError(
+                raise wrong(
                     f"processes {found.index(device)} and {rank} would share one GPU ({device}); "
                     "each needs its own: leave --device out, and start as many as there are GPUs"
                 )
@@ -184,7 +185,7 @@ class Ranks:
         """
         if self.world_size > 1:
             for tensor in model.state_dict().values():
-                dist.broadcast(tensor, 0)
+                _exchange(dist.broadcast, tensor, 0)
             self._hook(model, self.join_statistics, sum_over_ranks)
 
     def place(self, model: nn.Module, sizes: list[int]) -> tuple[int, int]:
@@ -264,7 +265,7 @@ class Ranks:
             return
         weights = [p for p in model.parameters() if p.grad is not None]
         flat = torch.cat([p.grad.flatten() for p in weights if p.grad is not None])
-        dist.all_reduce(flat)
+        _exchange(dist.all_reduce, flat)
         for p, own in zip(weights, flat.split([p.numel() for p in weights]), strict=True):
             p.grad = own.view_as(p)
 
@@ -381,12 +382,12 @@ def device_of(name: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        local = int(os.environ.get("LOCAL_RANK", 0))
         if here > count > 0 and device.index is None:
-            raise UserError(
+            raise (OtherRankError if local else UserError)(
                 f"--nproc_per_node={here}: this machine has {count} CUDA devices, and each process "
                 f"needs its own; start {count}, or use --device cpu"
             )
-        local = int(os.environ.get("LOCAL_RANK", 0))
         device = torch.device("cuda", local if device.index is None else device.index)
         if device.index >= count:
             raise UserError(f"--device {name}: this machine has {count} CUDA devices")
@@ -403,6 +404,13 @@ def _others() -> Iterator[None]:
         raise OtherRankError(f"the connection to another process is lost: {error}") from error
 
 
+def _exchange(call: Callable[..., Any], tensor: Tensor, *others: Any) -> None:
+    """An exchange between devices. Where these are CPUs it fails like one between hosts; of a GPU
+    an error here is a fault of its own, and a lost process leaves it waiting."""
+    with _others() if tensor.device.type == "cpu" else nullcontext():
+        call(tensor, *others)
+
+
 def _with(model: nn.Module, attribute: str) -> list[Any]:
     """The modules that have an attribute of that name."""
     return [module for module in model.modules() if hasattr(module, attribute)]
@@ -415,7 +423,7 @@ def _say(error: str) -> None:
 def sum_over_ranks(own: Tensor) -> Tensor:
     """The sum of all ranks' tensors; without a gradient of its own."""
     total = own.detach().clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(total)
+    _exchange(dist.all_reduce, total)
     return total
 
 
@@ -427,7 +435,7 @@ class _Join(torch.autograd.Function):
         ctx.rows = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
         table = own.new_zeros(sum(sizes), own.shape[1])
         table[ctx.rows] = own
-        dist.all_reduce(table)
+        _exchange(dist.all_reduce, table)
         return table
 
     @staticmethod
@@ -443,7 +451,7 @@ class _Gather(torch.autograd.Function):
         table = own.new_empty(dist.get_world_size() * len(own))
         # PyTorch 2.13 renamed it.
         gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-        gather(table, own)
+        _exchange(gather, table, own)
         return table.view(-1, len(own))
 
     @staticmethod

@@ -1,16 +1,31 @@
-"""Two processes over gloo against one, with the same total batch."""
+"""Several processes over gloo against one, and what goes wrong between them."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import ff_5
 import hgru
 import hgru_bn
+from dataset_processing.loader import Batch, Loader
+from support.errors import UserError
 from tests.training import processes, tiny
+from tests.training.test_resume import validation_loss_of, wait_for
+from training.command_line import COMPLETE, ERROR, LEFT_EARLY
+from training.distribution import OtherRankError, Ranks, device_of
 
-NETWORKS = {"hgru": hgru.build_model, "hgru_bn": hgru_bn.build_model}
+
+def small_ff_5(params):
+    return ff_5.build_model({**params, "aux": {"kernel_size": 5}})
+
+
+NETWORKS = {"hgru": hgru.build_model, "hgru_bn": hgru_bn.build_model, "ff_5": small_ff_5}
 # 5 images a batch in slices of 2 and 3, and a last batch of 2: 5 batches an epoch, 20 steps.
 OPTIONS = ["--seed", "1", "--workers", "0", "--device", "cpu"]
 OPTIONS += ["--set", "batch_size=5", "--set", "epochs=4", "--set", "validation_iters=10"]
@@ -19,7 +34,7 @@ OPTIONS += ["--set", "batch_size=5", "--set", "epochs=4", "--set", "validation_i
 READOUT = {"norm.bias", "readout.norm.running_mean"}
 CIRCUIT = {f"hgru.{name}" for name in ("b_gain", "b_mix")}
 CIRCUIT |= {f"hgru.norms.{name}.0.running_mean" for name in ("g1", "g2")}
-WITHOUT_EFFECT = {"hgru": READOUT, "hgru_bn": READOUT | CIRCUIT}
+WITHOUT_EFFECT = {"ff_5": READOUT, "hgru": READOUT, "hgru_bn": READOUT | CIRCUIT}
 
 
 @pytest.mark.parametrize(
@@ -28,6 +43,7 @@ WITHOUT_EFFECT = {"hgru": READOUT, "hgru_bn": READOUT | CIRCUIT}
         # Nadam moves a weight by up to 1e-3 a step however small its gradient is, and by its sign.
         ("hgru", "nadam", 3e-4),
         ("hgru_bn", "momentum", 1e-5),
+        ("ff_5", "sgd", 1e-5),
         pytest.param("hgru", "momentum", 1e-5, marks=pytest.mark.slow),
         pytest.param("hgru_bn", "nadam", 5e-3, marks=pytest.mark.slow),
     ],
@@ -39,6 +55,8 @@ def test_two_processes_compute_what_one_does(
     for project in projects:
         tiny.make_records(project)
     options = [*OPTIONS, "--set", f"optimizer={optimizer}"]
+    if network == "ff_5":  # five normalisations of few images make much of little
+        options += ["--set", "lr=1e-6"]
     build = NETWORKS[network]
     started = [processes.start(options, projects[0], build=build)]
     started += processes.start_ranks(2, options, projects[1], build=build)
@@ -61,3 +79,135 @@ def test_two_processes_compute_what_one_does(
             atol=tolerance,
             msg=lambda text, name=name: f"{name}: {text}",
         )
+
+
+@pytest.mark.parametrize("count", [3, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_that_load_ahead(count: int, tmp_path: Path) -> None:
+    """Words and sizes are agreed some batches early; nothing else changes."""
+    projects = tmp_path / "alone", tmp_path / "together"
+    for project in projects:
+        tiny.make_records(project)
+    options = [*OPTIONS, "--set", "optimizer=momentum", "--set", "checkpoint_minutes=0"]
+    started = [processes.start(options, projects[0])]
+    started += processes.start_ranks(count, options, projects[1], ahead=3)
+    assert [processes.finish(p) for p in started] == [COMPLETE] * (count + 1)
+    # The last batch of an epoch, of 2 images, is none for more processes.
+    alone, together = (processes.newest_checkpoint(p) for p in projects)
+    assert (alone["step"], together["step"]) == (20, 16)
+    losses = [state["history"]["train_loss"][:4] for state in (alone, together)]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
+def test_processes_share_the_validation(project: Path) -> None:
+    """Three batches of four: two processes give the same bits as one with the same weights."""
+    options = ["--workers", "0", "--device", "cpu", "--set", "epochs=1"]
+    ranks = processes.start_ranks(2, options, project)
+    assert [processes.finish(p) for p in ranks] == [COMPLETE, COMPLETE]
+    history = processes.newest_checkpoint(project)["history"]
+    assert history["validation_step"].tolist() == [0, 4, 6]
+    for step, loss in zip(history["validation_step"], history["validation_loss"], strict=True):
+        (path,) = project.glob(f"tiny_*/weights/weights_{int(step):08d}.npz")
+        with np.load(path, allow_pickle=False) as weights:
+            assert validation_loss_of(dict(weights)) == loss
+
+
+def test_a_lost_process_ends_the_others(tmp_path: Path) -> None:
+    tiny.make_records(tmp_path)
+    ranks = processes.start_ranks(3, ["--workers", "0", "--set", "epochs=100000"], tmp_path)
+    wait_for(lambda: list(tmp_path.glob("checkpoints/*/step_00000004.pt")) != [])
+    ranks[2].kill()
+    assert [processes.finish(p) for p in ranks[:2]] == [ERROR, ERROR]
+    said = processes.said(tmp_path) + processes.said(tmp_path, 1)
+    assert said.count("error: ") == 1
+    assert "process 2 of 3 was lost" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR, MASTER_PORT"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK='2'"),
+        ({"RANK": "one", "WORLD_SIZE": "2"}, "RANK='one'"),
+    ],
+)
+def test_an_environment_that_does_not_fit(
+    environment: dict[str, str], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if named != "MASTER_ADDR, MASTER_PORT":
+        environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", **environment}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as raised:
+        Ranks(torch.device("cpu"))
+    assert named in str(raised.value)
+
+
+@pytest.mark.parametrize(("local", "kind"), [(0, UserError), (3, OtherRankError)])
+def test_more_processes_than_gpus(
+    local: int, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process refuses; the first of the machine says why."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", str(local))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(kind) as raised:
+        device_of("cuda")
+    assert "nproc_per_node=4" in str(raised.value) and "2 CUDA devices" in str(raised.value)
+
+
+def test_a_batch_without_images_is_left_out(script, project, monkeypatch) -> None:
+    whole = Loader.batches
+
+    def batches(self, epoch, start=0):
+        for number, batch in enumerate(whole(self, epoch, start)):
+            if epoch == 1 and number == 2 and len(self.dataset) == tiny.TRAIN:
+                batch = Batch(batch.images[:0], batch.labels[:0], batch.records[:0])
+            yield batch
+
+    monkeypatch.setattr(Loader, "batches", batches)
+    assert script() == COMPLETE
+    state = processes.newest_checkpoint(project)
+    assert state["step"] == len(state["history"]["train_loss"]) == tiny.STEPS - 1
+    assert (state["epoch"], state["position"]) == (tiny.EPOCHS, 0)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "expected"), [("torch.distributed.run", 0), ("training.launch", LEFT_EARLY)]
+)
+def test_a_run_under_a_launcher_leaves_early_without_a_traceback(
+    launcher: str, expected: int, tmp_path: Path
+) -> None:
+    tiny.make_records(tmp_path)
+    answer = subprocess.run(
+        [*launched(launcher), "--max-minutes", "0.01"],
+        env={**os.environ, "HGRU_PROJECT_DIRECTORY": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=processes.SECONDS,
+    )  # fmt: skip
+    assert answer.returncode == expected, answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert answer.stdout.count("left early: the time limit") == 1
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)]
+)
+def test_a_signal_to_the_launcher_reaches_the_run(number: signal.Signals, tmp_path: Path) -> None:
+    tiny.make_records(tmp_path)
+    launcher = subprocess.Popen(
+        launched("training.launch"),
+        env={**os.environ, "HGRU_PROJECT_DIRECTORY": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(lambda: list(tmp_path.glob("checkpoints/*/step_00000004.pt")) != [])
+    launcher.send_signal(number)
+    out, error = launcher.communicate(timeout=processes.SECONDS)
+    assert launcher.returncode == LEFT_EARLY, error
+    assert f"left early: {number.name}" in out
+    assert "Traceback" not in error
+
+
+def launched(launcher: str) -> list[str]:
+    """The tiny experiment in two processes that a launcher starts."""
+    command = [sys.executable, "-m", launcher, "--nproc_per_node=2", "-m", "tests.training.tiny"]
+    return [*command, "--device", "cpu", "--workers", "0", "--set", "epochs=100000"]

@@ -59,9 +59,16 @@ def run(
     project: Path,
     environment: dict[str, str] | None = None,
     build: Callable[..., torch.nn.Module] = build_model,
+    ahead: int = 0,
 ) -> None:
-    """The script's last line, for a process of its own; what it says goes to ``said.txt``."""
+    """The script's last line, for a process of its own; what it says goes to ``said.txt``.
+
+    Batches that several processes load ahead on a CPU: ``ahead``.
+    """
+    from training import loop
     from training.command_line import run_script
+
+    loop.AHEAD["cpu"] = ahead
 
     rank = (environment or {}).get("RANK", "0")
     said = open(project / f"said_{rank}.txt", "a")  # open to the end

@@ -1,0 +1,74 @@
+"""Two processes over NCCL, one on each of two GPUs, against one."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import hgru
+import hgru_bn
+from tests.training import processes, tiny
+from tests.training.test_resume import wait_for
+from training.command_line import COMPLETE, ERROR, LEFT_EARLY
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices"),
+]
+OPTIONS = ["--workers", "0", "--device", "cuda", "--set", "model_input_image_size=[48, 48]"]
+# 22 images in batches of 5: five batches an epoch, the last of 2; captured from the fifth on.
+OPTIONS += ["--set", "batch_size=5", "--set", "validation_iters=10"]
+
+
+@pytest.mark.parametrize("build", [hgru.build_model, hgru_bn.build_model])
+def test_two_gpus_compute_what_one_does(build, tmp_path: Path) -> None:
+    projects = tmp_path / "alone", tmp_path / "together"
+    for project in projects:
+        tiny.make_records(project)
+    options = [*OPTIONS, "--set", "epochs=4", "--set", "optimizer=momentum"]
+    started = [processes.start(options, projects[0], build=build)]
+    started += processes.start_ranks(2, options, projects[1], build=build)
+    codes = [processes.finish(process) for process in started]
+    assert codes == [COMPLETE] * 3, processes.said(projects[0]) + processes.said(projects[1], 1)
+    alone, together = (processes.newest_checkpoint(project) for project in projects)
+    assert alone["step"] == together["step"] == 20
+    for name in ("train_loss", "validation_loss"):
+        found, expected = (state["history"][name] for state in (together, alone))
+        np.testing.assert_allclose(found, expected, rtol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("order", [(2, 1), (1, 2)])
+def test_a_signal_and_a_resume_with_another_number(order: tuple[int, int], tmp_path: Path) -> None:
+    tiny.make_records(tmp_path)
+
+    def begin(count: int, *options: str) -> list[processes.Process]:
+        if count == 1:
+            return [processes.start([*OPTIONS, *options], tmp_path)]
+        return processes.start_ranks(count, [*OPTIONS, *options], tmp_path)
+
+    started = begin(order[0], "--set", "epochs=100000")
+    wait_for(lambda: list(tmp_path.glob("checkpoints/*/step_00000010.pt")) != [])
+    os.kill(started[-1].pid or 0, signal.SIGTERM)
+    assert [processes.finish(p) for p in started] == [LEFT_EARLY] * order[0]
+    stopped = processes.newest_checkpoint(tmp_path)
+    resumed = begin(order[1], "--resume", "latest", "--max-minutes", "0.1")
+    assert [processes.finish(p) for p in resumed] == [LEFT_EARLY] * order[1]
+    state = processes.newest_checkpoint(tmp_path)
+    assert state["step"] == len(state["history"]["train_loss"]) > stopped["step"]
+    n = stopped["step"]
+    np.testing.assert_array_equal(
+        state["history"]["train_loss"][:n], stopped["history"]["train_loss"]
+    )
+
+
+def test_a_lost_process_ends_the_other(tmp_path: Path) -> None:
+    """Its device waits within a captured update, where no error reaches the host."""
+    tiny.make_records(tmp_path)
+    ranks = processes.start_ranks(2, [*OPTIONS, "--set", "epochs=100000"], tmp_path)
+    wait_for(lambda: list(tmp_path.glob("checkpoints/*/step_00000020.pt")) != [])
+    ranks[1].kill()
+    assert processes.finish(ranks[0]) == ERROR
+    assert processes.said(tmp_path).count("error: process 1 of 2 was lost") == 1
