@@ -191,7 +191,7 @@ def equality(chosen: argparse.Namespace, ranks: Ranks, alone: Ranks) -> dict[str
 
 def profiled(chosen: argparse.Namespace, who: Ranks, ranks: Ranks, total: int) -> dict[str, Any]:
     """Milliseconds of a step that the first process's device (a CPU: its threads) computes,
-    exchanges (waiting for the others included) and idles, and its most expensive operations."""
+    exchanges (waiting for the others included) and idles; and milliseconds of each operation."""
     if who.world_size == 1 and not ranks.is_first:
         ranks.barrier()
         return {}
@@ -215,10 +215,9 @@ def profiled(chosen: argparse.Namespace, who: Ranks, ranks: Ranks, total: int) -
             times[event.key] = times.get(event.key, 0.0) + spent / 1e3 / steps
     exchange = {k: v for k, v in times.items() if any(word in k.lower() for word in EXCHANGE)}
     busy, other = sum(times.values()), sum(exchange.values())
-    most = sorted(times.items(), key=lambda x: -x[1])[:12]
     parts = {"computing": busy - other, "exchanging": other, "idle": max(1e3 * wall - busy, 0.0)}
     each = [round(x, 3) for x in who.from_all(busy - other)]
-    return {"wall": 1e3 * wall, "parts": parts, "each": each, "operations": dict(most) | exchange}
+    return {"wall": 1e3 * wall, "parts": parts, "each": each, "operations": times}
 
 
 def tidy() -> None:
@@ -294,8 +293,10 @@ def show(script: str, found: dict[str, Any], chosen: argparse.Namespace) -> None
         parts = ", ".join(f"{name} {ms:.2f}" for name, ms in spent["parts"].items())
         print(f"  {processes} processes, ms of a step of {spent['wall']:.2f}: {parts}")
         print(f"    computing, by process: {spent['each']}")
-        for name, ms in spent["operations"].items():
-            print(f"    {ms:8.3f}  {name[:80]}")
+        one = found["profiles"][1]["operations"] if processes > 1 else {}
+        more = {name: ms - one.get(name, 0.0) for name, ms in spent["operations"].items()}
+        for name, ms in sorted(more.items(), key=lambda x: -x[1])[:8]:
+            print(f"    {ms:+8.3f}{' more' if one else ''}  {name[:80]}")
 
 
 def main() -> int:

@@ -203,7 +203,7 @@ class Ranks:
         self.sizes = sizes
         if self.world_size > 1:
             if tuple(sizes) not in self._shares:
-                shares = torch.tensor(sizes, dtype=torch.float64)[:, None] / total
+                shares = torch.tensor(sizes, dtype=torch.float64) / total
                 self._shares[tuple(sizes)] = shares.float().to(self.device)
             for module in _with(model, "draw_images"):
                 module.draw_images, module.draw_offset = total, offset
@@ -252,11 +252,10 @@ class Ranks:
             values do to another rank's loss is counted.
         """
         table = _Gather.apply(torch.cat([mean, variance]))  # (ranks, 2 K)
-        means, variances = table.chunk(2, 1)
-        share = self._shares[tuple(self.sizes)].to(table.dtype)  # (ranks, 1)
-        joint = (share * means).sum(0)
-        spread = (share * (variances + (means - joint).square())).sum(0)
-        return joint, spread, count // self.sizes[self.rank] * sum(self.sizes)
+        share = self._shares[tuple(self.sizes)].to(table.dtype)  # (ranks,)
+        joint, within = (share @ table).chunk(2)
+        between = share @ (table[:, : len(mean)] - joint).square()
+        return joint, within + between, count // self.sizes[self.rank] * sum(self.sizes)
 
     @torch.no_grad()
     def sum_gradients(self, model: nn.Module) -> None:
