@@ -8,7 +8,7 @@ from analysis.curves import images_to
 from analysis.evaluate import percent
 from analysis.image_sets import title
 from analysis.trained import TrainedRun, load_run
-from dataset_processing import is_stream
+from dataset_processing.sets import is_stream
 from training.experiment import DEFAULTS
 from training.weights import fingerprint
 

@@ -14,9 +14,10 @@ from matplotlib.ticker import PercentFormatter
 from analysis import statistics
 from analysis.curves import images_to, labels
 from analysis.evaluate import IMAGES, Evaluation, evaluated
-from analysis.image_sets import contour_length, title
+from analysis.image_sets import title
 from analysis.style import MUTED, PAGE, legend_below, new_figure, series, style
 from analysis.trained import TrainedRun
+from dataset_processing import contour_length
 
 LEVEL = 0.9  # the accuracy whose training images are counted
 

@@ -24,10 +24,11 @@ import numpy as np
 import torch
 
 from analysis import statistics
-from analysis.image_sets import contour_length, marker_distance, open_images, title
+from analysis.image_sets import marker_distance, open_images, title
 from analysis.probing import altered, circuit, hidden_generators, hidden_seed, is_recurrent
 from analysis.trained import TrainedRun, load_run
 from config import Config
+from dataset_processing import contour_length
 from dataset_processing.augmentations import Augmentations
 from dataset_processing.loader import Loader
 from support import shell

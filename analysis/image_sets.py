@@ -2,70 +2,27 @@
 
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from config import Config
-from dataset_processing import data_sets, open_dataset
-from dataset_processing.base import PathfinderSet
-from dataset_processing.datasets import ImageDataset, RecordDataset
-from dataset_processing.generate import SETS
-from dataset_processing.layouts import list_images
-from dataset_processing.pathfinder import Pathfinder, Settings, Stimulus
-from dataset_processing.records import read_png
-from support.errors import unknown
+from dataset_processing import (
+    data_sets,
+    generator_settings,
+    open_path,
+    open_set,
+)
+from dataset_processing.folds import GeneratedFold
+from dataset_processing.pathfinder import Settings
+from dataset_processing.sets import is_arena
+from support.errors import MissingError, UserError, unknown
 
 GENERATED = re.compile(r"pathfinder_(\d+)")
 OWN = "own"  # images generated as those that a run trained on
-FIRST = 2**62 + 2**61  # generated test images: beyond any that a stream trains or validates on
 MARKER_CORE = 2  # radius, in pixels, of a disc that fits into a marker and into no paddle
 MARKER_RADIUS = 5  # of the largest marker
-
-
-class GeneratedSet:
-    """Pathfinder images that no training has seen, made when they are read.
-
-    Args:
-        settings: of the images.
-        count: number of images.
-        seed: of the images.
-    """
-
-    def __init__(self, settings: Settings, count: int, seed: int = 0) -> None:
-        self.pathfinder = Pathfinder(settings, seed)
-        self.count = count
-        self.pathfinder.images([FIRST])  # compiles the kernel once, before workers are started
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        return self.pathfinder.image(FIRST + index % self.count)
-
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
-        images, labels = self.pathfinder.images([FIRST + i % self.count for i in indices])
-        return list(zip(images, labels.tolist(), strict=True))
-
-    def stimulus(self, index: int) -> Stimulus:
-        """One image with what it is made of: masks, paddles, markers."""
-        return self.pathfinder.stimulus(FIRST + index % self.count)
-
-    def name(self, index: int) -> str:
-        """An image's name for messages."""
-        return f"generated image {index % self.count}"
-
-    def fingerprint(self) -> str:
-        """A hash of settings, seed and number."""
-        settings = self.pathfinder.settings
-        return f"{settings.fingerprint()[:16]}-{self.pathfinder.seed}-{self.count}"
-
-    def describe(self) -> str:
-        """One line: what it is."""
-        length = self.pathfinder.settings.contour_length
-        return f"{self.count} generated images of length {length}, seed {self.pathfinder.seed}"
 
 
 def open_images(
@@ -84,47 +41,32 @@ def open_images(
         fold: 'train' or 'val', of a data set or stream.
 
     Returns:
-        A data set as :func:`dataset_processing.open_dataset` gives.
+        A fold as :meth:`dataset_processing.DataSet.fold` gives.
 
     Raises:
         ValueError, FileNotFoundError: there is no such set, or it cannot be read.
     """
     match = GENERATED.fullmatch(name)
     if match:
-        return GeneratedSet(Settings(contour_length=int(match[1])), count, seed)
+        return GeneratedFold(name, "test", Settings(contour_length=int(match[1])), seed, count)
     if name == OWN:
         settings = own_settings(params)
         if settings is None:
-            raise ValueError(f"the settings of {params['dataset']} are not known: name another set")
-        return GeneratedSet(settings, count, seed)
-    if name in data_sets() or name.endswith("_stream"):
-        return open_dataset(name, fold, config, params)
-    path = Path(name)
-    if path.is_file():
-        return RecordDataset(path.stem, [path], None)
-    if path.is_dir():
-        positives, negatives = list_images(
-            path, path.with_name(f"{path.name}_neg"), PathfinderSet.meta
-        )
-        labels = np.array([1] * len(positives) + [0] * len(negatives))
-        size = read_png(Path((positives + negatives)[0])).shape
-        return ImageDataset(path.name, positives + negatives, labels, size)
+            raise UserError(f"the settings of {params['dataset']} are not known: name another set")
+        return GeneratedFold(name, "test", settings, seed, count)
+    if name in data_sets() or is_arena(name) or name.endswith("_stream"):
+        return open_set(name, config, params).fold(fold)
+    if Path(name).exists():
+        return open_path(Path(name))
     if "/" in name or name.endswith(".tfrecords"):
-        raise FileNotFoundError(f"{name}: no such file or folder")
+        raise MissingError(f"{name}: no such file or folder")
     generated = ["pathfinder_<length>", "pathfinder_<length>_stream", OWN]
     raise unknown("data set", name, [*generated, *data_sets()])
 
 
 def own_settings(params: dict[str, Any]) -> Settings | None:
     """The generator's settings of the set that a run trained on; None where they are not known."""
-    name = str(params["dataset"])
-    if name in SETS:
-        return Settings(**SETS[name])
-    if name.endswith("_stream"):
-        return Settings(
-            **{"contour_length": contour_length(name), **(params.get("stream_settings") or {})}
-        )
-    return None
+    return generator_settings(str(params["dataset"]), params)
 
 
 def example_set(params: dict[str, Any]) -> str:
@@ -135,14 +77,6 @@ def example_set(params: dict[str, Any]) -> str:
 def title(name: str) -> str:
     """A set's name for figures and tables, without its path."""
     return Path(name).stem if "/" in name else name
-
-
-def contour_length(name: str) -> int | None:
-    """Paddles in a target snake, where a set's name tells."""
-    if name.startswith("curv_baseline"):
-        return 6
-    match = re.match(r"(?:pathfinder|curv_contour_length)_(\d+)", name)
-    return int(match[1]) if match else None
 
 
 def marker_distance(images: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from dataset_processing import is_stream
+from dataset_processing.sets import is_stream
 
 # What a file of weights says of the machine; its name and its folders stay behind.
 ENVIRONMENT = (

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from config import CLONE, Config
-from dataset_processing import data_sets, load_set
+from dataset_processing import load_set
 from dataset_processing.base import PathfinderSet
 from models.tf_variables import load_tf_variables
 from support.files import read_arrays
@@ -97,7 +97,7 @@ class TrainedRun:
     def _data_set(self) -> PathfinderSet | None:
         """The module of the set that it trained on; None for a stream."""
         name = str(self.params["dataset"])
-        return load_set(name, self.config) if name in data_sets() else None
+        return load_set(name, self.config) if not name.endswith("_stream") else None
 
     @property
     def images_seen(self) -> int:

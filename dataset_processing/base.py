@@ -1,11 +1,16 @@
-"""What the three Pathfinder sets share: their settings, and their split into train and val."""
+"""What the Pathfinder sets on disk share: their settings, and their split into train and val."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 
 from config import Config
 from dataset_processing.layouts import list_images
+from support.errors import UserError, refusals
+
+ARENA = ("pathfinder32", "pathfinder64", "pathfinder128", "pathfinder256")
+ARENA_SETS = ("curv_contour_length_14", "curv_contour_length_9", "curv_baseline")
 
 
 class PathfinderSet:
@@ -15,8 +20,9 @@ class PathfinderSet:
         name: the set's name in ``experiment_params`` and of its record files.
         data_name, negative: its folder, and the folder of its negatives (layout of 2018).
         contour_dir: the folder that holds these two.
-        im_size: (H, W) of its images, in pixels.
-        model_input_image_size: (H, W, channels) that the networks are given.
+        im_size: (H, W) of its images as released, in pixels. The images that are read say
+            themselves how large they are.
+        model_input_image_size: (H, W, channels) that the networks are given of these.
         max_ims: images kept of each class; 0 or None keeps all.
         output_size: numbers in a label.
         balance: cut both classes to the smaller one.
@@ -49,15 +55,40 @@ class PathfinderSet:
         self.model_input_image_size = [150, 150, 1]
         self.output_size = [1]
 
+    def places(self) -> list[Path]:
+        """Folders that may be the set's, in the order they are tried."""
+        root = self.config.data_root
+        inside = [Path(self.contour_dir) / self.data_name, root / self.data_name]
+        return inside + [root] * (root.name == self.data_name)
+
     def folder(self) -> Path:
-        """The set's folder: in ``contour_dir`` or, where that has none, in the data root itself."""
-        inside = Path(self.contour_dir) / self.data_name
-        beside = self.config.data_root / self.data_name
-        return beside if beside.is_dir() and not inside.is_dir() else inside
+        """The set's folder: in ``contour_dir``, in the data root, or the data root itself; else
+        the one that an image size of Long Range Arena has in its release.
+
+        Raises:
+            UserError: there are several of the last kind.
+        """
+        root = self.config.data_root
+        with refusals(root, "cannot be read"):
+            for place in self.places():
+                if place.is_dir():
+                    return place
+            found = [
+                s for s in ARENA for top in arena_roots(root) if (top / s / self.data_name).is_dir()
+            ]
+        if len(found) > 1:
+            raise UserError(
+                f"{root}: has {self.data_name} in several sizes ({', '.join(found)}); name one: "
+                f"--set dataset={found[0]}"
+            )
+        if found:
+            return ArenaSet(found[0], self.config, self.data_name).folder()
+        return self.places()[0]
 
     def on_disk(self) -> bool:
         """Whether there are images to read."""
-        return self.folder().is_dir()
+        with refusals(self.config.data_root, "cannot be read"):
+            return self.folder().is_dir()
 
     def get_data(self, seed: int = 0) -> tuple[dict[str, list[str]], dict[str, np.ndarray]]:
         """Image files and labels of both folds.
@@ -73,8 +104,9 @@ class PathfinderSet:
             where both discs sit on one snake.
 
         Raises:
-            FileNotFoundError: the images or their metadata are missing.
-            ValueError: the metadata cannot be used, or a fold would be empty.
+            MissingError: the images or their metadata are missing.
+            UserError: the metadata cannot be used, its labels are in doubt, or a fold would be
+                empty.
         """
         folder = self.folder()
         random = np.random.default_rng(seed)
@@ -90,7 +122,7 @@ class PathfinderSet:
         folds = {self.folds["train"]: joined[:cut], self.folds["val"]: joined[cut:]}
         for fold, images in folds.items():
             if not images:
-                raise ValueError(
+                raise UserError(
                     f"{folder}: {len(joined)} images ({len(classes[0])} of label 1 and "
                     f"{len(classes[1])} of label 0 listed) leave none for {fold!r} at "
                     f"cv_split {self.cv_split}"
@@ -103,3 +135,52 @@ class PathfinderSet:
     def _order(self, items: list, random: np.random.Generator) -> list:
         """The items shuffled, if this set shuffles."""
         return [items[i] for i in random.permutation(len(items))] if self.shuffle else items
+
+
+class ArenaSet(PathfinderSet):
+    """A set of Long Range Arena's release: ``pathfinder<size>/<data_name>``.
+
+    The data root may be the release's folder, ``pathfinder<size>`` or the set's folder.
+
+    Args:
+        name: ``pathfinder32`` (64, 128, 256), or with the set: ``pathfinder32_curv_baseline``.
+        config: the paths; None reads the project's.
+        data_name: the set; None: the one in the name, else ``curv_contour_length_14``, which the
+            benchmark reports, else the only one that is there.
+    """
+
+    def __init__(
+        self, name: str, config: Config | None = None, data_name: str | None = None
+    ) -> None:
+        self.name, (self.size, _, named) = name, name.partition("_")
+        self.config = config or Config()
+        self.data_name = data_name or named or ARENA_SETS[0]
+        if not (data_name or named):
+            there = [one for one in ARENA_SETS if any(p.is_dir() for p in self._places(one))]
+            self.data_name = there[0] if len(there) == 1 else ARENA_SETS[0]
+        super().__init__(self.config)
+        side = int(self.size.removeprefix("pathfinder"))
+        self.im_size = [side, side]
+        self.model_input_image_size = [side // 2, side // 2, 1]
+
+    def _places(self, data_name: str) -> list[Path]:
+        root = self.config.data_root
+        places = [top / self.size / data_name for top in arena_roots(root)] + [root / data_name]
+        return places + [root] * (root.name == data_name)
+
+    def places(self) -> list[Path]:
+        return self._places(self.data_name)
+
+    def folder(self) -> Path:
+        there = [place for place in self.places() if place.is_dir()]
+        return (there or self.places())[0]
+
+
+def arena_roots(root: Path) -> list[Path]:
+    """Where Long Range Arena's ``pathfinder<size>`` folders may lie under a data root."""
+    return [root, root / "lra_release", root / "lra_release" / "lra_release"]
+
+
+def is_arena(name: str) -> bool:
+    """Whether a name means a set of Long Range Arena."""
+    return re.fullmatch(f"({'|'.join(ARENA)})(_({'|'.join(ARENA_SETS)}))?", name) is not None

@@ -4,9 +4,11 @@
 
 Files appear only when all of them are whole; stopped and run again, the command gives the same
 bytes. An image that cannot be used is left out, counted and named.
+
+Exit status: 0 all is encoded; 1 some images are left out, and named; 2 nothing is written, and why;
+130, 143 stopped by a signal, nothing is written.
 """
 
-import argparse
 import io
 import signal
 import sys
@@ -20,10 +22,12 @@ from typing import TypeVar
 import numpy as np
 
 from config import Config
-from dataset_processing import FOLDS, data_sets, load_set, missing
-from dataset_processing.base import PathfinderSet
-from dataset_processing.datasets import reason, wrong_size
-from dataset_processing.records import RecordWriter, encode_image, read_png
+from dataset_processing.folds import ImageFold
+from dataset_processing.images import BadImageError, is_grey_png, read_bytes
+from dataset_processing.records import RecordWriter, encode_image
+from dataset_processing.sets import FOLDS, data_sets, load_set, missing
+from support import shell
+from support.errors import MissingError, UserError
 from support.files import WholeFile
 from support.progress import Progress
 
@@ -60,7 +64,8 @@ class Encoder:
     """How a data set is encoded.
 
     Args:
-        data_set: the set.
+        name: of the set.
+        config: the paths.
         folder: where the records go.
         compact: PNG images; False writes the 2018 release's float32 pixels.
         seed: of the split.
@@ -68,7 +73,8 @@ class Encoder:
         max_dropped: stop when more images than this cannot be used.
     """
 
-    data_set: PathfinderSet
+    name: str
+    config: Config
     folder: Path
     compact: bool = True
     seed: int = 0
@@ -80,71 +86,74 @@ class Encoder:
         """Writes the records and the mean images of all folds.
 
         Raises:
-            FileNotFoundError: there are no images.
-            ValueError: the metadata cannot be used, too many images cannot be used, a fold is left
+            MissingError: there are no images.
+            UserError: the metadata cannot be used, too many images cannot be used, a fold is left
                 without images of a class, or the folder holds other records of the set.
-            RuntimeError: a file cannot be written (a full disk).
+            SystemRefusal: a file cannot be written (a full disk).
         """
-        if not self.data_set.on_disk():
-            raise FileNotFoundError(
-                missing(self.data_set.name, self.data_set.config, self.data_set)
-            )
-        refuse_others(self.data_set.name, self.folder)
-        files, labels = self.data_set.get_data(self.seed)
-        folds = {}
+        source = load_set(self.name, self.config)
+        if not source.on_disk():
+            raise MissingError(missing(source))
+        refuse_others(self.name, self.folder)
+        files, labels = source.get_data(self.seed)
+        folds = {
+            fold: ImageFold(f"{self.name} {fold}", files[fold], labels[fold]) for fold in FOLDS
+        }
+        size = None
+        for images in folds.values():
+            images.look(size)
+            size = images.im_size
+        result = {}
         with ExitStack() as whole:  # all files take their names together, at the end
             for fold in FOLDS:
-                stem = f"{self.data_set.name}_{self.data_set.folds[fold]}"
+                stem = f"{self.name}_{source.folds[fold]}"
                 path = self.folder / f"{stem}.tfrecords"
                 writer = whole.enter_context(RecordWriter(path, self.compact))
-                folds[fold] = self._encode_fold(fold, writer, files[fold], labels[fold])
+                result[fold] = self._encode_fold(fold, writer, folds[fold])
                 means = whole.enter_context(WholeFile(self.folder / f"{stem}_means.npy"))
-                means.append(npy_bytes(folds[fold].mean()))
+                means.append(npy_bytes(result[fold].mean()))
                 writer.sync()
                 means.sync()
-        return folds
+        return result
 
-    def _encode_fold(
-        self, fold: str, writer: RecordWriter, files: Sequence[str], labels: np.ndarray
-    ) -> Fold:
-        result = Fold(writer.path, [0, 0], [], np.zeros(self.data_set.im_size))
+    def _encode_fold(self, fold: str, writer: RecordWriter, images: ImageFold) -> Fold:
+        assert images.im_size is not None
+        result = Fold(writer.path, [0, 0], [], np.zeros(images.im_size))
+
+        def read(number: int) -> tuple[bytes, np.ndarray, int] | str:
+            """An image as its record holds it and as it is, its label; or why it is left out."""
+            try:
+                image, label = images[number]
+                data = read_bytes(Path(images.place(number)))
+            except (BadImageError, MissingError) as error:
+                return str(error)
+            if not self.compact:
+                return encode_image(image.astype(np.float32), False), image, label
+            return data if is_grey_png(data) else encode_image(image, True), image, label
+
         with ThreadPoolExecutor(self.threads) as pool:
-            read = read_ahead(pool, self._read, files)
-            bar = Progress(read, total=len(files), desc=f"encode {fold}", unit=" images")
-            for file, label, found in zip(files, labels.tolist(), bar, strict=True):
+            ahead = read_ahead(pool, read, range(len(images)))
+            for found in Progress(ahead, total=len(images), desc=f"encode {fold}", unit=" images"):
                 if isinstance(found, str):
-                    self._drop(result, f"{file}: {found}")
+                    self._drop(result, found)
                     continue
-                encoded, image = found
+                encoded, image, label = found
                 writer.write_encoded(encoded, label)
                 result.counts[label] += 1
                 result.total += image
-        if any(result.counts[label] == 0 for label in np.unique(labels)):
-            raise ValueError(
-                f"{fold}: {len(result.dropped)} of {len(files)} images cannot be used, which "
+        if any(result.counts[label] == 0 for label in np.unique(images.labels)):
+            raise UserError(
+                f"{fold}: {len(result.dropped)} of {len(images)} images cannot be used, which "
                 f"leaves {result.counts[0]} of label 0 and {result.counts[1]} of label 1; "
                 f"{first_of(result.dropped)}"
             )
         return result
 
-    def _read(self, file: str) -> tuple[bytes, np.ndarray] | str:
-        """An image as its record holds it and as it is; or why it cannot be used."""
-        try:
-            data = Path(file).read_bytes()
-            image = read_png(io.BytesIO(data))
-        except OSError as error:
-            return reason(error)
-        if list(image.shape) != list(self.data_set.im_size):
-            return wrong_size(image.shape, self.data_set.im_size)
-        if self.compact:
-            return (data if is_grey_png(data) else encode_image(image, True)), image
-        return encode_image(image.astype(np.float32), False), image
-
     def _drop(self, fold: Fold, what: str) -> None:
         fold.dropped.append(what)
         self.dropped.append(what)
         if len(self.dropped) > self.max_dropped:
-            raise ValueError(
+            raise UserError(
                 f"more than {self.max_dropped} images cannot be used (--max-dropped); "
                 f"{first_of(self.dropped)}"
             )
@@ -161,11 +170,6 @@ def read_ahead(
         yield from now
 
 
-def is_grey_png(data: bytes) -> bool:
-    """Whether a PNG file is 8-bit grey: it is then a compact record's image as it is."""
-    return data[24:26] == b"\x08\x00"  # the header's bit depth and colour type
-
-
 def npy_bytes(array: np.ndarray) -> bytes:
     """An array as the bytes of an .npy file."""
     stream = io.BytesIO()
@@ -174,12 +178,11 @@ def npy_bytes(array: np.ndarray) -> bytes:
 
 
 def refuse_others(name: str, folder: Path) -> None:
-    """ValueError if the folder holds records of this set that another command wrote."""
-    others = [folder / f"{name}.generated.json"] if folder.is_dir() else []
-    others = [path for path in others if path.exists()]
-    others += sorted(path for fold in FOLDS for path in folder.glob(f"{name}_{fold}-*.tfrecords"))
+    """UserError if the folder holds records of this set that another command wrote."""
+    others = [path for path in (folder / f"{name}.generated.json",) if path.exists()]
+    others += [path for fold in FOLDS for path in sorted(folder.glob(f"{name}_{fold}-*.tfrecords"))]
     if others:
-        raise ValueError(
+        raise UserError(
             f"{others[0]}: a generated set of this name is there; move {name}* out of {folder}, or "
             "name another --output"
         )
@@ -204,31 +207,35 @@ def report(folds: dict[str, Fold]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command.
-
-    Returns:
-        0: every image is encoded; 1: some had to be left out, and are named; 2: nothing was
-        written, and why; 130, 143: stopped by a signal, nothing was written.
-    """
-    options = parser().parse_args(arguments)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 1 where some images had to be left out."""
+    parse = shell.Parser("encode", __doc__, package="dataset_processing")
+    parse.add_argument("--dataset", required=True, metavar="NAME", help=", ".join(data_sets()))
+    parse.add_argument("--float32", action="store_true", help="the 2018 release's form (360 kB)")
+    parse.add_argument("--seed", type=shell.whole(0), default=0, help="of the split")
+    parse.add_argument(
+        "--output", type=Path, metavar="DIR", help="default: tf_records of config.py"
+    )
+    parse.add_argument("--threads", type=shell.whole(1), default=8, help="that read images")
+    parse.add_argument(
+        "--max-dropped",
+        type=shell.whole(0),
+        default=MAX_DROPPED,
+        help="stop when more images than this cannot be used",
+    )
+    options = parse.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves through the clean-up
-    try:
-        config = Config()
-        folder = Path(options.output) if options.output else config.tf_records
-        data_set = load_set(options.dataset, config)
-        encoder = Encoder(
-            *(data_set, folder, not options.float32, options.seed),
-            *(options.threads, options.max_dropped),
-        )
-        folds = encoder.encode()
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(report(folds))
+    config = Config()
+    encoder = Encoder(
+        options.dataset,
+        config,
+        options.output or config.tf_records,
+        not options.float32,
+        options.seed,
+        options.threads,
+        options.max_dropped,
+    )
+    print(report(encoder.encode()))
     if encoder.dropped:
         print(
             f"error: {len(encoder.dropped)} images could not be used and are left out; "
@@ -238,26 +245,5 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if encoder.dropped else 0
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    result = argparse.ArgumentParser(
-        prog="python -m dataset_processing.encode",
-        description="Writes a data set's images as TFRecords, with the mean image of each fold. "
-        "Exit status: 0 all encoded, 1 some images left out (each is named), 2 nothing written.",
-    )
-    result.add_argument("--dataset", required=True, help=", ".join(data_sets()))
-    result.add_argument("--float32", action="store_true", help="the 2018 release's form (360 kB)")
-    result.add_argument("--seed", type=int, default=0, help="of the split in train and val (0)")
-    result.add_argument("--output", help="folder (tf_records of config.py)")
-    result.add_argument("--threads", type=int, default=8, help="that read images (8)")
-    result.add_argument(
-        "--max-dropped",
-        type=int,
-        default=MAX_DROPPED,
-        help="stop when more images than this cannot be used (%(default)s)",
-    )
-    return result
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    shell.run_command(main)

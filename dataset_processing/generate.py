@@ -3,7 +3,6 @@
     python -m dataset_processing.generate --length 14 --count 1000000 --seed 0 --workers 16
     python -m dataset_processing.generate --length 9 --format png --masks
     python -m dataset_processing.generate --preview
-    python -m dataset_processing.generate --statistics
 
 A set is written in shards, each set aside until it is whole. Stopped in any way and started again
 by the same command, it goes on with the shards that are missing and ends with the same bytes.
@@ -14,20 +13,22 @@ import fcntl
 import io
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
 import struct
 import sys
+import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -35,31 +36,16 @@ import numpy as np
 from config import Config
 from dataset_processing.pathfinder import CHUNK, Pathfinder, Settings
 from dataset_processing.records import RecordReader, RecordWriter
+from dataset_processing.sets import GENERATED, SMALL_SET
+from support import shell
+from support.errors import SystemRefusal, UserError, unknown
 from support.files import WholeFile
 from support.progress import Progress
 
-SETS: dict[str, dict[str, Any]] = {  # sets with a name of their own
-    "curv_baseline_full": {"contour_length": 6},
-    "curv_contour_length_9_full": {"contour_length": 9},
-    "curv_contour_length_14_full": {"contour_length": 14},
-    "curv_contour_length_18_full": {"contour_length": 18},
-    "curv_contour_length_20_full": {"contour_length": 20},
-    "curv_contour_length_25_full": {"contour_length": 25},
-    # Easy and quick: hgru.py learns it on a CPU in minutes.
-    "curv_contour_length_3_small": {
-        "contour_length": 3, "window": 64, "border": 4, "seed_distance": 12, "marker_radius": 3,
-        "distractors": 2,
-    },
-}  # fmt: skip
-DEFAULT_COUNT = 400  # images that stand in for a missing data set
-DEFAULT_COUNTS = {"curv_contour_length_3_small": 13_400}  # where it is another number
+COUNT, SMALL_COUNT = 10_000, 13_400  # images, and those of the demonstration's set
 VAL_FRACTION = 0.1
 SHARD_IMAGES = 5000
 FORMATS = ("tfrecords", "png")
-
-
-class Stopped(Exception):
-    """Another shard failed, or the user stopped the command."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +64,7 @@ class Job:
         start: index of the first image; machines that share a set take a range each.
 
     Raises:
-        ValueError: an argument is out of range.
+        UserError: an argument is out of range.
     """
 
     name: str
@@ -94,19 +80,19 @@ class Job:
 
     def __post_init__(self) -> None:
         if self.count < 1:
-            raise ValueError(f"count: at least 1 is expected, not {self.count}")
+            raise UserError(f"count: at least 1 is expected, not {self.count}")
         if self.start < 0:
-            raise ValueError(f"start: at least 0 is expected, not {self.start}")
+            raise UserError(f"start: at least 0 is expected, not {self.start}")
         if self.shard_images < 1:
-            raise ValueError(f"shard_images: at least 1 is expected, not {self.shard_images}")
+            raise UserError(f"shard_images: at least 1 is expected, not {self.shard_images}")
         if not 0 <= self.val_fraction < 1:
-            raise ValueError(
+            raise UserError(
                 f"val_fraction: a share from 0 to below 1 is expected, not {self.val_fraction}"
             )
         if self.masks and self.form != "png":
-            raise ValueError("masks are written beside PNG files: add --format png")
+            raise UserError("masks are written beside PNG files: add --format png")
         if self.form == "float32" and len(set(self.settings.shape)) > 1:
-            raise ValueError("the float32 form holds square images only: choose another window")
+            raise UserError("the float32 form holds square images only: choose another window")
         Pathfinder(self.settings, self.seed)
 
     def shards(self) -> list["Shard"]:
@@ -141,6 +127,9 @@ class Shard:
     start: int
     stop: int
 
+    def __len__(self) -> int:
+        return self.stop - self.start
+
     def record_path(self, job: Job) -> Path:
         """The record file."""
         number = f"-{self.part:05d}-of-{self.parts:05d}" if self.parts > 1 else ""
@@ -158,11 +147,9 @@ def generate_set(job: Job, workers: int = 1) -> str:
         One line on what was written.
 
     Raises:
-        ValueError: the images cannot be made, or other data stands in the place.
-        RuntimeError: a file cannot be written (a full disk), or another process is writing the set.
+        UserError: the images cannot be made, or other data stands in the place.
+        SystemRefusal: a file cannot be written (a full disk), or another process writes the set.
     """
-    if workers < 1:
-        raise ValueError(f"workers: at least 1 is expected, not {workers}")
     begin = time.monotonic()
     with described(job):
         shards = job.shards()
@@ -173,7 +160,7 @@ def generate_set(job: Job, workers: int = 1) -> str:
         else:
             write_means(job, shards, dict(zip(missing, sums, strict=True)), workers)
     seconds = time.monotonic() - begin
-    made = sum(shard.stop - shard.start for shard in missing)
+    made = sum(map(len, missing))
     place = job.folder / job.name if job.form == "png" else job.folder
     return (
         f"{job.name}: {job.count} images in {place} ({made} of them written now, "
@@ -181,51 +168,28 @@ def generate_set(job: Job, workers: int = 1) -> str:
     )
 
 
-def generate_default(
-    name: str, config: Config, count: int | None = None, seed: int = 0, workers: int = 1
-) -> None:
-    """Fills in for a data set that is missing: a small one of the same kind, as TFRecords.
-
-    Args:
-        name: one of `SETS`.
-        config: the paths.
-        count: images, a tenth of which validate; None takes the set's usual number.
-        seed: of the images.
-        workers: processes.
+def generate_small(config: Config, count: int = SMALL_COUNT, seed: int = 0) -> None:
+    """Writes the demonstration's set; a tenth of it validates.
 
     Raises:
-        ValueError: no settings are known for this name.
-        RuntimeError: the files cannot be written.
+        SystemRefusal: the files cannot be written.
     """
-    settings = named_settings(name)
-    count = count or DEFAULT_COUNTS.get(name, DEFAULT_COUNT)
     print(
-        f"{name}: no data found and no path of your own is set; generating {count} images with "
-        f"contours of {settings.contour_length} paddles (seed {seed}) in {config.tf_records}. "
-        "The first start on a machine also compiles the generator.",
+        f"{SMALL_SET}: generating {count} images (seed {seed}) in {config.tf_records}. The first "
+        "start on a machine also compiles the generator.",
         file=sys.stderr,
     )
-    line = generate_set(Job(name, settings, seed, count, config.tf_records), workers)
-    print(line, file=sys.stderr)
-
-
-def named_settings(name: str) -> Settings:
-    """The settings of a set that has a name."""
-    if name not in SETS:
-        raise ValueError(f"no stimulus settings are known for {name!r}; known: {', '.join(SETS)}")
-    return Settings(**SETS[name])
+    settings = Settings(**GENERATED[SMALL_SET])
+    print(generate_set(Job(SMALL_SET, settings, seed, count, config.tf_records)), file=sys.stderr)
 
 
 # Shards
 
 
-def write_shard(job: Job, shard: Shard, tell: Callable[[int], None]) -> np.ndarray | None:
-    """Writes one shard; ``tell`` is called with the number of images done and may raise.
-
-    Returns the sum of its images, (H, W), where the set has a mean image.
-    """
+def write_shard(job: Job, shard: Shard) -> np.ndarray | None:
+    """Writes one shard; the sum of its images, (H, W), where the set has a mean image."""
     if job.form == "png":
-        write_png_shard(job, shard, tell)
+        write_png_shard(job, shard)
         return None
     total = np.zeros(job.settings.shape)
     with RecordWriter(shard.record_path(job), compact=job.form == "compact") as writer:
@@ -236,11 +200,10 @@ def write_shard(job: Job, shard: Shard, tell: Callable[[int], None]) -> np.ndarr
                 else:
                     writer.write(image.astype(np.float32), label)
             total += images.sum(axis=0, dtype=np.uint32)
-            tell(len(images))
     return total
 
 
-def write_png_shard(job: Job, shard: Shard, tell: Callable[[int], None]) -> None:
+def write_png_shard(job: Job, shard: Shard) -> None:
     """One shard in the layout of 2018: a folder for each class, ``imgs/<shard>`` in it."""
     kinds = ("imgs", "seg") if job.masks else ("imgs",)
     finals = {
@@ -267,14 +230,13 @@ def write_png_shard(job: Job, shard: Shard, tell: Callable[[int], None]) -> None
                     mask = generator.stimulus(index).contour_mask
                     (partials[label, "seg"] / file).write_bytes(encode_png(255 * mask.view("u1")))
                 rows[label].append(metadata_row(job, shard, file, index))
-            tell(len(images))
         for key, path in partials.items():
             path.rename(finals[key])
         for label in (0, 1):
             save_array(shard_metadata(job, shard, label), np.array(rows[label], dtype=np.str_))
     except OSError as error:
         discard(job, shard, [*partials.values(), *finals.values()])
-        raise RuntimeError(
+        raise SystemRefusal(
             f"{job.folder / job.name}: could not write images ({os.strerror(error.errno or 0)}); "
             "nothing of this shard was kept. Make room or name another folder, then run the same "
             "command again"
@@ -329,9 +291,9 @@ def is_written(job: Job, shard: Shard) -> bool:
     path = shard.record_path(job)
     if not path.is_file():
         return False
-    found, expected = len(RecordReader([path])), shard.stop - shard.start
+    found, expected = len(RecordReader([path])), len(shard)
     if found != expected:
-        raise ValueError(
+        raise UserError(
             f"{path}: holds {found} records where {expected} belong; delete it and run the same "
             "command again"
         )
@@ -372,8 +334,8 @@ def described(job: Job) -> Iterator[None]:
     """Holds the set's description file, which tells a later run whether it goes on with this set.
 
     Raises:
-        ValueError: other data stands in the place.
-        RuntimeError: another process is writing the set.
+        UserError: other data stands in the place.
+        SystemRefusal: another process is writing the set.
     """
     path = job.folder / f"{job.name}.generated.json"
     if path.exists():
@@ -384,7 +346,7 @@ def described(job: Job) -> Iterator[None]:
             if found.get(key) != value
         ]
         if differences:
-            raise ValueError(
+            raise UserError(
                 f"{path}: another set of this name is there: {'; '.join(differences)}. Delete it "
                 "with its files, or name another --output"
             )
@@ -398,7 +360,7 @@ def described(job: Job) -> Iterator[None]:
 
 
 def refuse_foreign(job: Job) -> None:
-    """ValueError if the set's place holds files that this command did not write."""
+    """UserError if the set's place holds files that this command did not write."""
     if job.form == "png":
         there = [class_folder(job, label) for label in (1, 0) if class_folder(job, label).exists()]
     else:
@@ -409,7 +371,7 @@ def refuse_foreign(job: Job) -> None:
             for path in job.folder.glob(pattern)
         )
     if there:
-        raise ValueError(
+        raise UserError(
             f"{there[0]}: is there already and was not written by this command; move it away, or "
             "name another --output"
         )
@@ -423,7 +385,7 @@ def hold(descriptor: int, path: Path) -> None:
             return
         except BlockingIOError:
             time.sleep(0.1)
-    raise RuntimeError(f"{path}: another process is writing this set; let that one finish")
+    raise SystemRefusal(f"{path}: another process is writing this set; let that one finish")
 
 
 def write_means(job: Job, shards: list[Shard], sums: dict[Shard, np.ndarray], workers: int) -> None:
@@ -445,12 +407,11 @@ def write_means(job: Job, shards: list[Shard], sums: dict[Shard, np.ndarray], wo
             save_array(path, total / (parts[-1].stop - parts[0].start))
 
 
-def sum_shard(job: Job, shard: Shard, tell: Callable[[int], None]) -> np.ndarray:
+def sum_shard(job: Job, shard: Shard) -> np.ndarray:
     """The sum of a shard's images, drawn again: quicker than reading them."""
     total = np.zeros(job.settings.shape)
     for images, _ in image_chunks(job, shard):
         total += images.sum(axis=0, dtype=np.uint32)
-        tell(len(images))
     return total
 
 
@@ -476,130 +437,116 @@ def save_array(path: Path, array: np.ndarray) -> None:
 
 
 def run_all(
-    work: Callable[..., Any], job: Job, shards: list[Shard], workers: int, what: str
+    work: Callable[[Job, Shard], Any], job: Job, shards: list[Shard], workers: int, what: str
 ) -> list[Any]:
-    """Calls ``work(job, shard, tell)`` for all shards under a progress bar; results in order."""
-    total = sum(shard.stop - shard.start for shard in shards)
+    """``work(job, shard)`` for all shards under a progress bar; results in order."""
     if not shards:
         return []
     Pathfinder(job.settings, job.seed).images([])  # compiled once, then inherited by the workers
-    if workers == 1 or len(shards) == 1:
-        with Progress(total=total, unit="image", desc=what) as bar:
-            return [work(job, shard, bar.update) for shard in shards]
-    context = get_context("fork")
-    done = context.Value("q", 0)
-    pool = ProcessPoolExecutor(
-        min(workers, len(shards)), context, initializer=start_worker, initargs=(done, os.getpid())
-    )
-    with pool:
-        futures = [pool.submit(in_worker, work, job, shard) for shard in shards]
-        try:
-            with Progress(total=total, unit="image", desc=what) as bar:
-                follow(futures, lambda: bar.update(max(done.value - bar.n, 0)))
-        except BaseException:
-            done.value = STOP
-            pool.shutdown(cancel_futures=True)
-            raise
-        return [future.result() for future in futures]
+    results = []
+    with (
+        Progress(total=sum(map(len, shards)), unit="image", desc=what) as bar,
+        processes(job, min(workers, len(shards))) as over,
+    ):
+        for shard, result in zip(shards, over(partial(work, job), shards), strict=True):
+            results.append(result)
+            bar.update(len(shard))
+    return results
 
 
-def follow(futures: list[Future], show: Callable[[], Any]) -> None:
-    """Waits for all, showing progress; raises what the first to fail raised."""
-    open_ones = set(futures)
-    while open_ones:
-        finished, open_ones = wait(open_ones, timeout=0.5, return_when=FIRST_EXCEPTION)
-        show()
-        for future in finished:
-            future.result()
+@contextmanager
+def processes(job: Job, workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """``map`` over worker processes, which end with the block, at once if it raises."""
+    if workers == 1:
+        yield map
+        return
+    others = multiprocessing.active_children()
+    fork = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(workers, fork, start_worker, (os.getpid(),))
+    try:
+        yield pool.map
+    except BaseException as error:
+        for worker in set(multiprocessing.active_children()) - set(others):
+            worker.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise SystemRefusal(
+                f"{job.folder}: a process that writes {job.name} was ended from outside (for want "
+                "of memory?); run the same command again, with fewer --workers"
+            ) from error
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-STOP = -(2**62)  # a count that tells workers to stop
-_worker: dict[str, Any] = {}  # what a worker process was started with
+def leave(*_: Any) -> None:
+    """End a worker that is told to; what breaks in its queues by that is no news to anyone."""
+    sys.stderr = open(os.devnull, "w")
+    sys.exit(143)
 
 
-def start_worker(done: Any, parent: int) -> None:
-    """Notes where to count images; leaves Ctrl-C to the parent and ends when that is gone."""
-    _worker["done"] = done
+def start_worker(parent: int) -> None:
+    """Ends with the parent, even one that was killed; leaves Ctrl-C to it.
+
+    A terminated worker leaves through the clean-up of what it was writing.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=end_with, args=(parent,), daemon=True).start()
+    signal.signal(signal.SIGTERM, leave)
 
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
 
-def end_with(parent: int) -> None:
-    """Ends this process once it has lost its parent, even one that was killed."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
-
-
-def in_worker(work: Callable[..., Any], job: Job, shard: Shard) -> Any:
-    """One shard, in a worker process."""
-
-    def tell(count: int) -> None:
-        done = _worker["done"]
-        with done.get_lock():
-            if done.value <= STOP:
-                raise Stopped
-            done.value += count
-
-    return work(job, shard, tell)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 # Command line
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
+def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    try:
-        if options.preview is not None:
-            from dataset_processing.pathfinder.sheet import write_sheet
-
-            lengths = [options.length] if options.length else [6, 9, 14]
-            chosen = [Settings(contour_length=n, **changed_settings(options)) for n in lengths]
-            print(write_sheet(Path(options.preview), chosen, options.seed))
-        elif options.statistics:
-            from benchmarks.pathfinder_statistics import table
-
-            print(table(options.count or 1000, options.seed, options.workers))
-        else:
+    if options.preview is None:
+        try:
             print(generate_set(job_of(options), options.workers))
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on from here", file=sys.stderr)
+            raise
+        return
+    from dataset_processing.pathfinder.sheet import write_sheet
+
+    lengths = [options.length] if options.length else [6, 9, 14]
+    chosen = [Settings(contour_length=n, **changed_settings(options)) for n in lengths]
+    print(write_sheet(options.preview, chosen, options.seed))
 
 
 def job_of(options: argparse.Namespace) -> Job:
     """What the command line asks for."""
-    known = {values["contour_length"]: name for name, values in SETS.items() if len(values) == 1}
-    if options.dataset is None:
-        length = options.length or 14
+    known = {
+        values["contour_length"]: name for name, values in GENERATED.items() if len(values) == 1
+    }
+    length, name = options.length, options.dataset
+    if name is None:
+        length = length or 14
         name = known.get(length, f"curv_contour_length_{length}_full")
-    else:
-        name = options.dataset
-        if options.length is None and name not in SETS:
-            named_settings(name)  # says which names are known
-        length = options.length or SETS[name]["contour_length"]
-    chosen = {**SETS.get(name, {}), "contour_length": length, **changed_settings(options)}
-    settings = Settings(**chosen)
+    elif length is None and name not in GENERATED:
+        raise unknown("set of the generator", name, GENERATED)
+    chosen = dict(GENERATED.get(name, {})) | ({"contour_length": length} if length else {})
+    settings = Settings(**{**chosen, **changed_settings(options)})
     config = Config()
+    folder, form, share = config.tf_records, "compact", options.val_fraction
     if options.format == "png":
-        folder = config.data_root / "curvy_2snakes_300"
-        name, form = name.removesuffix("_full"), "png"
-        options.val_fraction = 0.0
-    else:
-        folder, form = config.tf_records, "float32" if options.float32 else "compact"
+        folder, form, share = config.data_root / "curvy_2snakes_300", "png", 0.0
+        name = name.removesuffix("_full")
+    elif options.float32:
+        form = "float32"
     return Job(
         name,
         settings,
         options.seed,
-        DEFAULT_COUNTS.get(name, 10000) if options.count is None else options.count,
-        Path(options.output) if options.output else folder,
+        options.count or (SMALL_COUNT if name == SMALL_SET else COUNT),
+        options.output or folder,
         form,
-        options.val_fraction,
+        share,
         options.shard_images,
         options.masks,
         options.start,
@@ -620,40 +567,41 @@ def changed_settings(options: argparse.Namespace) -> dict[str, Any]:
     return changed
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> shell.Parser:
     """The command's options; those of the stimuli are the fields of `Settings`."""
-    result = argparse.ArgumentParser(
-        prog="python -m dataset_processing.generate",
-        description="Writes Pathfinder images as TFRecords or PNG files. Stopped and started "
-        "again, it goes on; the files depend on the settings, seed and count alone.",
-    )
-    result.add_argument("--length", type=int, help="paddles in a target contour (14)")
-    result.add_argument("--dataset", help=f"name of the set: {', '.join(SETS)}, or another")
-    result.add_argument("--count", type=int, help="images (10000)")
-    result.add_argument("--seed", type=int, default=0)
+    result = shell.Parser("generate", __doc__, package="dataset_processing")
+    result.add_argument("--length", type=shell.whole(2), help="paddles in a target contour (14)")
+    result.add_argument("--dataset", help=f"name of the set: {', '.join(GENERATED)}, or another")
+    result.add_argument("--count", type=shell.whole(1), help=f"images ({COUNT})")
+    result.add_argument("--seed", type=shell.whole(0), default=0, help="of the images")
     result.add_argument(
-        "--start", type=int, default=0, help="index of the first image: a range for each machine"
+        "--start",
+        type=shell.whole(0),
+        default=0,
+        help="index of the first image, where machines take a range each",
     )
-    result.add_argument("--workers", type=int, default=1, help="processes (1)")
-    result.add_argument("--format", choices=FORMATS, default="tfrecords")
+    result.add_argument("--workers", type=shell.whole(1), default=1, help="processes")
+    result.add_argument("--format", choices=FORMATS, default="tfrecords", help="what is written")
     result.add_argument("--float32", action="store_true", help="records as the 2018 release's")
     result.add_argument("--masks", action="store_true", help="with png: the contour's mask (seg/)")
-    result.add_argument("--output", help="folder (tf_records, or curvy_2snakes_300 of data_root)")
-    result.add_argument("--val-fraction", type=float, default=VAL_FRACTION, help="records: (0.1)")
-    result.add_argument("--shard-images", type=int, default=SHARD_IMAGES, help="in a file (5000)")
+    result.add_argument(
+        "--output", type=Path, help="folder (tf_records, or curvy_2snakes_300 of data_root)"
+    )
+    result.add_argument(
+        "--val-fraction", type=float, default=VAL_FRACTION, help="share of records that validates"
+    )
+    result.add_argument(
+        "--shard-images", type=shell.whole(1), default=SHARD_IMAGES, help="images in a file"
+    )
     result.add_argument(
         "--preview",
         nargs="?",
-        const="pathfinder_preview.png",
+        type=Path,
+        const=Path("pathfinder_preview.png"),
         metavar="FILE",
         help="write a sheet of examples, contours and markers coloured, and stop",
     )
-    result.add_argument(
-        "--statistics",
-        action="store_true",
-        help="measure 1000 images (--count) of lengths 6, 9 and 14 beside the published ones",
-    )
-    stimuli = result.add_argument_group("stimuli", "see dataset_processing/pathfinder.py, Settings")
+    stimuli = result.add_argument_group("stimuli", "dataset_processing/pathfinder/images.py")
     for field in fields(Settings):
         if field.name == "contour_length":
             continue
@@ -673,4 +621,4 @@ def number_or_auto(text: str) -> int | str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    shell.run_command(main)

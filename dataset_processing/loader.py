@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from support.errors import unknown
+from support.errors import UserError, unknown
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,12 @@ ON_BAD_RECORD = ("error", "skip")
 
 
 class Batch(NamedTuple):
-    """One rank's slice of a batch."""
+    """One rank's slice of a batch.
+
+    It holds no image (n = 0) where all of the slice's records are bad and bad records are skipped.
+    What uses a batch then passes it over, on all ranks alike: the ranks tell one another their
+    sizes anyway, and a batch of which one of them has nothing is rare and not worth a special case.
+    """
 
     images: torch.Tensor  # (n, H, W), uint8 or float32 as stored, on the device
     labels: torch.Tensor  # (n,) int64, on the device
@@ -56,7 +61,7 @@ class Loader:
         bad_records: names of the records skipped so far, and why.
 
     Raises:
-        ValueError: the batch is larger than the data set, smaller than ``world_size``, or a
+        UserError: the batch is larger than the data set, smaller than ``world_size``, or a
             setting is not known.
     """
 
@@ -76,12 +81,12 @@ class Loader:
         if on_bad_record not in ON_BAD_RECORD:
             raise unknown("on_bad_record", on_bad_record, ON_BAD_RECORD)
         if not 1 <= batch_size <= len(dataset):
-            raise ValueError(
+            raise UserError(
                 f"batch_size is {batch_size}, but the data set has {len(dataset)} images "
                 f"({_describe(dataset)}); choose a batch of 1 to {len(dataset)}"
             )
         if batch_size < world_size:
-            raise ValueError(f"batch_size {batch_size} is smaller than the {world_size} processes")
+            raise UserError(f"batch_size {batch_size} is smaller than the {world_size} processes")
         self.dataset, self.batch_size, self.seed, self.shuffle = dataset, batch_size, seed, shuffle
         self.rank, self.world_size = rank, world_size
         self.on_bad_record, self.max_bad_records = on_bad_record, max_bad_records
@@ -106,7 +111,7 @@ class Loader:
         """The batches of an epoch from number ``start`` on; one such iteration at a time.
 
         Raises:
-            ValueError: a record cannot be used (CorruptRecordError names it), or too many of them.
+            UserError: a record cannot be used, or too many of them; the message names it.
         """
         self._order.batches = _slices(
             self.order(epoch)[start * self.batch_size :],
@@ -136,11 +141,6 @@ class Loader:
             for images, labels, records, failures in read:
                 for index, error in failures:
                     self._note(index, error)
-                if not len(records):
-                    raise ValueError(
-                        f"none of the {len(failures)} records of a batch could be read; the first: "
-                        f"{failures[0][1]}"
-                    )
                 yield Batch(
                     images.to(self.device, non_blocking=True),
                     labels.to(self.device, non_blocking=True),
@@ -171,14 +171,16 @@ class Loader:
     def _note(self, index: int, error: Exception) -> None:
         """Raises a record's error, or logs and counts it."""
         if self.on_bad_record == "error":
-            raise error
+            raise UserError(
+                f"{error}. To leave bad records out and go on: --on-bad-record skip"
+            ) from error
         number = index % len(self.dataset)
         if number in self.bad_records:
             return
         self.bad_records[number] = str(error)
         log.warning("bad record %d skipped: %s", len(self.bad_records), error)
         if len(self.bad_records) > self.max_bad_records:
-            raise ValueError(
+            raise UserError(
                 f"more than {self.max_bad_records} bad records; the last: {error}. "
                 "Check the data with  python -m dataset_processing.verify"
             )
@@ -216,14 +218,14 @@ class _Guarded(Dataset[Any]):
         if hasattr(self.dataset, "__getitems__"):
             try:
                 return list(zip(indices, self.dataset.__getitems__(indices), strict=True))
-            except (ValueError, OSError, RuntimeError):
+            except UserError:
                 log.debug("a batch failed; its records are read one by one")
         return [(index, self._read(index)) for index in indices]
 
     def _read(self, index: int) -> Any:
         try:
             return self.dataset[index]
-        except (ValueError, OSError, RuntimeError) as error:
+        except UserError as error:
             return error.with_traceback(None)
 
 
@@ -234,12 +236,7 @@ def _collate(items: list[tuple[int, Any]]) -> Read:
     """Images, labels, record numbers, and the records that failed."""
     good = [(index, *item) for index, item in items if not isinstance(item, Exception)]
     failures = [(index, item) for index, item in items if isinstance(item, Exception)]
-    try:
-        images = np.stack([image for _, image, _ in good]) if good else np.empty((0, 0, 0))
-    except ValueError:
-        sizes = sorted({"×".join(map(str, image.shape)) for _, image, _ in good})
-        failures.insert(0, (good[0][0], ValueError(f"images of several sizes: {sizes}")))
-        good, images = [], np.empty((0, 0, 0))
+    images = np.stack([image for _, image, _ in good]) if good else np.empty((0, 0, 0), np.uint8)
     labels = torch.tensor([label for _, _, label in good], dtype=torch.int64)
     records = torch.tensor([index for index, _, _ in good], dtype=torch.int64)
     return torch.from_numpy(images), labels, records, failures

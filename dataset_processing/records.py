@@ -16,36 +16,22 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tfrecord import example_pb2
 from tfrecord.writer import TFRecordWriter
 
+from dataset_processing.images import BadImageError, decode_image, kind_of
+from support.errors import MissingError, UserError, refusals
 from support.files import WholeFile
 
 HEADER = 12  # bytes: the length and its checksum
 FOOTER = 4  # bytes: the payload's checksum
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
-class CorruptRecordError(ValueError):
-    """A record that cannot be trusted.
-
-    Args:
-        path: the file.
-        number: the record's number in that file, from 0.
-        what: what is wrong with it.
-    """
-
-    def __init__(self, path: Path, number: int, what: str) -> None:
-        super().__init__(f"{path}: record {number}: {what}")
-        self.path, self.number, self.what = path, number, what
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path, self.number, self.what)
+SHAPE = ("height", "width", "channels", "depth")  # features that some writers put beside an image
 
 
 class RecordWriter(WholeFile):
@@ -59,7 +45,7 @@ class RecordWriter(WholeFile):
             TensorFlow does.
 
     Raises:
-        RuntimeError: another process is writing this file, or it cannot be written (a full disk).
+        SystemRefusal: another process is writing this file, or it cannot be written (a full disk).
     """
 
     def __init__(self, path: str | Path, compact: bool = True) -> None:
@@ -78,8 +64,8 @@ class RecordWriter(WholeFile):
             label: the class.
 
         Raises:
-            ValueError: the image cannot be held in this form.
-            RuntimeError: the file cannot be written (a full disk).
+            UserError: the image cannot be held in this form.
+            SystemRefusal: the file cannot be written (a full disk).
         """
         self.write_encoded(encode_image(image, self.compact), label)
 
@@ -99,13 +85,14 @@ class RecordReader(Sequence):
     and shared by processes; files are opened when first read from.
 
     Args:
-        paths: the files, in order.
+        paths: the files, in order; one without a record, of 0 bytes, is allowed.
         keep_damaged: open files with damaged lengths or a cut end too; what lies between two whole
             records there counts as one record, and reading it raises.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        CorruptRecordError: a length field is damaged, or a file ends inside a record.
+        MissingError, SystemRefusal: a file is missing or cannot be read.
+        BadImageError: a file holds no records, a length field is damaged, or a file ends inside a
+            record.
     """
 
     def __init__(self, paths: Sequence[str | Path], keep_damaged: bool = False) -> None:
@@ -123,21 +110,19 @@ class RecordReader(Sequence):
 
         Raises:
             IndexError: there is no such record.
-            CorruptRecordError: a checksum does not match, or the payload is no image and label.
+            BadImageError: a checksum does not match, or the payload is no image and label.
         """
+        return self.read(index)[:2]
+
+    def read(self, index: int) -> tuple[np.ndarray, int, str]:
+        """As ``[index]``, and how the image was converted to grey ("" if it is grey)."""
         file, number = self.locate(index)
-        try:
-            return decode(self._payload(file, number))
-        except ValueError as error:
-            raise CorruptRecordError(self.paths[file], number, str(error)) from error
+        return decode(self._payload(file, number), self.place(index))
 
     def label(self, index: int) -> int:
         """The label alone, checksums checked, the image not decoded."""
         file, number = self.locate(index)
-        try:
-            return parse(self._payload(file, number))[1]
-        except ValueError as error:
-            raise CorruptRecordError(self.paths[file], number, str(error)) from error
+        return parse(self._payload(file, number), self.place(index))[1]
 
     def locate(self, index: int) -> tuple[int, int]:
         """The file's place in ``paths`` and the record's number in it."""
@@ -151,6 +136,11 @@ class RecordReader(Sequence):
         file, number = self.locate(index)
         return f"{self.paths[file].name} record {number}"
 
+    def place(self, index: int) -> str:
+        """The same with the whole path: ``/data/train.tfrecords: record 17``."""
+        file, number = self.locate(index)
+        return f"{self.paths[file]}: record {number}"
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_descriptors": {}}
 
@@ -159,19 +149,23 @@ class RecordReader(Sequence):
             os.close(descriptor)
 
     def _payload(self, file: int, number: int) -> bytes:
-        """One record's payload, its checksums checked; ValueError says what is wrong."""
-        if file not in self._descriptors:
-            self._descriptors[file] = os.open(self.paths[file], os.O_RDONLY)
+        """One record's payload, its checksums checked."""
+        path = self.paths[file]
         start, end = (int(offset) for offset in self.offsets[file][number : number + 2])
-        frame = os.pread(self._descriptors[file], end - start, start)
-        if len(frame) != end - start:
-            raise ValueError(f"the file has been cut short since it was opened (offset {start})")
-        if _length(frame[:HEADER]) != end - start - HEADER - FOOTER:
-            raise ValueError(f"its length is damaged or its end is missing (offset {start})")
+        with refusals(path, "cannot be read"):
+            if file not in self._descriptors:
+                self._descriptors[file] = os.open(path, os.O_RDONLY)
+            frame = os.pread(self._descriptors[file], end - start, start)
         payload = frame[HEADER:-FOOTER]
-        if TFRecordWriter.masked_crc(payload) != frame[-FOOTER:]:
-            raise ValueError(f"its contents do not match their checksum (offset {start})")
-        return payload
+        if len(frame) != end - start:
+            what = "the file has been cut short since it was opened"
+        elif _length(frame[:HEADER]) != end - start - HEADER - FOOTER:
+            what = "its length is damaged or its end is missing"
+        elif TFRecordWriter.masked_crc(payload) != frame[-FOOTER:]:
+            what = "its contents do not match their checksum"
+        else:
+            return payload
+        raise BadImageError(f"{path}: record {number}: {what} (offset {start})")
 
 
 def scan(path: Path, keep_damaged: bool = False) -> np.ndarray:
@@ -185,13 +179,14 @@ def scan(path: Path, keep_damaged: bool = False) -> np.ndarray:
             read, instead of raising.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CorruptRecordError: a length does not match its checksum, or the file ends too soon.
+        MissingError, SystemRefusal: there is no such file, or it cannot be read.
+        BadImageError: it is another kind of file, a length does not match its checksum, or the
+            file ends too soon.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such record file")
+        raise MissingError(f"{path}: no such record file")
     offsets = [0]
-    with open(path, "rb", buffering=0) as file:
+    with refusals(path, "cannot be read"), open(path, "rb", buffering=0) as file:
         descriptor = file.fileno()
         size = os.fstat(descriptor).st_size
         window, start, offset = b"", 0, 0
@@ -202,15 +197,24 @@ def scan(path: Path, keep_damaged: bool = False) -> np.ndarray:
             length = _length(window[offset - start : offset - start + HEADER])
             if length is not None and offset + HEADER + length + FOOTER <= size:
                 offset += HEADER + length + FOOTER
+            elif offset == 0 and length is None and not kind_of(window).startswith("the bytes"):
+                raise BadImageError(f"{path}: is {_told(kind_of(window))}; expected TFRecords")
             elif keep_damaged:
                 offset = _next_header(descriptor, offset + 1, size)
             else:
                 damaged = length is None and size - offset >= HEADER
                 what = "its length is damaged" if damaged else "the file ends inside it"
                 where = f"offset {offset} of {size} bytes"
-                raise CorruptRecordError(path, len(offsets) - 1, f"{what} ({where})")
+                raise BadImageError(
+                    f"{path}: record {len(offsets) - 1}: {what} ({where}); it begins as "
+                    f"{kind_of(window[offset - start :])}"
+                )
             offsets.append(offset)
     return np.array(offsets, dtype=np.int64)
+
+
+def _told(kind: str) -> str:
+    return "compressed by gzip (gunzip it first)" if kind == "gzip" else kind
 
 
 def _next_header(descriptor: int, offset: int, size: int) -> int:
@@ -236,21 +240,21 @@ def encode_image(image: np.ndarray, compact: bool) -> bytes:
     """A record's ``image`` feature from an (H, W) image in 0–255.
 
     Raises:
-        ValueError: it is not a grey image of uint8 or float32; compact, it is not whole numbers
+        UserError: it is not a grey image of uint8 or float32; compact, it is not whole numbers
             0–255; not compact, it is not square (that form does not hold the shape).
     """
     if image.ndim != 2 or image.dtype not in (np.uint8, np.float32):
-        raise ValueError(
+        raise UserError(
             f"a record holds an (H, W) image of uint8 or float32, not {image.shape} {image.dtype}"
         )
     if not compact:
         if image.shape[0] != image.shape[1]:
-            raise ValueError(f"the float32 form holds square images only, not {image.shape}")
+            raise UserError(f"the float32 form holds square images only, not {image.shape}")
         return np.ascontiguousarray(image, dtype="<f4").tobytes()
     if image.dtype != np.uint8:
         whole = np.clip(image, 0, 255).astype(np.uint8)
         if not np.array_equal(whole, image):
-            raise ValueError(
+            raise UserError(
                 "a compact record holds whole numbers 0–255; write the float32 form (--float32)"
             )
         image = whole
@@ -275,48 +279,69 @@ def example_bytes(image: bytes, label: int) -> bytes:
     return pb.BytesList(value=[entries]).SerializeToString()
 
 
-def parse(payload: bytes) -> tuple[bytes, int]:
-    """The ``image`` and ``label`` features of a serialised example; ValueError if it lacks them."""
+def parse(payload: bytes, name: str) -> tuple[bytes, int]:
+    """The ``image`` and ``label`` features of a serialised example.
+
+    Args:
+        payload: the example.
+        name: the record, for messages.
+
+    Raises:
+        BadImageError: it is no example, or has other features; the message lists those it has.
+    """
     try:
         features = example_pb2.Example.FromString(payload).features.feature
     except DecodeError as error:
-        raise ValueError("its contents are no tf.train.Example") from error
-    images = features["image"].bytes_list.value if "image" in features else []
-    labels = features["label"].int64_list.value if "label" in features else []
+        raise BadImageError(f"{name}: its contents are no tf.train.Example") from error
+    found = {key: features[key] for key in sorted(features)}
+    images = found["image"].bytes_list.value if "image" in found else []
+    labels = found["label"].int64_list.value if "label" in found else []
     if len(images) != 1 or len(labels) != 1:
-        raise ValueError(
-            "expected one byte string 'image' and one int64 'label', "
-            f"found the features {sorted(features)}"
+        raise BadImageError(
+            f"{name}: expected one byte string 'image' and one int64 'label', found the features "
+            f"{_listed(found)}"
+        )
+    told = [n for key in SHAPE if key in found for n in found[key].int64_list.value]
+    encoded = not kind_of(images[0]).startswith("the bytes")
+    if not encoded and len(told) > 1 and (3 in told or 4 * math.prod(told) != len(images[0])):
+        raise BadImageError(
+            f"{name}: expected one channel of float32; found an image of {len(images[0])} bytes "
+            f"beside the features {_listed(found)}"
         )
     return images[0], int(labels[0])
 
 
-def decode(payload: bytes) -> tuple[np.ndarray, int]:
-    """Image and label of a serialised example; ValueError if the image cannot be made out."""
-    image, label = parse(payload)
-    if image.startswith(PNG_SIGNATURE):
-        try:
-            return read_png(io.BytesIO(image)), label
-        except OSError as error:
-            raise ValueError(f"its PNG image cannot be read: {error}") from error
-    side = math.isqrt(len(image) // 4)
-    if not side or 4 * side * side != len(image):
-        raise ValueError(f"its image of {len(image)} bytes is neither PNG nor square float32")
-    return np.frombuffer(image, dtype="<f4").reshape(side, side), label
+def _listed(features: dict[str, Any]) -> str:
+    """Features with their types, counts and, of a single number or string, value or length."""
+    told = []
+    for key, feature in features.items():
+        kind = feature.WhichOneof("kind")
+        if kind is None:
+            told.append(f"{key} (empty)")
+            continue
+        values = getattr(feature, kind).value
+        one = ""
+        if len(values) == 1:
+            one = f" of {len(values[0])} bytes" if kind == "bytes_list" else f" {values[0]:g}"
+        told.append(f"{key} ({len(values)} {kind.removesuffix('_list')}{one})")
+    return ", ".join(told) or "none"
 
 
-def read_png(source: BinaryIO | Path) -> np.ndarray:
-    """A PNG file's image, (H, W) uint8; of a colour image the first channel.
+def decode(payload: bytes, name: str) -> tuple[np.ndarray, int, str]:
+    """Image and label of a serialised example, and how the image was converted to grey.
 
     Raises:
-        OSError: it cannot be read, or is not an image of 8 bits.
+        BadImageError: the image cannot be made out.
     """
-    try:
-        with Image.open(source, formats=("PNG",)) as image:
-            if image.mode not in ("L", "RGB", "RGBA", "LA"):
-                raise OSError(f"a PNG of 8-bit grey is expected, not of mode {image.mode}")
-            return np.asarray(image if image.mode == "L" else image.getchannel(0))
-    except UnidentifiedImageError as error:
-        raise OSError("not a PNG image") from error
-    except (SyntaxError, ValueError, EOFError) as error:  # what a damaged PNG raises
-        raise OSError(str(error)) from error
+    image, label = parse(payload, name)
+    kind = kind_of(image)
+    if image.startswith(PNG_SIGNATURE) or kind.endswith("JPEG image"):
+        pixels, converted = decode_image(image, name)
+        return pixels, label, converted
+    side = math.isqrt(len(image) // 4)
+    if not side or 4 * side * side != len(image):
+        raise BadImageError(
+            f"{name}: its image of {len(image)} bytes, which begins as {kind}, is neither PNG nor "
+            "square float32"
+        )
+    return np.frombuffer(image, dtype="<f4").reshape(side, side), label, ""

@@ -6,22 +6,24 @@
 Exit status: 0 nothing is wrong; 1 something is, and is named; 2 there is nothing to check.
 """
 
-import argparse
 import hashlib
 import json
 import math
-import sys
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from config import Config
-from dataset_processing import FOLDS, data_sets, is_stream, load_set, missing
-from dataset_processing.datasets import ImageDataset, RecordDataset, record_files
 from dataset_processing.encode import read_ahead
+from dataset_processing.folds import RecordFold, StoredFold, times
+from dataset_processing.sets import FOLDS, DiskSet, data_sets, is_stream
+from support import shell
+from support.errors import UserError
 from support.progress import Progress
 
 SHOWN = 20  # findings of a kind that are printed
@@ -38,6 +40,8 @@ class Findings:
         labels: records of each label.
         low, high: the range of the pixels.
         total: the sum of the images, (H, W) float64.
+        sizes: records of each (H, W).
+        no_discs: images in which no disc was found.
     """
 
     title: str
@@ -46,6 +50,8 @@ class Findings:
     low: float = math.inf
     high: float = -math.inf
     total: np.ndarray | float = 0.0
+    sizes: Counter[tuple[int, ...]] = field(default_factory=Counter)
+    no_discs: list[str] = field(default_factory=list)
 
     def note(self, kind: str, what: str) -> None:
         """Adds a finding."""
@@ -72,9 +78,7 @@ class Findings:
         return "\n".join(lines)
 
 
-def check(
-    dataset: RecordDataset | ImageDataset, seen: dict[bytes, str], threads: int = 8
-) -> Findings:
+def check(dataset: Any, seen: dict[bytes, str], threads: int = 8) -> Findings:
     """Reads every record of a fold.
 
     Args:
@@ -88,21 +92,20 @@ def check(
         facts = read_ahead(pool, lambda number: _read(dataset, number), range(len(dataset)))
         bar = Progress(facts, total=len(dataset), desc="verify", unit=" records")
         for number, found in enumerate(bar):
-            if isinstance(found, ValueError):
+            if isinstance(found, UserError):
                 findings.note("corrupt records", str(found))
                 continue
             _add(findings, dataset.name(number), seen, *found)
     _check_labels(findings)
+    _check_images(findings)
     return findings
 
 
-def _read(
-    dataset: RecordDataset | ImageDataset, number: int
-) -> tuple[np.ndarray, int, bytes] | ValueError:
+def _read(dataset: StoredFold, number: int) -> tuple[np.ndarray, int, bytes] | UserError:
     """Image, label and a hash of the pixels; or what is wrong with the record."""
     try:
         image, label = dataset[number]
-    except ValueError as error:
+    except UserError as error:
         return error
     return image, label, hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
@@ -119,10 +122,13 @@ def _add(
     findings.labels[label] += 1
     low, high = float(image.min()), float(image.max())
     findings.low, findings.high = min(findings.low, low), max(findings.high, high)
-    if not (low >= 0 and high <= 255):  # also where they are not numbers
+    if not (low >= 0 and high <= 255):
         findings.note("images outside 0–255", f"{name}: {low:g} to {high:g}")
     elif high - low <= 1:
         findings.note("images without contrast", f"{name}: {low:g} to {high:g}")
+    elif not has_discs(image):
+        findings.no_discs.append(name)
+    findings.sizes[image.shape] += 1
     if np.shape(findings.total) in ((), image.shape):
         findings.total = findings.total + image
     if digest in seen:
@@ -140,37 +146,58 @@ def _check_labels(findings: Findings) -> None:
         findings.note("labels out of balance", f"{ones} of {count} are 1, {ones / count:.1%}")
 
 
+def _check_images(findings: Findings) -> None:
+    """Images of several sizes, and a set without the discs that its labels are about."""
+    if len(findings.sizes) > 1:
+        told = ", ".join(f"{n} of {times(size)}" for size, n in findings.sizes.most_common())
+        findings.note("images of several sizes", told)
+    if 2 * len(findings.no_discs) > findings.good:
+        findings.note(
+            "images without discs",
+            f"{len(findings.no_discs)} of {findings.good}, {findings.no_discs[0]} for one: nothing "
+            "round and bright that is thicker than the paddles. The label says whether the two "
+            "discs of an image lie on one contour",
+        )
+
+
+def has_discs(image: np.ndarray) -> bool:
+    """Whether anything bright in an image, (H, W), is about as thick as a marker.
+
+    What is above half of the brightest pixel is eroded once for each 75 pixels of height: a disc
+    of the published sizes (a radius of 5 in 300, 3 in 64) is left, a paddle (2 pixels) is not.
+    """
+    lit = image > image.max() / 2
+    for _ in range(max(1, round(image.shape[0] / 150))):
+        inner = lit[1:-1, 1:-1].copy()
+        inner &= lit[:-2, 1:-1] & lit[2:, 1:-1] & lit[1:-1, :-2] & lit[1:-1, 2:]
+        lit = inner
+    return bool(lit.any())
+
+
 def check_set(name: str, config: Config, threads: int = 8) -> list[Findings]:
     """Checks both folds of a data set, records or else images.
 
     Raises:
-        ValueError: the name is not known, or is that of a stream.
-        FileNotFoundError: there is nothing to check.
+        UserError: the name is not known, is that of a stream, or the set's labels are in doubt.
+        MissingError: there is nothing to check.
     """
     if is_stream(name):
-        raise ValueError(f"{name!r} is drawn while training; there are no files to check")
-    data_set = load_set(name, config)
-    paths = {fold: record_files(config.tf_records, name, data_set.folds[fold]) for fold in FOLDS}
-    images = data_set.get_data() if data_set.on_disk() else None
-    if not any(paths.values()) and images is None:
-        raise FileNotFoundError(missing(name, config, data_set))
+        raise UserError(f"{name!r} is drawn while training; there are no files to check")
+    data = DiskSet(name, config, {}, "skip")
+    on_disk = data.source.on_disk()
     seen: dict[bytes, str] = {}
     result = []
     for fold in FOLDS:
-        title = f"{name} {fold}"
-        if not any(paths.values()) and images is not None:
-            files, labels = images[0][fold], images[1][fold]
-            result.append(
-                check(ImageDataset(title, files, labels, data_set.im_size), seen, threads)
-            )
-        elif not paths[fold]:
-            result.append(Findings(title))
+        if data.paths is not None and not data.paths[fold]:
+            result.append(Findings(f"{name} {fold}"))
             result[-1].note("missing files", str(config.tf_records / f"{name}_{fold}.tfrecords"))
-        else:
-            dataset = RecordDataset(title, paths[fold], data_set.im_size, True, binary=False)
-            result.append(check(dataset, seen, threads))
+            continue
+        result.append(check(data.raw(fold, binary=False), seen, threads))
+        if data.paths is not None:
             _check_mean(result[-1], config.tf_records / f"{name}_{fold}_means.npy")
-    _check_count(result, config.tf_records / f"{name}.generated.json", images)
+    generated = config.tf_records / f"{name}.generated.json"
+    wanted = [len(data.images(fold)[0]) for fold in FOLDS] if on_disk else None
+    _check_count(result, generated, wanted)
     return result
 
 
@@ -190,68 +217,45 @@ def _check_mean(findings: Findings, path: Path) -> None:
         findings.note("mean image", f"{path}: is not the mean of these records")
 
 
-def _check_count(folds: list[Findings], generated: Path, images: tuple[dict, dict] | None) -> None:
+def _check_count(folds: list[Findings], generated: Path, wanted: list[int] | None) -> None:
     """No record is missing, by what is known of the set: how it was generated, or its images."""
+    found = [fold.good + len(fold.wrong.get("corrupt records", [])) for fold in folds]
     if generated.is_file():
-        found = sum(map(_records, folds))
-        wanted = json.loads(generated.read_text(encoding="utf-8"))["count"]
-        if found != wanted:
-            folds[0].note("missing records", f"{found} in both folds; {generated} has {wanted}")
-    elif images is not None:
-        for fold, findings in zip(FOLDS, folds, strict=True):
-            found, wanted = _records(findings), len(images[0][fold])
-            if found != wanted:
-                findings.note("missing records", f"{found} of the {wanted} images of the data set")
-
-
-def _records(findings: Findings) -> int:
-    return findings.good + len(findings.wrong.get("corrupt records", []))
+        count = json.loads(generated.read_text(encoding="utf-8"))["count"]
+        if sum(found) != count:
+            folds[0].note("missing records", f"{sum(found)} in both folds; {generated} has {count}")
+    elif wanted is not None:
+        for findings, here, there in zip(folds, found, wanted, strict=True):
+            if here != there:
+                findings.note("missing records", f"{here} of the {there} images of the data set")
 
 
 def check_files(paths: list[Path], threads: int = 8) -> list[Findings]:
-    """Checks record files by themselves; FileNotFoundError if one is missing."""
+    """Checks record files by themselves; MissingError if one is missing."""
     seen: dict[bytes, str] = {}
     return [
-        check(RecordDataset(path.name, [path], None, True, binary=False), seen, threads)
-        for path in paths
+        check(RecordFold(path.name, [path], True, binary=False), seen, threads) for path in paths
     ]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
-    options = parser().parse_args(arguments)
-    try:
-        if bool(options.dataset) == bool(options.files):
-            raise ValueError("name a data set (--dataset) or record files, one of the two")
-        if options.dataset:
-            found = check_set(options.dataset, Config(), options.threads)
-        else:
-            found = check_files(options.files, options.threads)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped before the end", file=sys.stderr)
-        return 130
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 1 where something is wrong."""
+    parse = shell.Parser("verify", __doc__, package="dataset_processing")
+    parse.add_argument("--dataset", metavar="NAME", help=", ".join(data_sets()))
+    parse.add_argument("files", nargs="*", type=Path, help="record files, without --dataset")
+    parse.add_argument("--threads", type=shell.whole(1), default=8, help="that read")
+    options = parse.parse_args(arguments)
+    if bool(options.dataset) == bool(options.files):
+        raise UserError("name a data set (--dataset) or record files, one of the two")
+    if options.dataset:
+        found = check_set(options.dataset, Config(), options.threads)
+    else:
+        found = check_files(options.files, options.threads)
     print("\n".join(findings.report() for findings in found))
     wrong = sum(len(what) for findings in found for what in findings.wrong.values())
     print(f"{wrong} findings" if wrong else "nothing wrong")
     return 1 if wrong else 0
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    result = argparse.ArgumentParser(
-        prog="python -m dataset_processing.verify",
-        description="Reads every record of a data set: corrupt, duplicate and missing records, "
-        "label balance, image ranges. Exit status: 0 nothing wrong, 1 something is, 2 nothing to "
-        "check.",
-    )
-    result.add_argument("--dataset", help=", ".join(data_sets()))
-    result.add_argument("files", nargs="*", type=Path, help="record files, without --dataset")
-    result.add_argument("--threads", type=int, default=8, help="that read (8)")
-    return result
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    shell.run_command(main)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 ERROR, INTERRUPTED = 2, 130
+Main = Callable[[Sequence[str] | None], int | None]
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -30,9 +31,9 @@ class Parser(argparse.ArgumentParser):
         description: what the command does, with examples: the module's docstring.
     """
 
-    def __init__(self, module: str, description: str | None) -> None:
+    def __init__(self, module: str, description: str | None, package: str = "analysis") -> None:
         super().__init__(
-            prog=f"python -m analysis.{module}",
+            prog=f"python -m {package}.{module}",
             description=description,
             formatter_class=_Help,
             allow_abbrev=False,
@@ -124,26 +125,23 @@ def number(low: float, high: float = float("inf")) -> Callable[[str], float]:
     return read
 
 
-def run_command(main: Callable[[Sequence[str] | None], None]) -> None:
+def run_command(main: Main) -> None:
     """Run a command and leave: 0; 2 and a line for an error that is foreseen; 130 for Ctrl-C."""
     raise SystemExit(exit_code(main))
 
 
-def exit_code(
-    main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None
-) -> int:
+def exit_code(main: Main, arguments: Sequence[str] | None = None) -> int:
     """As :func:`run_command`, with the exit code as the result."""
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            main(arguments)
+            return main(arguments) or 0
         except KeyboardInterrupt:
             print("error: interrupted", file=sys.stderr, flush=True)
             return INTERRUPTED
         except (ValueError, OSError, RuntimeError) as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
             return ERROR
-    return 0
 
 
 def name_outputs(paths: Iterable[Path]) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from config import Config
-from dataset_processing import is_stream, load_set, open_dataset
+from dataset_processing import open_set
 from dataset_processing.augmentations import Augmentations
 from dataset_processing.loader import Loader
 from models.tf_variables import tf_variables
@@ -41,7 +41,6 @@ READ_SELDOM = 20
 # time the batch's turn does, so no device waits for the hosts.
 AHEAD = {"cpu": 0}
 FAR_AHEAD = 4
-STREAM_IMAGE_SIZE = [150, 150, 1]
 
 
 class NotFiniteError(RuntimeError):
@@ -88,12 +87,11 @@ class Training:
         set_generator = getattr(model, "set_generator", None)
         if set_generator is not None:
             set_generator(self.generators.hidden)
-        self.train_set = open_dataset(settings["dataset"], "train", config, settings, on_bad_record)
-        self.validation_set = open_dataset(
-            settings["val_dataset"] or settings["dataset"], "val", config, settings, on_bad_record
-        )
-        size = settings["model_input_image_size"]
-        self._image_size = size or _image_size(settings["dataset"], config)
+        data = open_set(settings["dataset"], config, settings, on_bad_record)
+        other = settings["val_dataset"]
+        held_out = open_set(other, config, settings, on_bad_record) if other else data
+        self.train_set, self.validation_set = data.fold("train"), held_out.fold("val")
+        self._image_size = data.input_size
         self.augment = self._augmentations("data_augmentations")
         self._load: dict[str, Any] = {
             "seed": seed,
@@ -295,6 +293,7 @@ class Training:
         self._advance()
 
     def _advance(self) -> None:
+        """Go on to the next batch."""
         self.position += 1
         if self.position >= self.loader.batches_per_epoch:
             self.epoch, self.position = self.epoch + 1, 0
@@ -470,13 +469,6 @@ class Training:
             world_size=share[1],
             **self._load,
         )
-
-
-def _image_size(name: str, config: Config) -> list[int]:
-    """[H, W, channels] that the networks are given for a data set."""
-    if is_stream(name):
-        return STREAM_IMAGE_SIZE
-    return load_set(name, config).model_input_image_size
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from config import Config
-from dataset_processing import prepare, stand_in
+from dataset_processing import demonstration, prepare
+from dataset_processing.sets import demonstration_notice
 from support.memory import keep_memory
 from training.checkpoints import CheckpointError, CheckpointFolder, load
 from training.distribution import Ranks
@@ -54,7 +55,7 @@ def train(
         record = run.record() if run else {}
     if standing_in and run is None and ranks.is_first:
         wanted = resolve(experiment_params(), options.overrides)["dataset"]
-        print(_stand_in_notice(wanted, standing_in), file=sys.stderr)
+        print(demonstration_notice(wanted), file=sys.stderr)
     overrides = [*record.get("overrides", standing_in), *options.overrides]
     settings = resolve(experiment_params(), overrides)
     seed = _chosen_seed(options.seed, record.get("seed"))
@@ -64,7 +65,7 @@ def train(
         keep_memory()
     for name in dict.fromkeys([settings["dataset"], settings["val_dataset"]]):
         if name is not None:
-            ranks.first(partial(prepare, name, config, settings))
+            ranks.first(partial(prepare, name, config))
     network = _build(build_model, settings)
     checkpoint = ranks.first(CheckpointFolder(run.checkpoints).newest) if run else None
     if settings["initial_weights"] and not checkpoint:
@@ -188,17 +189,9 @@ def _closing(training: Training, run: Run, steps: int, minutes: float, reason: s
 
 def _stand_in(params: Settings, overrides: list[str], config: Config) -> list[str]:
     """Overrides for a demonstration where the script's own data is missing."""
-    if "dataset" in override_keys(overrides):
-        return []
-    return stand_in(resolve(params, overrides)["dataset"], config)
-
-
-def _stand_in_notice(name: str, demonstration: list[str]) -> str:
-    return (
-        f"No data for {name} and no path of your own is set (README: data). As a demonstration "
-        f"this run trains with {', '.join(demonstration)}. To generate some images of the "
-        f"script's own set instead: --set dataset={name}"
-    )
+    settings = resolve(params, overrides)
+    changed = override_keys(overrides)
+    return demonstration(settings["dataset"], config, changed, settings["model_name"])
 
 
 def _run_to_resume(

@@ -44,7 +44,10 @@ class Validation:
         found = [row for rows in self.step.ranks.every(self._share) for row in rows]
         count = sum(n for n, _, _ in found)
         if not count:
-            raise UserError("none of the validation images could be read; see the log")
+            raise UserError(
+                "none of the validation images could be read: "
+                f"{'; '.join(list(self.loader.bad_records.values())[:3])}"
+            )
         loss = sum(n * loss for n, loss, _ in found) / count
         return loss, sum(n * metric for n, _, metric in found) / count, count
 

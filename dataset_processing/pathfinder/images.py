@@ -39,6 +39,7 @@ import numpy as np
 
 from dataset_processing.pathfinder.kernel import Grid, Rules, make_grid, make_images
 from dataset_processing.pathfinder.templates import Templates, half_up, templates
+from support.errors import UserError
 
 CHUNK = 256  # images made at once
 
@@ -70,7 +71,7 @@ class Settings:
         image_tries: attempts at the two target snakes before an image is given up.
 
     Raises:
-        ValueError: a setting is out of its range; the message names it.
+        UserError: a setting is out of its range; the message names it.
     """
 
     contour_length: int = 14
@@ -117,15 +118,15 @@ class Settings:
         for name in ("snake_contrasts", "paddle_contrasts"):
             values = getattr(self, name)
             if not isinstance(values, tuple) or not values:
-                raise ValueError(f"{name}: a list of numbers 0–1 is expected, not {values!r}")
+                raise UserError(f"{name}: a list of numbers 0–1 is expected, not {values!r}")
             for value in values:
                 _check(name, value, float, 0)
                 if not 0 < value <= 1:
-                    raise ValueError(f"{name}: each lies above 0 and at most at 1, not {value!r}")
+                    raise UserError(f"{name}: each lies above 0 and at most at 1, not {value!r}")
         _check("paddle_thickness", self.paddle_thickness, float, 0)
         blown = self.paddle_thickness * self.antialias
         if blown < 1 or blown != round(blown):
-            raise ValueError(
+            raise UserError(
                 f"paddle_thickness {self.paddle_thickness} × antialias {self.antialias} must be "
                 "a whole number, at least 1: thickness 1.5 needs antialias 2 or 4, for example"
             )
@@ -136,7 +137,7 @@ class Settings:
         if not isinstance(self.window, tuple):
             return self.window, self.window
         if len(self.window) != 2:
-            raise ValueError(f"window: height and width are expected, not {self.window!r}")
+            raise UserError(f"window: height and width are expected, not {self.window!r}")
         height, width = self.window
         return height, width
 
@@ -146,7 +147,7 @@ class Settings:
         if not isinstance(self.margin, tuple):
             return (self.margin,)
         if not self.margin:
-            raise ValueError("margin: a whole number, or several, is expected")
+            raise UserError("margin: a whole number, or several, is expected")
         return self.margin
 
     @property
@@ -208,13 +209,13 @@ class Pathfinder:
         seed: 0 … 2**64 - 1; another seed gives other images.
 
     Raises:
-        ValueError: the seed is out of range.
+        UserError: the seed is out of range.
     """
 
     def __init__(self, settings: Settings, seed: int = 0) -> None:
         _check("seed", seed, int, 0)
         if seed >= 2**64:
-            raise ValueError(f"seed: below 2**64 is expected, not {seed!r}")
+            raise UserError(f"seed: below 2**64 is expected, not {seed!r}")
         self.settings, self.seed = settings, int(seed)
         digest = hashlib.sha256(f"{settings.fingerprint()} {self.seed}".encode()).digest()
         self._key = np.uint64(int.from_bytes(digest[:8], "little"))
@@ -229,7 +230,7 @@ class Pathfinder:
             images (n, H, W) uint8, labels (n,) int64.
 
         Raises:
-            ValueError: an index is out of range, or the two snakes do not fit in an image.
+            UserError: an index is out of range, or the two snakes do not fit in an image.
         """
         wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
         images = np.empty((len(wanted), *self.settings.shape), np.uint8)
@@ -284,7 +285,7 @@ class Pathfinder:
     ) -> tuple[np.ndarray, ...]:
         """Fills ``images`` and ``labels``; returns what `make_images` tells besides."""
         if len(indices) and indices.min() < 0:
-            raise ValueError(f"an image's index is 0 or more, not {indices.min()}")
+            raise UserError(f"an image's index is 0 or more, not {indices.min()}")
         count = len(indices)
         settings = self.settings
         snakes = 2 * settings.contour_length
@@ -303,7 +304,7 @@ class Pathfinder:
             outputs = [array if whole else array[mine] for array in (images, labels, *told)]
             failed = make_images(self._key, indices[mine], *_tables(settings, margin), *outputs)
             if failed >= 0:
-                raise ValueError(_no_room(settings, margin, int(indices[mine[failed]])))
+                raise UserError(_no_room(settings, margin, int(indices[mine[failed]])))
             if not whole:
                 for array, output in zip((images, labels, *told), outputs, strict=True):
                     array[mine] = output
@@ -327,7 +328,7 @@ def generate(
         images uint8 (count, H, W), labels int64 (count,); H = W = 300 unless set otherwise.
 
     Raises:
-        ValueError: a setting is out of range, or the snakes do not fit.
+        UserError: a setting is out of range, or the snakes do not fit.
         TypeError: a setting is not known.
     """
     _check("count", count, int, 0)
@@ -427,13 +428,13 @@ def _no_room(settings: Settings, margin: int, index: int) -> str:
 
 
 def _check(name: str, value: Any, kind: type, smallest: float) -> None:
-    """ValueError unless ``value`` is a number of that kind and large enough."""
+    """UserError unless ``value`` is a number of that kind and large enough."""
     known = int | np.integer if kind is int else int | float | np.integer | np.floating
     word = "whole number" if kind is int else "number"
     if isinstance(value, bool) or not isinstance(value, known) or not math.isfinite(value):
-        raise ValueError(f"{name}: a {word} is expected, not {value!r}")
+        raise UserError(f"{name}: a {word} is expected, not {value!r}")
     if value < smallest:
-        raise ValueError(f"{name}: at least {smallest} is expected, not {value!r}")
+        raise UserError(f"{name}: at least {smallest} is expected, not {value!r}")
 
 
 def _plain(settings: Settings) -> dict[str, Any]:

@@ -13,9 +13,15 @@ import pytest
 from PIL import Image
 
 from config import Config
-from dataset_processing import load_set, open_dataset
-from dataset_processing.encode import main
+from dataset_processing import encode as encode_module
+from dataset_processing import load_set, open_set
 from dataset_processing.records import RecordReader
+from support.shell import exit_code
+
+
+def main(arguments: list[str]) -> int:
+    return exit_code(encode_module.main, arguments)
+
 
 CLONE = Path(__file__).parents[2]
 NAME = "curv_contour_length_14_full"
@@ -81,15 +87,11 @@ def test_an_image_that_cannot_be_used_is_left_out_counted_and_named(config, caps
     Image.new("L", (32, 32)).save(positive(config, 2))
     assert encode() == 1
     said = capsys.readouterr()
-    reasons = (
-        "there is no such file",
-        "the image cannot be read",
-        "the image is 32×32; im_size of the data set is 300×300",
-    )
-    for number, why in enumerate(reasons):
-        assert f"dropped {positive(config, number)}: {why}" in said.out
+    for number, why in enumerate(("No such file", "damaged PNG", "32×32")):
+        (line,) = (x for x in said.out.splitlines() if f"{positive(config, number)}" in x)
+        assert line.startswith("  dropped ") and why in line
     assert "error: 3 images could not be used and are left out" in said.err
-    total = sum(len(open_dataset(NAME, fold, config)) for fold in ("train", "val"))
+    total = sum(len(open_set(NAME, config).fold(fold)) for fold in ("train", "val"))
     assert total == 13
 
 
@@ -102,20 +104,30 @@ def test_too_many_that_cannot_be_used_write_nothing(config, capsys):
 
 
 def test_images_of_another_size_write_nothing(config, capsys):
-    for file in (config.data_root / "curvy_2snakes_300").rglob("*.png"):
-        Image.new("L", (32, 32)).save(file)
+    for file in load_set(NAME, config).get_data()[0]["val"]:
+        Image.open(file).resize((32, 32)).save(file)
     assert encode() == 2
     said = capsys.readouterr().err
-    assert "the image is 32×32; im_size of the data set is 300×300" in said
-    assert contents(config.tf_records) == {}
+    assert "32×32" in said and "300×300" in said and said.startswith("error: ")
+    assert not config.tf_records.exists()
 
 
-def test_colour_images_are_stored_by_their_first_channel(config):
-    grey = np.asarray(Image.open(positive(config, 0)))
-    Image.fromarray(np.stack([grey, grey // 2, grey // 3], 2)).save(positive(config, 0))
+def test_images_of_a_size_of_their_own_are_encoded_as_they_are(config):
+    for file in (config.data_root / "curvy_2snakes_300").rglob("*.png"):
+        Image.open(file).resize((64, 64)).save(file)
     assert encode() == 0
+    data = open_set(NAME, config)
+    assert (data.im_size, data.input_size) == ((64, 64), (32, 32))
+
+
+def test_colour_images_are_stored_by_their_luminance(config, capsys):
+    grey = np.asarray(Image.open(positive(config, 0)))
+    colour = Image.fromarray(np.stack([grey // 3, grey // 2, grey], 2))
+    colour.save(positive(config, 0))
+    assert encode() == 0
+    assert f"warning: {NAME} train" in capsys.readouterr().err
     found = [
-        np.array_equal(image, grey)
+        np.array_equal(image, np.asarray(colour.convert("L")))
         for fold in ("train", "val")
         for image, _ in RecordReader([config.tf_records / f"{NAME}_{fold}.tfrecords"])
     ]
@@ -150,9 +162,10 @@ def test_a_generated_set_is_not_written_over(config, capsys):
 LIMITED = """
 import resource, signal, sys
 from dataset_processing.encode import main
+from support.shell import exit_code
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
-sys.exit(main(sys.argv[1:]))
+sys.exit(exit_code(main, sys.argv[1:]))
 """
 
 
@@ -175,13 +188,14 @@ def test_no_room_leaves_the_older_files_whole(config):
 SLOW = """
 import signal, sys, time
 from dataset_processing import encode
+from support.shell import exit_code
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits its neglect
-read = encode.Encoder._read
-def slow(self, file):
+read = encode.read_bytes
+def slow(file):
     time.sleep(0.3)
-    return read(self, file)
-encode.Encoder._read = slow
-sys.exit(encode.main(sys.argv[1:]))
+    return read(file)
+encode.read_bytes = slow
+sys.exit(exit_code(encode.main, sys.argv[1:]))
 """
 
 
@@ -205,7 +219,7 @@ def test_stopped_in_the_middle(config, stop):
     assert running.returncode == code, said
     assert "Traceback" not in said
     assert list(contents(config.tf_records)) == ([partial.name] if code == -9 else [])
-    assert "read from" in open_dataset(NAME, "train", config).describe()  # the images, no records
+    assert "read from" in open_set(NAME, config).fold("train").describe()  # the images, no records
     assert encode() == 0
     assert sorted(contents(config.tf_records)) == sorted(FILES)
-    assert len(open_dataset(NAME, "train", config)) == 14
+    assert len(open_set(NAME, config).fold("train")) == 14

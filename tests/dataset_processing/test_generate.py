@@ -15,17 +15,19 @@ import pytest
 from PIL import Image
 
 from config import Config
+from dataset_processing import open_set
 from dataset_processing.generate import (
     Job,
     encode_png,
-    generate_default,
     generate_set,
-    main,
-    named_settings,
+    generate_small,
 )
+from dataset_processing.generate import main as generate_main
 from dataset_processing.layouts import list_images
 from dataset_processing.pathfinder import Settings, generate
 from dataset_processing.records import RecordReader
+from support.errors import UserError
+from support.shell import exit_code
 
 CLONE = Path(__file__).resolve().parents[2]
 SMALL = Settings(contour_length=4, window=120, seed_distance=12, border=8, distractors=4)
@@ -33,6 +35,10 @@ COMMAND = [
     sys.executable, "-m", "dataset_processing.generate", "--length", "4", "--dataset", "small",
     "--window", "120", "--seed-distance", "12", "--border", "8", "--distractors", "4",
 ]  # fmt: skip
+
+
+def main(arguments: list[str]) -> int:
+    return exit_code(generate_main, arguments)
 
 
 def job(folder: Path, **changes) -> Job:
@@ -154,10 +160,10 @@ def test_a_full_disk_leaves_no_broken_shard(tmp_path):
 
 def test_another_set_in_the_same_place_is_refused(tmp_path):
     generate_set(job(tmp_path))
-    with pytest.raises(ValueError, match=r"another set of this name is there: seed 5 \(asked for"):
+    with pytest.raises(UserError, match=r"another set of this name is there: seed 5 \(asked for"):
         generate_set(job(tmp_path, seed=6))
     (tmp_path / "small.generated.json").unlink()
-    with pytest.raises(ValueError, match="was not written by this command"):
+    with pytest.raises(UserError, match="was not written by this command"):
         generate_set(job(tmp_path))
 
 
@@ -165,15 +171,13 @@ def test_a_shard_of_another_length_is_named(tmp_path):
     generate_set(job(tmp_path))
     shorter = tmp_path / "small_val.tfrecords"
     (tmp_path / "small_train-00001-of-00004.tfrecords").write_bytes(shorter.read_bytes())
-    with pytest.raises(ValueError, match=r"00001-of-00004.tfrecords: holds 6 records where 1"):
+    with pytest.raises(UserError, match=r"00001-of-00004.tfrecords: holds 6 records where 1"):
         generate_set(job(tmp_path))
 
 
 def test_png_files_lie_in_the_labs_layout(tmp_path):
     generate_set(job(tmp_path, form="png", masks=True, name="small"))
-    files, others = list_images(
-        tmp_path / "small", tmp_path / "small_neg", "metadata/combined.npy"
-    )
+    files, others = list_images(tmp_path / "small", tmp_path / "small_neg", "metadata/combined.npy")
     images, labels = generate(4, 60, 5, window=120, seed_distance=12, border=8, distractors=4)
     assert (len(files), len(others)) == (labels.sum(), 60 - labels.sum())
     for listed, label in ((files, 1), (others, 0)):
@@ -197,21 +201,18 @@ def test_png_bytes_are_png():
 
 
 def test_compact_records_are_small(tmp_path):
-    generate_set(Job("curv", named_settings("curv_contour_length_14_full"), 0, 100, tmp_path))
+    generate_set(Job("curv", Settings(), 0, 100, tmp_path))
     size = sum(path.stat().st_size for path in tmp_path.glob("*.tfrecords"))
     assert size / 100 < 3500
 
 
-def test_default_set_stands_in_for_a_missing_one(tmp_path, monkeypatch, capsys):
+def test_the_demonstrations_set_has_the_size_that_its_module_says(tmp_path, monkeypatch):
     monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path))
     config = Config()
-    generate_default("curv_contour_length_9_full", config, count=20, seed=0)
-    assert "no data found" in capsys.readouterr().err
-    train = RecordReader([config.tf_records / "curv_contour_length_9_full_train.tfrecords"])
-    assert len(train) == 18
-    np.testing.assert_array_equal(train[3][0], generate(9, 1, 0, start=3)[0][0])
-    with pytest.raises(ValueError, match="known: curv_baseline_full"):
-        generate_default("curv_contour_length_10_full", config)
+    generate_small(config, count=40)
+    data = open_set("curv_contour_length_3_small", config)
+    assert len(data.fold("train")) == 36
+    assert (data.im_size, data.input_size) == ((64, 64), (32, 32))
 
 
 def test_command_line_settings_reach_the_images(tmp_path, capsys):
@@ -229,15 +230,15 @@ def test_command_line_settings_reach_the_images(tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--count", "0"], "count: at least 1"),
-        (["--start", "-1"], "start: at least 0"),
+        (["--count", "0"], "--count: must be a whole number of at least 1, found '0'"),
+        (["--length", "0"], "--length: must be a whole number of at least 2, found '0'"),
+        (["--start", "-1"], "--start: must be a whole number of at least 0"),
         (["--length", "14", "--window", "100"], "image 0: two snakes of 14 paddles did not fit"),
-        (["--dataset", "curv_baselin_full"], "no stimulus settings are known"),
+        (["--dataset", "curv_baselin_full"], "curv_baseline_full"),
         (["--masks"], "masks are written beside PNG files"),
-        (["--workers", "0"], "workers: at least 1"),
+        (["--workers", "0"], "--workers: must be a whole number of at least 1"),
         (["--val-fraction", "1"], "val_fraction: a share"),
         (["--float32", "--window", "200", "240"], "float32 form holds square images"),
-        (["--statistics", "--count", "5"], "at least 100 images"),
     ],
 )
 def test_command_line_errors_are_one_sentence(tmp_path, capsys, arguments, message):
@@ -255,10 +256,3 @@ def test_preview_is_a_sheet_of_coloured_stimuli(tmp_path, capsys):
     sheet = np.array(Image.open(file)).astype(int)
     assert sheet.shape == (2 * 324, 4 * 306 + 6, 3)
     assert (np.ptp(sheet, axis=2) > 100).sum() > 8 * 2 * 50  # two coloured markers each
-
-
-def test_statistics_are_printed_beside_the_published(capsys):
-    assert main(["--statistics", "--count", "100"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 + 3 * 15
-    assert "55.8100" in next(line for line in lines if line.startswith("    14  components "))

@@ -12,6 +12,7 @@ from dataset_processing.curv_baseline_full import data_processing as Baseline
 from dataset_processing.curv_contour_length_9_full import data_processing as Length9
 from dataset_processing.curv_contour_length_14_full import data_processing as Length14
 from dataset_processing.layouts import list_images, read_metadata
+from support.errors import MissingError, UserError
 
 META = "metadata/combined.npy"
 DATA_NAME = "curv_contour_length_14"
@@ -138,27 +139,27 @@ def test_metadata_that_cannot_be_used(labelled):
     ]
     for array, message in cases:
         np.save(file, array, allow_pickle=True)
-        with pytest.raises(ValueError, match=message) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             listed(labelled)
         assert str(file) in str(caught.value)
     for text, message in (
         (b"imgs/0 a.png 0 1\nimgs/0 b.png 1\n", "line 2 has 3 columns, the first has 4"),
-        (b"\xff\xfe\x00", "neither a numpy file nor plain text"),
+        (b"\x89\xfe\x00", "neither a numpy file nor text"),
         (b"", r"shape \(0,\)"),
         (b"\x93NUMPY\x01\x00", "cannot be read"),
     ):
         file.write_bytes(text)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             listed(labelled)
 
 
 def test_what_is_missing_is_named(tmp_path, samples):
     folder = tmp_path / DATA_NAME
-    with pytest.raises(FileNotFoundError, match=r"_neg/ beside it.*metadata.*imgs/pos"):
+    with pytest.raises(MissingError, match=r"_neg/ beside it.*metadata.*imgs/pos"):
         listed(folder)
     shutil.copytree(samples / "curvy_2snakes_300" / DATA_NAME, folder)
     (tmp_path / f"{DATA_NAME}_neg").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"_neg/metadata/combined.npy"):
+    with pytest.raises(MissingError, match=r"_neg/metadata/combined.npy"):
         listed(folder)
 
 
@@ -197,5 +198,5 @@ def test_a_set_that_lies_in_the_data_root_itself(samples, monkeypatch):
 def test_too_few_images_for_two_folds(samples, monkeypatch):
     data_set = Length14(config_at(monkeypatch, samples))
     data_set.max_ims = 1
-    with pytest.raises(ValueError, match=r"leave none for 'val' at cv_split 0\.9"):
+    with pytest.raises(UserError, match=r"leave none for 'val' at cv_split 0\.9"):
         data_set.get_data()

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from dataset_processing import loader as loader_module
-from dataset_processing.datasets import RecordDataset
+from dataset_processing.folds import RecordFold
 from dataset_processing.loader import Loader
 from dataset_processing.records import RecordWriter
+from support.errors import UserError
 
 CLONE = Path(__file__).parents[2]
 COUNT = 23
@@ -33,8 +34,8 @@ def record_file(tmp_path) -> Path:
 
 
 @pytest.fixture
-def dataset(record_file) -> RecordDataset:
-    return RecordDataset("numbered", [record_file], (6, 6), binary=False)
+def dataset(record_file) -> RecordFold:
+    return RecordFold("numbered", [record_file], binary=False)
 
 
 class Numbers:
@@ -62,7 +63,7 @@ def joined(lists) -> list[int]:
 def damage(path: Path, *records: int) -> None:
     """Flips a bit in the contents of some records."""
     data = bytearray(path.read_bytes())
-    size = RecordDataset("numbered", [path], None).reader.offsets[0]
+    size = RecordFold("numbered", [path]).reader.offsets[0]
     for record in records:
         data[int(size[record]) + 40] ^= 4
     path.write_bytes(data)
@@ -182,29 +183,50 @@ def test_too_many_bad_records_are_an_error(dataset, record_file):
         list(batches.batches(0))
 
 
-def test_a_batch_of_nothing_but_bad_records_is_an_error(dataset, record_file):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_of_nothing_but_bad_records_holds_no_image(dataset, record_file, workers):
     damage(record_file, 0, 1)
-    batches = loader(dataset, batch_size=2, shuffle=False, on_bad_record="skip")
-    with pytest.raises(ValueError, match="none of the 2 records of a batch could be read"):
-        list(batches.batches(0))
+    batches = loader(dataset, batch_size=2, workers=workers, shuffle=False, on_bad_record="skip")
+    found = list(batches.batches(0))
+    assert len(found) == batches.batches_per_epoch
+    assert [len(batch.images) for batch in found] == [0] + [2] * 10 + [1]
+    assert (len(found[0].labels), len(found[0].records)) == (0, 0)
+    assert sorted(batches.bad_records) == [0, 1]
+
+
+def test_an_error_about_a_bad_record_names_the_option(dataset, record_file):
+    damage(record_file, 11)
+    with pytest.raises(UserError, match=f"{record_file}: record 11.*--on-bad-record skip"):
+        list(loader(dataset).batches(0))
+
+
+def test_a_bug_in_a_data_set_is_no_bad_record():
+    class Broken(Numbers):
+        def __getitems__(self, indices):
+            raise ZeroDivisionError
+
+        __getitem__ = __getitems__
+
+    with pytest.raises(ZeroDivisionError):
+        list(loader(Broken(), on_bad_record="skip").batches(0))
 
 
 def test_a_damaged_length_is_skipped_where_bad_records_are(record_file):
     data = bytearray(record_file.read_bytes())
-    start = int(RecordDataset("numbered", [record_file], None).reader.offsets[0][4])
+    start = int(RecordFold("numbered", [record_file]).reader.offsets[0][4])
     data[start + 1] ^= 16
     record_file.write_bytes(data[:-5])
-    kept = RecordDataset("numbered", [record_file], (6, 6), True, binary=False)
+    kept = RecordFold("numbered", [record_file], True, binary=False)
     batches = loader(kept, on_bad_record="skip")
     expected = [number for number in range(COUNT - 1) if number != 4]
     assert sorted(joined(numbers(batches.batches(0)))) == expected
     assert sorted(batches.bad_records) == [4, COUNT - 1]
 
 
-def test_images_of_another_size(record_file):
-    other = RecordDataset("numbered", [record_file], (300, 300))
-    with pytest.raises(ValueError, match=r"the image is 6×6; im_size of the data set is 300×300"):
-        list(loader(other).batches(0))
+def test_images_of_another_size(dataset, record_file):
+    dataset.im_size = (300, 300)
+    with pytest.raises(UserError, match=rf"{record_file}: record \d+: .*6×6.*300×300"):
+        list(loader(dataset).batches(0))
 
 
 def test_settings_that_cannot_be(dataset):

@@ -1,9 +1,11 @@
 """Record files: TensorFlow's bytes, random access, and damage that is found."""
 
 import errno
+import gzip
 import os
 import pickle
 import random
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -11,15 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tfrecord import example_pb2 as pb
 from tfrecord.reader import tfrecord_loader
+from tfrecord.writer import TFRecordWriter
 
-from dataset_processing.records import (
-    CorruptRecordError,
-    RecordReader,
-    RecordWriter,
-    read_png,
-    scan,
-)
+from dataset_processing.images import BadImageError
+from dataset_processing.records import RecordReader, RecordWriter, scan
+from support.errors import MissingError, SystemRefusal, UserError
 
 CLONE = Path(__file__).parents[2]
 NAME = "curv_contour_length_14_full"
@@ -119,7 +119,7 @@ def test_what_a_form_cannot_hold_is_an_error_and_leaves_no_file(tmp_path):
         (False, np.zeros((4, 5), np.uint8), "square"),
     ]
     for compact, image, message in cases:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             with RecordWriter(tmp_path / "bad.tfrecords", compact) as writer:
                 writer.write(image, 0)
     assert list(tmp_path.iterdir()) == []
@@ -134,7 +134,7 @@ def test_every_flipped_bit_is_found(compact_file, images):
         damaged = bytearray(data)
         damaged[bit // 8] ^= 1 << bit % 8
         compact_file.write_bytes(damaged)
-        with pytest.raises(CorruptRecordError, match=r"compact.tfrecords: record \d"):
+        with pytest.raises(BadImageError, match=r"compact.tfrecords: record \d"):
             reader = RecordReader([compact_file])
             for number in range(len(reader)):
                 reader[number]
@@ -154,7 +154,7 @@ def test_no_record_with_a_flipped_bit_passes_where_damaged_files_are_kept(compac
         for number in range(len(reader)):
             try:
                 image, label = reader[number]
-            except CorruptRecordError:
+            except BadImageError:
                 continue
             np.testing.assert_array_equal(image, images[number])
             assert label == number % 2
@@ -173,7 +173,7 @@ def test_flipped_bits_in_a_file_that_tensorflow_wrote(tensorflow_file, tmp_path)
             bit = flips.randrange(8 * size)
             byte = os.pread(file.fileno(), 1, bit // 8)
             os.pwrite(file.fileno(), bytes([byte[0] ^ 1 << bit % 8]), bit // 8)
-            with pytest.raises(CorruptRecordError):
+            with pytest.raises(BadImageError):
                 reader = RecordReader([path])
                 for number in range(len(reader)):
                     reader[number]
@@ -192,15 +192,16 @@ def test_a_file_cut_anywhere_is_found(compact_file):
         if cut in ends:
             assert len(RecordReader([compact_file])) == whole
             continue
-        with pytest.raises(CorruptRecordError) as caught:
+        with pytest.raises(BadImageError) as caught:
             RecordReader([compact_file])
         offset = max(end for end in ends if end < cut)
-        assert caught.value.number == whole
-        assert f"the file ends inside it (offset {offset} of {cut} bytes)" in str(caught.value)
+        assert f"record {whole}: the file ends inside it (offset {offset} of {cut} bytes)" in str(
+            caught.value
+        )
         assert str(compact_file) in str(caught.value)
         kept = RecordReader([compact_file], keep_damaged=True)
         assert len(kept) == whole + 1
-        with pytest.raises(CorruptRecordError, match="its end is missing"):
+        with pytest.raises(BadImageError, match="its end is missing"):
             kept[whole]
 
 
@@ -208,45 +209,71 @@ def test_a_file_cut_while_it_is_read(compact_file):
     reader = RecordReader([compact_file])
     reader[0]
     os.truncate(compact_file, compact_file.stat().st_size - 1)
-    with pytest.raises(CorruptRecordError, match="cut short since it was opened"):
+    with pytest.raises(BadImageError, match="cut short since it was opened"):
         reader[5]
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"gone.tfrecords: no such record file"):
+    with pytest.raises(MissingError, match=r"gone.tfrecords: no such record file"):
         RecordReader([tmp_path / "gone.tfrecords"])
 
 
-def test_an_example_that_is_no_image_and_label(tmp_path):
+def write_example(path: Path, **features) -> None:
+    """A record of any features."""
+    kinds = {bytes: ("bytes_list", pb.BytesList), int: ("int64_list", pb.Int64List)}
+    kinds[float] = ("float_list", pb.FloatList)
+    made = {}
+    for key, values in features.items():
+        values = values if isinstance(values, list) else [values]
+        field, kind = kinds[type(values[0])]
+        made[key] = pb.Feature(**{field: kind(value=values)})
+    payload = pb.Example(features=pb.Features(feature=made)).SerializeToString()
+    length = struct.pack("<Q", len(payload))
+    crc = TFRecordWriter.masked_crc
+    path.write_bytes(length + crc(length) + payload + crc(payload))
+
+
+@pytest.mark.parametrize(
+    "features, told",
+    [
+        ({"image": b"\x89PNG\r\n\x1a\nnot really", "label": 0}, ["damaged"]),
+        ({"image": b"1234567", "label": 0}, ["7 bytes", "square float32"]),
+        ({"image": b"1234", "label": [0, 1]}, ["image (1 bytes of 4 bytes)", "label (2 int64)"]),
+        ({"image_raw": bytes(64), "target": 1.5}, ["image_raw (1 bytes", "target (1 float 1.5)"]),
+        (
+            {"image": bytes(4 * 108), "label": 1, "height": 6, "width": 6, "channels": 3},
+            ["432 bytes", "channels (1 int64 3)"],
+        ),
+        (
+            {"image": bytes(36), "label": 1, "height": 6, "width": 6},
+            ["36 bytes", "height (1 int64 6)"],
+        ),
+    ],
+)
+def test_an_example_that_is_no_image_and_label(tmp_path, features, told):
+    """The message has the features that were found, with their types and counts."""
     path = tmp_path / "other.tfrecords"
-    with RecordWriter(path) as writer:
-        writer.write_encoded(b"\x89PNG\r\n\x1a\nnot really", 0)
-        writer.write_encoded(b"1234567", 0)
-    reader = RecordReader([path])
-    with pytest.raises(CorruptRecordError, match="PNG image cannot be read"):
-        reader[0]
-    with pytest.raises(CorruptRecordError, match="7 bytes is neither PNG nor square float32"):
-        reader[1]
+    write_example(path, **features)
+    with pytest.raises(BadImageError) as caught:
+        RecordReader([path])[0]
+    assert str(caught.value).startswith(f"{path}: record 0: ")
+    assert [what for what in told if what not in str(caught.value)] == []
 
 
-def test_an_error_keeps_its_words_through_a_pickle(tmp_path):
-    error = CorruptRecordError(tmp_path / "a.tfrecords", 3, "it is damaged")
-    again = pickle.loads(pickle.dumps(error))
-    assert (type(again), str(again), again.number) == (CorruptRecordError, str(error), 3)
-
-
-def test_pngs_of_other_kinds(tmp_path, images):
-    colour = np.stack([images[0], images[1], images[2]], axis=2)
-    Image.fromarray(colour).save(tmp_path / "colour.png")
-    np.testing.assert_array_equal(read_png(tmp_path / "colour.png"), images[0])
-    Image.fromarray(images[0].astype(np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(OSError, match="8-bit grey is expected, not of mode I;16"):
-        read_png(tmp_path / "deep.png")
-    whole = (tmp_path / "colour.png").read_bytes()
-    for cut in (0, 7, 20, 60, len(whole) // 2):
-        (tmp_path / "cut.png").write_bytes(whole[:cut])
-        with pytest.raises(OSError):
-            read_png(tmp_path / "cut.png")
+@pytest.mark.parametrize(
+    "content, kind",
+    [
+        (gzip.compress(bytes(100)), "gzip"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(40), "HDF5"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(40), "PNG"),
+    ],
+)
+@pytest.mark.parametrize("keep_damaged", [False, True])
+def test_another_kind_of_file_is_named(tmp_path, content, kind, keep_damaged):
+    path = tmp_path / "other.tfrecords"
+    path.write_bytes(content)
+    with pytest.raises(BadImageError, match=f"{path}.*{kind}"):
+        RecordReader([path], keep_damaged)
 
 
 def test_an_interrupted_writer_leaves_the_older_file(compact_file, images):
@@ -262,7 +289,7 @@ def test_an_interrupted_writer_leaves_the_older_file(compact_file, images):
 def test_two_writers_of_one_file(tmp_path, images):
     path = tmp_path / "one.tfrecords"
     with RecordWriter(path) as first:
-        with pytest.raises(RuntimeError, match="another process is writing it"):
+        with pytest.raises(SystemRefusal, match="another process is writing it"):
             with RecordWriter(path):
                 pass
         first.write(images[0], 1)
@@ -300,7 +327,7 @@ def test_no_room_keeps_the_older_file(compact_file):
 def test_a_disk_that_is_full(tmp_path, images):
     """The kernel's own answer, from /dev/full under the open file."""
     full = os.open("/dev/full", os.O_WRONLY)
-    with pytest.raises(RuntimeError, match=r"new.tfrecords: could not be written \(No space left"):
+    with pytest.raises(SystemRefusal, match=r"new.tfrecords: could not be written \(No space left"):
         with RecordWriter(tmp_path / "new.tfrecords") as writer:
             os.dup2(full, writer._file.fileno())
             writer.write(images[0], 0)

@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
+from config import Config
+from dataset_processing import open_set
 from dataset_processing.pathfinder import generate
-from dataset_processing.stream import open_stream
+from support.errors import UserError
 
 PARAMS = {"stream_epoch_images": 20, "stream_val_images": 5, "stream_seed": 3}
+
+
+def open_stream(name, fold, params):
+    return open_set(name, Config(), params).fold(fold)
 
 
 def test_training_never_repeats_and_validation_always_does():
@@ -62,12 +68,17 @@ def test_other_settings_of_a_stream():
     params = {**PARAMS, "stream_settings": {"window": 150, "seed_distance": 15, "continuity": 0.8}}
     stream = open_stream("pathfinder_6_stream", "val", params)
     assert stream[0][0].shape == (150, 150)
+    data = open_set("pathfinder_6_stream", Config(), params)
+    assert (data.im_size, data.input_size) == ((150, 150), (75, 75))
+    assert (data.is_generated, data.contour_length) == (True, 6)
+    named = open_set("pathfinder_6_stream", Config(), {**params, "model_input_image_size": [9, 8]})
+    assert named.input_size == (9, 8)
 
 
 @pytest.mark.parametrize(
     "name, params, message",
     [
-        ("pathfinder_stream", {}, "named pathfinder_<contour length>_stream"),
+        ("pathfinder_stream", {}, "pathfinder_stream.*pathfinder_14_stream"),
         ("pathfinder_6_stream", {"stream_epoch_images": 0}, "stream_epoch_images: a whole number"),
         ("pathfinder_6_stream", {"stream_seed": -1}, "seed: at least 0"),
         ("pathfinder_6_stream", {"stream_settings": {"contrast": 1}}, "contrast"),
@@ -75,5 +86,5 @@ def test_other_settings_of_a_stream():
     ],
 )
 def test_errors_name_the_parameter(name, params, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         open_stream(name, "train", params)

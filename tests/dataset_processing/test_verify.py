@@ -5,10 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image, ImageFilter
 
 from config import Config
 from dataset_processing import encode, verify
+from dataset_processing.pathfinder import generate
 from dataset_processing.records import RecordReader, RecordWriter
+from support.shell import exit_code
 
 NAME = "curv_contour_length_14_full"
 
@@ -25,7 +28,7 @@ def config(samples, tmp_path, monkeypatch) -> Config:
 
 def run(capsys, *arguments: str) -> tuple[int, str]:
     capsys.readouterr()
-    status = verify.main(list(arguments) or ["--dataset", NAME])
+    status = exit_code(verify.main, list(arguments) or ["--dataset", NAME])
     said = capsys.readouterr()
     return status, said.out + said.err
 
@@ -109,11 +112,11 @@ def test_image_ranges(config, capsys):
             writer.write(image, label)
     status, said = run(capsys, str(path))
     assert status == 1
-    for kind in ("images outside 0–255: 2", "images without contrast: 2"):
+    for kind in ("images outside 0–255: 1", "images without contrast: 2", "corrupt records: 1"):
         assert kind in said
     for finding in (
         "record 0: 0 to 1",
-        "record 1: nan to nan",
+        "record 1: 1 of its 90000 pixels are not finite",
         "record 2: -1 to 254",
         "record 3: 9 to 9",
     ):
@@ -167,7 +170,7 @@ def test_images_without_records(samples, tmp_path, capsys, monkeypatch):
     (images / "sample_3.png").unlink()
     status, said = run(capsys)
     assert status == 1
-    assert f"{images / 'sample_3.png'}: record" in said and "there is no such file" in said
+    assert f"{images / 'sample_3.png'} cannot be read: No such file" in said
     assert "duplicate images: 1" in said
 
 
@@ -180,3 +183,29 @@ def test_what_cannot_be_checked(config, capsys):
     ):
         status, said = run(capsys, *arguments)
         assert (status, message in said) == (2, True), said
+
+
+def test_a_set_without_discs(config, capsys):
+    """As a generator writes it that draws the discs at 1 of 255."""
+
+    def without_discs(records):
+        for image, label in records:
+            small = Image.fromarray(image).resize((150, 150))
+            thick = np.asarray(small.filter(ImageFilter.MinFilter(3))) > 60
+            halo = np.asarray(Image.fromarray(thick).filter(ImageFilter.MaxFilter(9)))
+            cover = np.asarray(Image.fromarray(halo).resize((300, 300)))
+            yield np.where(cover, np.uint8(1), image), label
+
+    for fold in ("train", "val"):
+        rewrite(config, fold, without_discs)
+        (config.tf_records / f"{NAME}_{fold}_means.npy").unlink()
+    status, said = run(capsys)
+    assert status == 1
+    assert "images without discs" in said and "14 of 14" in said and "2 of 2" in said
+
+
+@pytest.mark.parametrize("length", [3, 6, 14, 25])
+def test_discs_are_found_in_every_generated_image(length):
+    small = {"window": 64, "border": 4, "seed_distance": 12, "marker_radius": 3, "distractors": 2}
+    images, _ = generate(length, 40, 0, **(small if length == 3 else {}))
+    assert all(verify.has_discs(image) for image in images)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from config import Config
-from dataset_processing import encode, open_dataset, prepare, stand_in
-from dataset_processing.generate import generate_default
-from dataset_processing.records import CorruptRecordError, RecordReader, RecordWriter
+from dataset_processing import encode, open_set, prepare
+from dataset_processing.images import BadImageError
+from dataset_processing.records import RecordReader, RecordWriter
+from support.errors import MissingError, UserError
 
 NAME = "curv_contour_length_14_full"
 
@@ -33,21 +34,24 @@ def in_shards(path: Path, number: int) -> None:
 
 
 def test_images_are_read_where_there_are_no_records(config):
-    train, val = (open_dataset(NAME, fold, config) for fold in ("train", "val"))
+    train, val = (open_set(NAME, config).fold(fold) for fold in ("train", "val"))
     assert (len(train), len(val)) == (14, 2)
     for index in (3, 14 + 3):
         image, label = train[index]
         assert (image.shape, image.dtype) == ((300, 300), np.uint8)
         assert label == (0 if "_neg/" in train.name(index) else 1)
     assert train.name(3) == train.name(17)
-    assert train.describe() == f"{NAME} train: 14 images, read from {train.files[0][:-20]}"
+    assert (
+        train.describe()
+        == f"{NAME} train: 14 images of 300×300 pixels, read from {train.files[0][:-20]}"
+    )
 
 
 def test_records_and_images_are_the_same_split(config):
-    images = {fold: open_dataset(NAME, fold, config) for fold in ("train", "val")}
+    images = {fold: open_set(NAME, config).fold(fold) for fold in ("train", "val")}
     encode.main(["--dataset", NAME])
     for fold, expected in images.items():
-        records = open_dataset(NAME, fold, config)
+        records = open_set(NAME, config).fold(fold)
         assert records.name(0) == f"{NAME}_{fold}.tfrecords record 0"
         for index in range(len(expected)):
             np.testing.assert_array_equal(records[index][0], expected[index][0])
@@ -57,38 +61,38 @@ def test_records_and_images_are_the_same_split(config):
 
 def test_the_records_that_tensorflow_wrote(config, samples):
     shutil.copytree(samples / "tf_records", config.tf_records)
-    train = open_dataset(NAME, "train", config)
+    train = open_set(NAME, config).fold("train")
     assert (len(train), train[0][0].dtype) == (2, np.float32)
-    assert "train: 2 records in 1 file (0.7 MB)" in train.describe()
+    assert "train: 2 records of 300×300 pixels in 1 file (0.7 MB)" in train.describe()
 
 
 def test_shards_are_one_fold(config):
     encode.main(["--dataset", NAME])
     path = config.tf_records / f"{NAME}_train.tfrecords"
     in_shards(path, 3)
-    train = open_dataset(NAME, "train", config)
+    train = open_set(NAME, config).fold("train")
     assert len(train) == 14
-    assert "14 records in 3 files" in train.describe()
+    assert "14 records of 300×300 pixels in 3 files" in train.describe()
     shards = sorted(config.tf_records.glob(f"{NAME}_train-*"))
     shutil.copyfile(shards[0], path)
-    with pytest.raises(ValueError, match="in several versions"):
-        open_dataset(NAME, "train", config)
+    with pytest.raises(UserError, match="in several versions"):
+        open_set(NAME, config).fold("train")
     path.unlink()
     shards[1].unlink()
-    with pytest.raises(FileNotFoundError, match="lacks 1 of its 3 shards: 1"):
-        open_dataset(NAME, "train", config)
+    with pytest.raises(MissingError, match="lacks 1 of its 3 shards: 1"):
+        open_set(NAME, config).fold("train")
 
 
 def test_a_fold_alone_is_not_enough(config):
     encode.main(["--dataset", NAME])
     (config.tf_records / f"{NAME}_val.tfrecords").unlink()
-    with pytest.raises(FileNotFoundError, match=r"_val.tfrecords: missing, though the other fold"):
-        open_dataset(NAME, "val", config)
+    with pytest.raises(MissingError, match=r"_val.tfrecords: missing, though the other fold"):
+        open_set(NAME, config).fold("val")
 
 
 def test_a_fingerprint_follows_the_contents_not_the_place(config, tmp_path, monkeypatch):
     def fingerprints() -> list[str]:
-        return [open_dataset(NAME, fold, Config()).fingerprint() for fold in ("train", "val")]
+        return [open_set(NAME, Config()).fold(fold).fingerprint() for fold in ("train", "val")]
 
     from_images = fingerprints()
     encode.main(["--dataset", NAME])
@@ -105,11 +109,8 @@ def test_missing_data_under_a_path_of_the_user(tmp_path, monkeypatch):
     monkeypatch.setenv("HGRU_DATA_ROOT", str(tmp_path / "mine"))
     monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path / "out"))
     config = Config()
-    for attempt in (
-        lambda: prepare(NAME, config, {}),
-        lambda: open_dataset(NAME, "train", config, {}),
-    ):
-        with pytest.raises(FileNotFoundError) as caught:
+    for attempt in (lambda: open_set(NAME, config).fold("train"),):
+        with pytest.raises(MissingError) as caught:
             attempt()
         said = str(caught.value)
         assert str(tmp_path / "mine" / "curvy_2snakes_300" / "curv_contour_length_14") in said
@@ -120,19 +121,19 @@ def test_missing_data_under_a_path_of_the_user(tmp_path, monkeypatch):
 
 
 def test_prepare_leaves_data_that_is_there(config):
-    prepare(NAME, config, {})
+    prepare(NAME, config)
     assert not config.tf_records.exists()
     encode.main(["--dataset", NAME])
     before = {path: path.stat().st_mtime_ns for path in config.tf_records.iterdir()}
-    prepare(NAME, config, {})
+    prepare(NAME, config)
     assert {path: path.stat().st_mtime_ns for path in config.tf_records.iterdir()} == before
 
 
 def test_a_generated_set_beside_images_is_not_chosen_in_silence(config):
     encode.main(["--dataset", NAME])
     (config.tf_records / f"{NAME}.generated.json").write_text("{}")
-    with pytest.raises(ValueError, match="is there twice"):
-        open_dataset(NAME, "train", config)
+    with pytest.raises(UserError, match="is there twice"):
+        open_set(NAME, config).fold("train")
 
 
 def test_names_that_are_not_known(config):
@@ -142,57 +143,38 @@ def test_names_that_are_not_known(config):
         ("pathfinder_14_steam", "did you mean 'pathfinder_14_stream'"),
     )
     for name, message in cases:
-        with pytest.raises(ValueError, match=message):
-            open_dataset(name, "train", config)
-    with pytest.raises(ValueError, match="fold 'vall' is not known; did you mean 'val'"):
-        open_dataset(NAME, "vall", config)
+        with pytest.raises(UserError, match=message):
+            open_set(name, config).fold("train")
+    with pytest.raises(UserError, match="fold 'vall' is not known; did you mean 'val'"):
+        open_set(NAME, config).fold("vall")
 
 
 def test_damaged_files_open_where_bad_records_are_skipped(config):
     encode.main(["--dataset", NAME])
     path = config.tf_records / f"{NAME}_train.tfrecords"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CorruptRecordError, match=f"{path}: record 13: the file ends inside it"):
-        open_dataset(NAME, "train", config)
-    kept = open_dataset(NAME, "train", config, on_bad_record="skip")
+    with pytest.raises(BadImageError, match=f"{path}: record 13: the file ends inside it"):
+        open_set(NAME, config).fold("train")
+    kept = open_set(NAME, config, on_bad_record="skip").fold("train")
     assert len(kept) == 14 and kept[12][0].shape == (300, 300)
-    with pytest.raises(CorruptRecordError, match="record 13"):
+    with pytest.raises(BadImageError, match="record 13"):
         kept[13]
 
 
 def test_a_label_that_is_no_class(config):
     config.tf_records.mkdir()
-    with RecordWriter(config.tf_records / f"{NAME}_train.tfrecords") as writer:
-        writer.write(np.zeros((300, 300), np.uint8), 2)
-    with pytest.raises(CorruptRecordError, match="record 0: its label is 2; expected 0 or 1"):
-        open_dataset(NAME, "train", config)[0]
+    path = config.tf_records / f"{NAME}_train.tfrecords"
+    with RecordWriter(path) as writer:
+        for label in (0, 1, 2):
+            writer.write(np.eye(30, dtype=np.uint8) * 255, label)
+    train = open_set(NAME, config).fold("train")
+    with pytest.raises(BadImageError, match=f"{path}: record 2: its label is 2; expected 0 or 1"):
+        train[2]
 
 
 def test_an_empty_record_file(config):
     for fold in ("train", "val"):
         with RecordWriter(config.tf_records / f"{NAME}_{fold}.tfrecords"):
             pass
-    with pytest.raises(ValueError, match="no record in it"):
-        open_dataset(NAME, "train", config)
-
-
-def test_a_demonstration_stands_in_only_where_nothing_was_set(tmp_path, monkeypatch, config):
-    encode.main(["--dataset", NAME])
-    assert stand_in(NAME, config) == []  # the data is there
-    monkeypatch.delenv("HGRU_DATA_ROOT")
-    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path / "fresh"))
-    fresh = Config()
-    if fresh.data_root_is_default and not (fresh.data_root / "curvy_2snakes_300").exists():
-        overrides = stand_in(NAME, fresh)
-        assert "dataset=curv_contour_length_3_small" in overrides
-    assert stand_in("pathfinder_14_stream", fresh) == []
-    monkeypatch.setenv("HGRU_DATA_ROOT", str(tmp_path / "mine"))
-    assert stand_in(NAME, Config()) == []
-
-
-def test_the_demonstrations_set_has_the_size_that_its_module_says(tmp_path, monkeypatch):
-    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path))
-    name, config = "curv_contour_length_3_small", Config()
-    generate_default(name, config, count=40)
-    train = open_dataset(name, "train", config)
-    assert len(train) == 36 and train[0][0].shape == (64, 64)
+    with pytest.raises(UserError, match="no record in it"):
+        open_set(NAME, config).fold("train")
