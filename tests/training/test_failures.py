@@ -22,8 +22,8 @@ from training.command_line import COMPLETE, ERROR, NOT_FINITE, OUT_OF_MEMORY
 Script = Callable[..., int]
 
 
-def with_a_bad_pixel(project: Path, record: int) -> None:
-    """Records in the original's form, one of which holds a pixel that is not a number."""
+def with_a_bright_record(project: Path, record: int) -> None:
+    """Records in the original's form, one of which is finite but far too bright."""
     random = np.random.default_rng(0)
     path = project / "tf_records" / "curv_contour_length_14_full_train.tfrecords"
     with RecordWriter(path, compact=False) as writer:
@@ -42,10 +42,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    with_a_bad_pixel(project, record=13)
+    with_a_bright_record(project, record=13)
     monkeypatch.setitem(loop.READ_EVERY, "cpu", read_every)  # 100: as seldom as on a GPU
-    options = ["--set", "shuffle_train=false", "--set", "log_iters=50"]
-    assert script(*options, "--set", "validation_iters=50") == NOT_FINITE
+    options = ["shuffle_train=false", "log_iters=50", "validation_iters=50"]
+    options += ["data_augmentations=resize", "val_augmentations=resize"]  # no scale is expected
+    assert script(*(word for text in options for word in ("--set", text))) == NOT_FINITE
     error = capsys.readouterr().err.strip().splitlines()[-1]
     # Records 12 to 15 are the fourth batch of four.
     assert error.startswith("error: step 4: the loss is nan")
