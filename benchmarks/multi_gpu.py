@@ -230,12 +230,13 @@ def tidy() -> None:
 
 
 def torchrun(processes: int, *arguments: str, **environment: str) -> None:
-    """Run a script or module in so many processes."""
+    """Run a script or module in so many processes; what it prints is not shown."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     subprocess.run(
         [*command, f"--nproc_per_node={processes}", *arguments],
         check=True,
+        stdout=subprocess.DEVNULL,
         env={"OMP_NUM_THREADS": threads, **os.environ, **environment},
     )
 

@@ -223,9 +223,8 @@ class _Batch(NamedTuple):
 
     def means(self, sums: Tensor) -> Tensor:
         """This process's sums over its images and pixels → means over the batch."""
-        if self.sum_over_ranks is not None:
-            sums = self.sum_over_ranks(sums)
-        return sums / self.values
+        means = sums / self.values
+        return means if self.sum_over_ranks is None else self.sum_over_ranks(means)
 
 
 class _Gain(torch.autograd.Function):

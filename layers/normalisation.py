@@ -32,7 +32,8 @@ class BatchNormalisation(nn.Module):
     Attributes:
         over_ranks: None, or a function that turns this process's (mean, variance, count) into
             those of the batch over all processes, differentiably (set by ``training``).
-        sum_over_ranks: None, or a function that sums a tensor up over all processes.
+        sum_over_ranks: None, or a function that sums a tensor up over all processes, in its place
+            or anew.
     """
 
     running_mean: Tensor

@@ -129,10 +129,8 @@ class _BatchNormalisation(torch.autograd.Function):
             gradient, x, mean, sums, products, pixels, channels, CHUNK=CHUNK, num_warps=8
         )
         total, product = sums.sum(0), products.sum(0)
-        everyones = torch.stack([total, product])
-        if ctx.sum_over_ranks is not None:
-            everyones = ctx.sum_over_ranks(everyones)
-        level, slope = everyones / ctx.count
+        means = torch.stack([total, product]) / ctx.count
+        level, slope = means if ctx.sum_over_ranks is None else ctx.sum_over_ranks(means)
         out = torch.empty_like(x)
         chunks = triton.cdiv(pixels, CHUNK)
         _back_kernel[(images * channels * chunks,)](

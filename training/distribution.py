@@ -420,10 +420,9 @@ def _say(error: str) -> None:
 
 
 def sum_over_ranks(own: Tensor) -> Tensor:
-    """The sum of all ranks' tensors; without a gradient of its own."""
-    total = own.detach().clone(memory_format=torch.contiguous_format)
-    _exchange(dist.all_reduce, total)
-    return total
+    """The sum of all ranks' tensors, in place of ``own``; without a gradient of its own."""
+    _exchange(dist.all_reduce, own)
+    return own
 
 
 class _Join(torch.autograd.Function):
@@ -455,4 +454,4 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return sum_over_ranks(gradient)[dist.get_rank()]
+        return sum_over_ranks(gradient.contiguous().clone())[dist.get_rank()]
