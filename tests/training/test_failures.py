@@ -49,7 +49,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     assert script(*(word for text in options for word in ("--set", text))) == NOT_FINITE
     error = capsys.readouterr().err.strip().splitlines()[-1]
     # Records 12 to 15 are the fourth batch of four.
-    assert error.startswith("error: step 4: the loss is nan")
+    assert error.startswith("error: step 4: ") and "nan" in error
     assert "train.tfrecords record 13" in error
     last_good = project.resolve() / "checkpoints"
     assert f"The last good checkpoint: {last_good}" in error
