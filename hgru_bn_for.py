@@ -3,48 +3,65 @@
 Run it:  python hgru_bn_for.py  (--help lists the options)
 """
 
-import torch
-
 import training
 from models.recurrent import RecurrentNetwork
 
 
 def experiment_params() -> dict:
-    """Parameters of the experiment: edit them here, or override one with --set key=value."""
+    """Settings of the experiment: edit them here, or override one with --set key=value.
+
+    --help says what each may be, and lists a few more that do not change what is learned.
+    """
     exp: dict = {}
+    # What is learned, and how.
+    exp["model_name"] = "hgru_bn_for"
     exp["lr"] = 1e-3
-    exp["loss_function"] = "cce"
+    exp["lr_schedule"] = "constant"  # or "cosine", "cooldown": lr falls to 0
+    exp["warmup_iters"] = 0  # updates over which lr grows to its value
     exp["optimizer"] = "adam"
+    exp["updates"] = "all"  # or "as_released": train what the release's graph trained
+    exp["clip_gradients"] = None  # or the largest global norm, e.g. 7.0
+    exp["loss_function"] = "cce"
+    exp["score_metric"] = "accuracy"
+    exp["batch_size"] = 32  # of training and validation, over all processes
+    exp["epochs"] = 2
+    exp["initial_weights"] = None  # or trained ones to begin with: a file or a run
+    # Options of the network, laid over those below (layers/hgru.py, models/recurrent.py).
+    exp["aux"] = {}
+    # From which images.
     exp["dataset"] = "curv_contour_length_14_full"
+    exp["val_dataset"] = None  # or the name of another set to validate on
     exp["data_augmentations"] = [
         "grayscale",
-        # 'left_right',
-        # 'up_down',
+        # "left_right",
+        # "up_down",
         "uint8_rescale",
         "singleton",
         "resize",
-        # 'per_image_standardization',
+        # "per_image_standardization",  (then below too)
         "zero_one",
     ]
-    exp["val_augmentations"] = list(exp["data_augmentations"])
-    exp["batch_size"] = 32  # of training and validation, over all processes
-    exp["epochs"] = 2
-    exp["model_name"] = "hgru_bn_for"
-    exp["exp_name"] = f"{exp['model_name']}_{exp['dataset']}"
-    exp["clip_gradients"] = None  # or the largest global norm, e.g. 7.0
-    exp["save_weights"] = True
-    exp["validation_iters"] = 1000  # steps from one validation to the next
-    exp["num_validation_evals"] = 50  # batches of each validation
+    exp["val_augmentations"] = ["grayscale", "uint8_rescale", "singleton", "resize", "zero_one"]
+    exp["im_size"] = None  # [H, W] of the images; None: as they are found
+    exp["model_input_image_size"] = None  # [H, W] that the network is given; None: the data set's
     exp["shuffle_train"] = True
     exp["shuffle_val"] = True
-    exp["val_dataset"] = None  # or the name of another set to validate on
-    exp["aux"] = {}  # options of the hGRU layer (layers/hgru.py), laid over those below
+    exp["split_seed"] = 0  # of the split into train and val, where there are no records
+    exp["stream_epoch_images"] = 900_000  # these four where images are drawn while training
+    exp["stream_val_images"] = 10_000
+    exp["stream_seed"] = 0
+    exp["stream_settings"] = {}  # e.g. {"continuity": 0.8}
+    # What is measured and kept.
+    exp["exp_name"] = f"{exp['model_name']}_{exp['dataset']}"
+    exp["validation_iters"] = 1000  # steps from one validation to the next
+    exp["num_validation_evals"] = 50  # batches of each validation
+    exp["save_weights"] = True
     return exp
 
 
-def build_model(params: dict | None = None) -> torch.nn.Module:
+def build_model(params: dict | None = None) -> RecurrentNetwork:
     """Gabor drive → hGRU → normalisation → readout; None means the parameters above."""
-    params = params or experiment_params()
+    params = experiment_params() if params is None else params
     circuit = {
         "timesteps": 8,
         "h_ext": 15,  # width of the horizontal kernel in pixels

@@ -23,7 +23,7 @@ from analysis.trained import TrainedRun, load_run, script_of
 from config import Config
 from support import shell
 from support.files import write_text
-from training.experiment import plain, resolve
+from training.experiment import Experiment, plain
 
 IMAGES = 2_000
 CARDS = 8  # large numbers at the top, at most
@@ -270,7 +270,9 @@ def _learned(files: dict[str, list[Path]]) -> str:
 def _settings(runs: Sequence[TrainedRun]) -> str:
     """Parameters of each run; what differs from the script's own is marked."""
     columns = _column_names(runs)
-    defaults = [plain(resolve(script_of(run.record).experiment_params())) for run in runs]
+    defaults = [
+        Experiment.of(script_of(run.record).experiment_params()).as_dict() for run in runs
+    ]
     keys = list(dict.fromkeys(key for run in runs for key in run.params))
     rows: list[dict[str, Any]] = []
     changed = set()

@@ -35,7 +35,7 @@ from support.errors import unknown
 from support.files import write_csv, write_text
 from support.tables import text_table
 from training.command_line import COMPLETE, LEFT_EARLY
-from training.experiment import differences, plain, resolve
+from training.experiment import Experiment, differences, plain
 from training.run import Run, runs
 
 AXES = ("scripts", "datasets", "seeds")
@@ -54,7 +54,7 @@ class Cell:
     """
 
     script: str
-    settings: dict[str, Any]
+    settings: Experiment
     overrides: tuple[str, ...]
     seed: int
 
@@ -132,7 +132,7 @@ def cells(
         dataset = dataset or params["dataset"]
         own = [f"dataset={dataset}", f"exp_name={name}_{script}_{dataset}_seed{seed}"]
         texts = (*overrides, *own)
-        found.append(Cell(script, resolve(params, texts), texts, seed))
+        found.append(Cell(script, Experiment.of(params, texts), texts, seed))
     return found
 
 

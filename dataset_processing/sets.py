@@ -301,7 +301,7 @@ def demonstration(
 def demonstration_notice(name: str) -> str:
     """What the first and the last line of a demonstration say."""
     return (
-        f"This is a demonstration: no data for {name} was found and no path is set, so easy "
+        f"a demonstration: no data for {name} was found and no path is set, so easy "
         f"generated images ({SMALL_SET}) are trained on instead. README, 'Your data', says how to "
         "train on your own"
     )

@@ -1,14 +1,24 @@
-"""What the commands of this folder share: one-line errors, exit codes, common options."""
+"""The command line: options, errors of one line, exit codes, output that may be closed.
+
+A ``UserError`` is one line on standard error and exit code 2. Any other exception is a bug, the
+project's or the user's own: Python prints its traceback and leaves with 1.
+"""
 
 import argparse
+import io
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from support.errors import UserError
+
 ERROR, INTERRUPTED = 2, 130
 Main = Callable[[Sequence[str] | None], int | None]
+
+log = logging.getLogger(__name__)
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -27,40 +37,54 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line.
 
     Args:
-        module: name of the command's module in this folder.
+        module: name of the command's module; None: a script, called by its file's name.
         description: what the command does, with examples: the module's docstring.
+        package: where the module lies.
+        epilog: what stands below the options.
     """
 
-    def __init__(self, module: str, description: str | None, package: str = "analysis") -> None:
+    def __init__(
+        self,
+        module: str | None,
+        description: str | None,
+        package: str = "analysis",
+        epilog: str | None = None,
+    ) -> None:
         super().__init__(
-            prog=f"python -m {package}.{module}",
+            prog=module and f"python -m {package}.{module}",
             description=description,
+            epilog=epilog,
             formatter_class=_Help,
             allow_abbrev=False,
         )
 
     def error(self, message: str) -> Any:
-        raise ValueError(f"{message} (--help lists the options)")
+        raise UserError(f"{message} (--help lists the options)")
 
     def add_run(self, many: bool = True) -> None:
         """The runs to look at, and which of their weights."""
         self.add_argument(
-            "runs" if many else "run", nargs="+" if many else None, metavar="RUN",
-            help="a run's name or the path of one of its files or folders, 'latest', or a "
-            ".safetensors file that analysis.export wrote",
-        )  # fmt: skip
+            "runs" if many else "run",
+            nargs="+" if many else None,
+            metavar="RUN",
+            help="a run's name or the path of one of its files or folders, 'latest' (the run that "
+            "was started or resumed last), or a .safetensors file that analysis.export wrote",
+        )
         self.add_argument(
-            "--weights", default="last", metavar="WHICH",
+            "--weights",
+            default="last",
+            metavar="WHICH",
             help="last, best (the best validation: its own accuracy there is biased upwards), or "
             "the number of a step",
-        )  # fmt: skip
+        )
 
     def add_device(self) -> None:
         """Where to compute."""
         self.add_argument(
-            "--device", default="auto",
+            "--device",
+            default="auto",
             help="auto (a GPU where there is one), cpu, cuda or cuda:<number>",
-        )  # fmt: skip
+        )
 
     def add_images(self, count: int) -> None:
         """How many images, drawn how."""
@@ -68,25 +92,35 @@ class Parser(argparse.ArgumentParser):
             "--images", type=whole(1), default=count, metavar="N", help="images of each set at most"
         )
         self.add_argument(
-            "--seed", type=whole(0), default=0, metavar="S",
+            "--seed",
+            type=whole(0),
+            default=0,
+            metavar="S",
             help="of generated images, of the choice among more, and of the hidden state",
-        )  # fmt: skip
+        )
         self.add_argument(
-            "--workers", type=whole(0), metavar="N",
+            "--workers",
+            type=whole(0),
+            metavar="N",
             help="processes that load images; default: none on a CPU, half of the cores beside a "
             "GPU, 8 at most",
-        )  # fmt: skip
+        )
 
     def add_circuit(self) -> None:
         """Changes to the circuit in evaluation."""
         self.add_argument(
-            "--lesion", nargs="+", default=[], metavar="LETTER",
+            "--lesion",
+            nargs="+",
+            default=[],
+            metavar="LETTER",
             help="hold these letters at 0: alpha, mu, gamma, kappa, omega",
-        )  # fmt: skip
+        )
         self.add_argument(
-            "--timesteps", type=whole(1), metavar="T",
+            "--timesteps",
+            type=whole(1),
+            metavar="T",
             help="steps of the circuit, other than the run's own",
-        )  # fmt: skip
+        )
 
     def add_output(self, what: str) -> None:
         """Where to write."""
@@ -110,38 +144,93 @@ def whole(least: int) -> Callable[[str], int]:
     return read
 
 
-def number(low: float, high: float = float("inf")) -> Callable[[str], float]:
-    """A type for options: a number between these, both included."""
+def number(low: float, high: float = float("inf"), above: bool = False) -> Callable[[str], float]:
+    """A type for options: a number between these, both included; with ``above``, the first not."""
 
     def read(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = float("nan")
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"must be {low:g} to {high:g}, found {text!r}")
+        if not low <= value <= high or (above and value == low):
+            limits = f"above {low:g}" if above else f"{low:g} to {high:g}"
+            raise argparse.ArgumentTypeError(f"must be {limits}, found {text!r}")
         return value
 
     return read
 
 
 def run_command(main: Main) -> None:
-    """Run a command and leave: 0; 2 and a line for an error that is foreseen; 130 for Ctrl-C."""
+    """Run a command and leave: with its exit code, 2 for a UserError, 130 for Ctrl-C."""
+    keep_output()
     raise SystemExit(exit_code(main))
 
 
 def exit_code(main: Main, arguments: Sequence[str] | None = None) -> int:
-    """As :func:`run_command`, with the exit code as the result."""
+    """As :func:`run_command`, with the exit code as the result.
+
+    Raises:
+        Exception: whatever is no UserError.
+    """
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
             return main(arguments) or 0
         except KeyboardInterrupt:
-            print("error: interrupted", file=sys.stderr, flush=True)
-            return INTERRUPTED
-        except (ValueError, OSError, RuntimeError) as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-            return ERROR
+            return fail("interrupted", INTERRUPTED)
+        except FORESEEN as error:
+            return fail(str(error))
+
+
+# For the time being, until all foreseen errors of all rooms are UserErrors.
+FORESEEN = (ValueError, OSError, RuntimeError)
+
+
+def fail(message: str, code: int = ERROR, show: bool = True) -> int:
+    """Say an error in one line; the exit code."""
+    if show:
+        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return code
+
+
+def keep_output() -> None:
+    """Go on where standard output or error is closed (``| head -1``) or full.
+
+    What is said from then on is lost; of standard output a warning says so.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed from the beginning
+            setattr(sys, name, open("/dev/null", "w"))
+            continue
+        stream.flush()
+        setattr(
+            sys,
+            name,
+            io.TextIOWrapper(
+                io.BufferedWriter(_Output(stream.fileno())),
+                encoding=stream.encoding,
+                errors="backslashreplace",
+                line_buffering=True,
+            ),
+        )
+
+
+class _Output(io.FileIO):
+    """A descriptor that takes everything; what cannot be written is dropped."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor, "w", closefd=False)
+        self.lost = False
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if not self.lost and self.fileno() == 1:
+                log.warning("standard output is no longer written: %s", error.strerror)
+            self.lost = True
+            return len(data)
 
 
 def name_outputs(paths: Iterable[Path]) -> None:

@@ -13,7 +13,7 @@ from models.tf_variables import load_tf_variables
 from tests.test_scripts import SCRIPTS
 from training.command_line import run_script
 from training.distribution import Ranks
-from training.experiment import resolve
+from training.experiment import Experiment
 from training.loop import Training
 
 SMALL = ["--set", "model_input_image_size=[24, 24]", "--set", "batch_size=2", "--set", "epochs=3",
@@ -55,7 +55,7 @@ def test_a_short_run_reloads_to_the_same_validation_loss(name, project):
 def test_the_loss_on_a_repeated_batch_falls(name, project):
     script = importlib.import_module(name)
     settings = {**script.experiment_params(), "model_input_image_size": [20, 20], "batch_size": 2}
-    settings = resolve(settings)
+    settings = Experiment.of(settings)
     torch.manual_seed(0)
     training = Training(
         settings, script.build_model(settings), Config(), Ranks(torch.device("cpu")), seed=0

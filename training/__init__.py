@@ -1,7 +1,15 @@
 """Training: the loop and what it needs. A script's last line hands itself to ``main``."""
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from training import signals
+
+_MAIN = Path(getattr(sys.modules["__main__"], "__file__", None) or "").resolve()
+if _MAIN.parent == Path(__file__).resolve().parent.parent:
+    signals.listen()  # a script was started; importing PyTorch takes seconds
 
 
 def main(
@@ -16,9 +24,11 @@ def main(
     Raises:
         SystemExit: always; ``training.command_line`` lists the exit codes.
     """
+    from support.shell import keep_output
     from training.command_line import run_script
     from training.launch import told
 
+    keep_output()
     code = 1
     try:
         code = run_script(experiment_params, build_model)

@@ -13,8 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from training.signals import LEFT_EARLY
+
 EXIT_CODES = "HGRU_EXIT_CODES"  # the file in which the processes leave theirs, a line each
-LEFT_EARLY = 75
 GRAVEST = (1, 4, 3, 2, 130, LEFT_EARLY, 0)
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 

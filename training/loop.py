@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from models.tf_variables import tf_variables
 from support.files import WholeFile
 from training.checkpoints import CheckpointFolder
 from training.distribution import Ranks
-from training.experiment import Settings
+from training.experiment import plain
 from training.history import History
 from training.log import RunLog
 from training.losses import loss_function
@@ -55,7 +55,7 @@ class Training:
     """A run, from where it stands to its end.
 
     Args:
-        settings: the parameters (see ``training.experiment``).
+        settings: an ``Experiment``.
         model: the network, with its initial values, on the CPU.
         config: the project's paths.
         ranks: the processes that train together.
@@ -72,7 +72,7 @@ class Training:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: Mapping[str, Any],
         model: nn.Module,
         config: Config,
         ranks: Ranks,
@@ -112,7 +112,7 @@ class Training:
             settings["num_validation_evals"],
         )
         self.identity = {
-            "parameters": settings,
+            "parameters": plain(settings),
             "seed": seed,
             "train data": self.train_set.fingerprint(),
             "validation data": self.validation_set.fingerprint(),

@@ -1,20 +1,24 @@
 """Leaving in good order: signals and a time limit."""
 
+import multiprocessing
 import os
 import signal
+import sys
+import threading
 import time
 from types import FrameType, TracebackType
 from typing import Any
 
-POLITE = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+LEFT_EARLY, INTERRUPTED = 75, 130  # the latter as a shell says of a program that Ctrl-C ended
+POLITE = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Stop:
     """Whether the run should leave at the end of the step, and why.
 
-    A context manager: inside it, SIGTERM, SIGINT and SIGUSR1 ask for that; a second SIGINT ends
-    the process at once, with exit code 130.
+    A context manager. Inside it SIGTERM, SIGUSR1 and SIGHUP (not where nohup has it ignored) leave
+    at once with exit code 75, until :meth:`begin`: nothing is lost by that. From then on they and
+    SIGINT ask to leave at the end of the step; a second SIGINT ends the process at once with 130.
 
     Args:
         max_minutes: time after which the run should leave, from now on; None: no limit.
@@ -22,10 +26,17 @@ class Stop:
 
     def __init__(self, max_minutes: float | None = None) -> None:
         self.reason: str | None = None
+        self._begun = False
+        self._process = os.getpid()
         self._interrupts = 0
         self._limit = max_minutes
         self._end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self._before: dict[int, Any] = {}
+
+    def begin(self) -> None:
+        """From now on a signal lets the step at hand end."""
+        self._begun = True
+        self._catch(signal.SIGINT)
 
     def wanted(self) -> str | None:
         """Why the run should leave, or None."""
@@ -35,7 +46,8 @@ class Stop:
 
     def __enter__(self) -> "Stop":
         for number in POLITE:
-            self._before[number] = signal.signal(number, self._note)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._catch(number)
         return self
 
     def __exit__(
@@ -47,9 +59,34 @@ class Stop:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def _catch(self, number: int) -> None:
+        self._before[number] = signal.signal(number, self._note)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
             self._interrupts += 1
             if self._interrupts > 1:
+                for worker in multiprocessing.active_children():
+                    worker.kill()
                 os._exit(INTERRUPTED)
         self.reason = self.reason or signal.Signals(number).name
+        if self._begun:
+            return
+        if os.getpid() == self._process:
+            _leave(number, frame)
+        signal.signal(number, signal.SIG_DFL)  # a process that prepares data, and is told to end
+        os.kill(os.getpid(), number)
+
+
+def listen() -> None:
+    """Leave with 75 at a signal from now on: for a script that is still importing what it needs."""
+    if threading.current_thread() is threading.main_thread():
+        for number in POLITE:
+            if signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, _leave)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    name = signal.Signals(number).name
+    print(f"left early: {name} before the training began", file=sys.stderr, flush=True)
+    raise SystemExit(LEFT_EARLY)

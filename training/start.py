@@ -1,11 +1,13 @@
 """One call of a script: find or make the run, train, and say where everything is."""
 
 import contextlib
+import logging
 import os
+import re
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,11 @@ import torch
 from config import Config
 from dataset_processing import demonstration, prepare
 from dataset_processing.sets import demonstration_notice
+from support.errors import UserError
 from support.memory import keep_memory
 from training.checkpoints import CheckpointError, CheckpointFolder, load
 from training.distribution import Ranks
-from training.experiment import CHANGEABLE, Settings, differences, override_keys, plain, resolve
+from training.experiment import SETTINGS, Experiment, Settings, differences, plain
 from training.log import NOTICES, RunLog
 from training.loop import Training
 from training.optimizers import dead_weights
@@ -28,68 +31,101 @@ from training.seeds import seed_of
 from training.signals import Stop
 from training.weights import fingerprint, load_initial_weights
 
+log = logging.getLogger(__name__)
+
 WORKERS = 8
 
 
+class BuildError(Exception):
+    """Carries what the script's own ``build_model`` raised past the errors that are explained."""
+
+
 def train(
-    experiment_params: Callable[[], Settings],
+    params: Mapping[str, Any],
     build_model: Callable[[Settings], Any],
     options: Any,
     ranks: Ranks,
+    stop: Stop,
 ) -> bool:
     """Train as the options say.
+
+    Args:
+        params: what the script's ``experiment_params`` returned.
+        build_model: the script's.
+        options: of the command line.
+        ranks: the processes that train together.
+        stop: when to leave.
 
     Returns:
         Whether the run is complete; False if it left early, with a checkpoint.
 
     Raises:
-        ValueError, FileNotFoundError, RuntimeError: what cannot be done; the message says why.
+        UserError: what cannot be done; the message says why.
     """
-    stop = Stop(options.max_minutes)
+    asked = Experiment.of(params, options.overrides)
+    _agree(ranks, asked, options)
     config = Config()
-    standing_in = ranks.first(lambda: _stand_in(experiment_params(), options.overrides, config))
-    exp_name = resolve(experiment_params(), [*standing_in, *options.overrides])["exp_name"]
+    standing_in = ranks.first(lambda: _demonstration(asked, config))
+    exp = Experiment.of(params, [*standing_in, *options.overrides])
     run, record = None, {}
     if options.resume:
-        run = ranks.first(lambda: _locked(_run_to_resume(config, options, exp_name, standing_in)))
+        run = ranks.first(lambda: _locked(_run_to_resume(config, options.resume, exp, asked)))
         record = run.record() if run else {}
-    if standing_in and run is None and ranks.is_first:
-        wanted = resolve(experiment_params(), options.overrides)["dataset"]
-        print(demonstration_notice(wanted), file=sys.stderr)
-    overrides = [*record.get("overrides", standing_in), *options.overrides]
-    settings = resolve(experiment_params(), overrides)
+    if standing_in and run is None:
+        record["demonstration"] = demonstration_notice(asked.dataset)
+    exp = Experiment.of(params, [*record.get("overrides", standing_in), *options.overrides])
     seed = _chosen_seed(options.seed, record.get("seed"))
     deterministic = bool(options.deterministic or record.get("deterministic"))
     _set_up(deterministic, seed)
     if ranks.device.type == "cpu":
         keep_memory()
-    for name in dict.fromkeys([settings["dataset"], settings["val_dataset"]]):
+    for name in dict.fromkeys([exp.dataset, exp.val_dataset]):
         if name is not None:
             ranks.first(partial(prepare, name, config))
-    network = _build(build_model, settings)
+    network = _build(build_model, exp)
     checkpoint = ranks.first(CheckpointFolder(run.checkpoints).newest) if run else None
-    if settings["initial_weights"] and not checkpoint:
-        network.load_state_dict(ranks.first(lambda: _initial_weights(network, settings, config)))
+    if exp.initial_weights and not checkpoint:
+        network.load_state_dict(ranks.first(lambda: _initial_weights(network, exp, config)))
         record["initial_weights"] = fingerprint(network)
     training = Training(
-        settings,
+        exp,
         network,
         config,
         ranks,
         seed,
-        _workers(options.workers, ranks.world_size),
+        _workers(options.workers, ranks),
         options.on_bad_record,
         captured=not options.eager,
     )
     if run and checkpoint:
         state = load(checkpoint, ranks.device)
-        _check_identity(run, state, training, override_keys(options.overrides))
+        _check_identity(run, state, training)
         training.restore(state)
-    record |= {"parameters": settings, "overrides": overrides}
+    if ranks.is_first:
+        for caution in exp.cautions():
+            log.warning(caution)
+    record |= {"parameters": exp.as_dict(), "overrides": list(exp.overrides)}
     record |= {"seed": seed, "deterministic": deterministic}
     run = ranks.first(lambda: _recorded(config, run, record, training))
-    with stop:
-        return _go(training, run, stop, resumed="run" in record)
+    stop.begin()
+    return _go(training, run, stop, "resumed" in record, record.get("demonstration"))
+
+
+def _agree(ranks: Ranks, exp: Experiment, options: Any) -> None:
+    """UserError where the processes that train together were not started alike."""
+    mine = {**exp.as_dict(), "--seed": options.seed, "--resume": options.resume}
+    mine |= {"--deterministic": options.deterministic, "--on-bad-record": options.on_bad_record}
+    first, *others = ranks.from_all(mine)
+    for rank, other in enumerate(others, start=1):
+        lines = [
+            f"{key} is {first[key]!r} on process 0 and {other[key]!r} on process {rank}"
+            for key in first
+            if first[key] != other[key]
+        ]
+        if lines:
+            raise UserError(
+                f"{'; '.join(lines)}: all processes of a run need the same script and options"
+            )
 
 
 def _recorded(config: Config, run: Run | None, record: dict[str, Any], training: Training) -> Run:
@@ -108,21 +144,21 @@ def _recorded(config: Config, run: Run | None, record: dict[str, Any], training:
     return run
 
 
-def _go(training: Training, run: Run, stop: Stop, resumed: bool) -> bool:
-    """Train, and say how it began and ended."""
+def _go(training: Training, run: Run, stop: Stop, resumed: bool, note: str | None) -> bool:
+    """Train, and say how it began and ended, and the note."""
     ranks = training.ranks
     log = RunLog(run, training.total, training.step, quiet=not ranks.is_first)
     NOTICES.pass_on(log.note)
     began, first = time.monotonic(), training.step
     try:
-        log.say(_opening(training, run, resumed))
+        log.say(_opening(training, run, resumed, note))
         if training.step >= training.total and training.finished():
             log.say("this run is complete already; --set epochs=N with a larger N makes it longer")
             reason = None
         else:
             reason = training.go(run, log, stop)
         minutes = (time.monotonic() - began) / 60
-        log.say(_closing(training, run, training.step - first, minutes, reason))
+        log.say(_closing(training, run, training.step - first, minutes, reason, note))
         log.event("end", training.step, {"complete": reason is None, "reason": reason})
         return reason is None
     except Exception as error:
@@ -138,7 +174,7 @@ def _go(training: Training, run: Run, stop: Stop, resumed: bool) -> bool:
             log.close()
 
 
-def _opening(training: Training, run: Run, resumed: bool) -> str:
+def _opening(training: Training, run: Run, resumed: bool, note: str | None) -> str:
     settings, ranks = training.settings, training.ranks
     weights = sum(p.numel() for p in training.model.parameters())
     processes = f", {ranks.world_size} processes" if ranks.world_size > 1 else ""
@@ -147,7 +183,8 @@ def _opening(training: Training, run: Run, resumed: bool) -> str:
     released = settings["updates"] == "as_released"
     lines = [
         f"{'resumed' if resumed else 'run'} {run.name}"
-        + (f" at step {training.step}" if resumed else ""),
+        + (f" at step {training.step}" if resumed else "")
+        + (f": {note}" if note else ""),
         f"  {settings['model_name']}: {weights} parameters on {ranks.device}{processes}",
         *([f"  begins with the weights {start}"] if start else []),
         *([f"  updates as_released: {_as_released(training.model)}"] if released else []),
@@ -167,7 +204,9 @@ def _as_released(network: Any) -> str:
     return "the feedforward drive stays as it is, the bias correction that of the first update"
 
 
-def _closing(training: Training, run: Run, steps: int, minutes: float, reason: str | None) -> str:
+def _closing(
+    training: Training, run: Run, steps: int, minutes: float, reason: str | None, note: str | None
+) -> str:
     history, metric = training.history, training.settings["score_metric"]
     head = "complete" if reason is None else f"left early: {reason}"
     done = f"step {training.step} of {training.total}"
@@ -184,34 +223,35 @@ def _closing(training: Training, run: Run, steps: int, minutes: float, reason: s
     lines += [f"  {name}: {place}" for name, place in run.places().items() if place.exists()]
     if reason is not None:
         lines.append(f"  go on with:  python {Path(sys.argv[0]).name} --resume {run.name}")
+        if not steps:
+            lines.append(
+                "  nothing was trained: the start took longer than the time that there was"
+            )
+    if note:
+        lines.append(f"  this was {note}")
     return "\n".join(lines)
 
 
-def _stand_in(params: Settings, overrides: list[str], config: Config) -> list[str]:
-    """Overrides for a demonstration where the script's own data is missing."""
-    settings = resolve(params, overrides)
-    changed = override_keys(overrides)
-    return demonstration(settings["dataset"], config, changed, settings["model_name"])
+def _demonstration(asked: Experiment, config: Config) -> list[str]:
+    """Overrides for a demonstration where the user has set nothing and has nothing."""
+    return demonstration(asked.dataset, config, asked.changed, asked.model_name)
 
 
-def _run_to_resume(
-    config: Config, options: Any, exp_name: str, standing_in: list[str]
-) -> Run | None:
+def _run_to_resume(config: Config, which: str, exp: Experiment, asked: Experiment) -> Run | None:
     """The run that ``--resume`` means.
 
-    'latest' is the newest of the experiment. Where that has no run, or its data is not here, and
-    the command line names no other one, it is the newest of this script.
+    'auto' is the experiment's newest, or None. 'latest' is this script's that was started or
+    resumed last; of one experiment, where the command line names that.
     """
-    of_experiment = runs(config, exp_name)
-    if options.resume == "auto":
-        return of_experiment[-1] if of_experiment else None
-    named = override_keys(options.overrides) & {"exp_name", "model_name", "dataset"}
-    if options.resume == "latest" and not named and (standing_in or not of_experiment):
+    if which == "auto":
+        own = runs(config, exp.exp_name)
+        return own[-1] if own else None
+    if which == "latest" and not asked.changed & {"exp_name", "model_name", "dataset"}:
         script = Path(sys.argv[0]).name
         own = [run for run in runs(config) if run.record().get("script") == script]
         if own:
             return own[-1]
-    return find_run(config, options.resume, exp_name)
+    return find_run(config, which, exp.exp_name)
 
 
 def _locked(run: Run | None) -> Run | None:
@@ -221,35 +261,56 @@ def _locked(run: Run | None) -> Run | None:
     return run
 
 
-def _build(build_model: Callable[[Settings], Any], settings: Settings) -> Any:
-    """The network; an option that the layer does not know is an error of the settings."""
+def _build(build_model: Callable[[Settings], Any], exp: Experiment) -> Any:
+    """The script's network.
+
+    Raises:
+        UserError: it does not know an option of ``aux``.
+        BuildError: anything else that ``build_model`` raises.
+    """
     try:
-        return build_model(settings)
-    except TypeError as error:
-        if settings["aux"] and "keyword argument" in str(error):
-            raise ValueError(f"aux: {error}; layers/hgru.py lists the layer's options") from error
+        network = build_model(exp.as_dict())
+    except UserError:
         raise
+    except Exception as error:
+        other = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if isinstance(error, TypeError) and other and other[1] in exp.aux:
+            raise UserError(
+                f"aux.{other[1]} is no option of this script's network: {error}"
+            ) from error
+        raise BuildError from error
+    if not isinstance(network, torch.nn.Module):
+        raise UserError(
+            f"build_model() must return a torch.nn.Module, found {type(network).__name__}"
+        )
+    return network
 
 
-def _initial_weights(network: Any, settings: Settings, config: Config) -> Any:
-    load_initial_weights(network, settings["initial_weights"], config)
+def _initial_weights(network: Any, exp: Experiment, config: Config) -> Any:
+    load_initial_weights(network, exp["initial_weights"], config)
     return network.state_dict()
 
 
-def _check_identity(run: Run, state: dict[str, Any], training: Training, changed: set[str]) -> None:
-    """Raise ValueError where the checkpoint is of other settings, seed or data than these."""
+def _check_identity(run: Run, state: dict[str, Any], training: Training) -> None:
+    """UserError where the checkpoint is of other settings, seed or data, or past the end."""
     found, here = state["identity"], plain(training.identity)
-    lines = differences(found["parameters"], here["parameters"])
-    changeable = set(CHANGEABLE)
+    changeable = {key for key, setting in SETTINGS.items() if setting.metadata["resume"]}
     if here["parameters"]["lr_schedule"] != "constant":
         changeable.remove("epochs")  # the learning rate so far depends on where the run ends
-    lines = [x for x in lines if x.split(":")[0] not in changed & changeable]
+    lines = differences(found["parameters"], here["parameters"])
+    lines = [line for line in lines if line.split(":")[0] not in changeable]
     others = {key: value for key, value in found.items() if key != "parameters"}
     lines += differences(others, {k: v for k, v in here.items() if k != "parameters"})
     if lines:
         raise CheckpointError(
             f"the checkpoint of {run.name} is of other settings (there: the checkpoint; here: this "
             f"script): {'; '.join(lines)}. Set them back, or start a new run without --resume"
+        )
+    done = state["epoch"] + (state["position"] > 0)
+    if here["parameters"]["epochs"] < done:
+        raise UserError(
+            f"epochs is {here['parameters']['epochs']}, but {run.name} is in its epoch {done} "
+            f"already (step {state['step']}); give {done} or more"
         )
 
 
@@ -258,7 +319,7 @@ def _chosen_seed(given: int | None, recorded: int | None) -> int:
     if recorded is None:
         return given or 0
     if given is not None and given != recorded:
-        raise ValueError(f"--seed {given}: this run was started with {recorded}")
+        raise UserError(f"--seed {given}: this run was started with {recorded}")
     return recorded
 
 
@@ -271,8 +332,15 @@ def _set_up(deterministic: bool, seed: int) -> None:
     torch.manual_seed(seed_of(seed, "initial values"))
 
 
-def _workers(given: int | None, world_size: int) -> int:
-    if given is not None:
-        return given
+def _workers(given: int | None, ranks: Ranks) -> int:
+    """Processes that load images; no more than twice the cores that this one has a share of."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(WORKERS, (cores or 1) // (2 * world_size))
+    share = (cores or 1) / ranks.world_size
+    if given is None:
+        return min(WORKERS, int(share / 2))
+    most = max(WORKERS, int(2 * share))
+    if given > most and ranks.is_first:
+        log.warning(
+            "--workers %d: %d are started, as this machine has %s cores", given, most, cores
+        )
+    return min(given, most)

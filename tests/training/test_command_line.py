@@ -1,5 +1,6 @@
 """What a user sees of the command line."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,54 +9,129 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training.command_line import COMPLETE, ERROR
+from tests.training import tiny
+from tests.training.conftest import QUIET
+from training import start
+from training.command_line import COMPLETE, ERROR, run_script
+from training.experiment import SETTINGS
 
 Script = Callable[..., int]
 CLONE = Path(__file__).parents[2]
 
 
-def test_help_says_what_the_script_does_and_its_parameters() -> None:
+def test_help_says_what_the_script_does_and_its_settings() -> None:
     answer = subprocess.run(
         [sys.executable, "hgru.py", "--help"], cwd=CLONE, capture_output=True, text=True, timeout=60
     )
     assert answer.returncode == 0
     for part in ("The hGRU", "--set KEY=VALUE", "--resume RUN", "optimizer = 'nadam'", "  75   "):
         assert part in answer.stdout
+    for name in SETTINGS:
+        assert f"\n  {name} = " in answer.stdout
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "parts"),
     [
-        (["--lr", "3"], "unrecognized arguments: --lr 3 (--help lists the options)"),
-        (
-            ["--set", "bach_size=3"],
-            "parameter 'bach_size' is not known; did you mean 'batch_size'?",
-        ),
-        (["--max-minutes", "0"], "argument --max-minutes: must be above 0, found 0"),
-        (["--workers", "-1"], "argument --workers: must be 0 or more, found -1"),
-        (["--on-bad-record", "ignore"], "argument --on-bad-record: invalid choice: 'ignore'"),
-        (["--device", "tpu9"], "--device must be auto, cpu, cuda or cuda:<number>, found 'tpu9'"),
-        (["--set", "optimizer=nadan"], "optimizer 'nadan' is not known; did you mean 'nadam'?"),
-        (["--set", "loss_function=l3"], "loss_function 'l3' is not known; did you mean 'l2'?"),
-        (["--set", "val_augmentations=resise"], "augmentation 'resise' is not known; did you me"),
-        (["--set", "dataset=curv_basline_full"], "did you mean 'curv_baseline_full'?"),
-        (["--set", "batch_size=23"], "batch_size is 23, but the data set has 22 images"),
-        (["--set", "aux.hidden_init=one"], "hidden_init must be one of random, identity, zeros"),
-        (["--set", "aux.hiden=zeros"], "unexpected keyword argument 'hiden'; layers/hgru.py lists"),
-        (["--resume", "nothing"], "holds no run of that name"),
-        (["--resume", "latest"], "holds no run of 'tiny'"),
+        (["--lr", "3"], ["--lr 3", "--help"]),
+        (["--set", "bach_size=3"], ["'bach_size'", "'batch_size'"]),
+        (["--max-minutes", "0"], ["--max-minutes", "above 0", "'0'"]),
+        (["--max-minutes", "soon"], ["--max-minutes", "above 0", "'soon'"]),
+        (["--workers", "-1"], ["--workers", "at least 0", "'-1'"]),
+        (["--seed", "1.5"], ["--seed", "a whole number", "'1.5'"]),
+        (["--on-bad-record", "ignore"], ["--on-bad-record", "'ignore'", "skip"]),
+        (["--device", "tpu9"], ["--device", "'tpu9'", "cuda"]),
+        (["--set", "dataset=curv_basline_full"], ["'curv_basline_full'", "'curv_baseline_full'"]),
+        (["--set", "batch_size=23"], ["batch_size", "23", "22 images"]),
+        (["--set", "aux.layers=3"], ["aux.layers", "no option of this script's network"]),
+        (["--set", "data_augmentations=left_right"], ["data_augmentations", "left_right"]),
+        (["--resume", "nothing"], ["--resume nothing"]),
+        (["--resume", "latest"], ["--resume latest", "'tiny'"]),
     ],
 )
 def test_an_error_is_one_line(
-    arguments: list[str], message: str, script: Script, project: Path, capsys: pytest.CaptureFixture
+    arguments: list[str],
+    parts: list[str],
+    script: Script,
+    project: Path,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     before = sorted(project.rglob("*"))
     assert script(*arguments) == ERROR
     said = capsys.readouterr()
     assert said.err.startswith("error: ") and said.err.count("\n") == 1
-    assert message in said.err
+    for part in parts:
+        assert part in said.err
     assert said.out == ""
     assert sorted(project.rglob("*")) == before  # nothing left behind
+
+
+def test_a_bug_in_a_script_shows_its_traceback(tmp_path: Path) -> None:
+    """A copy of a script with a slip in it, run as its owner does."""
+    bug = "\n    torch.zeros(3) + torch.zeros(4)\n"
+    source = (CLONE / "hgru.py").read_text().replace("import training", "import torch, training")
+    for number, head in enumerate(("def build_model", "def experiment_params")):
+        before, after = source.split(head, 1)
+        signature, body = after.split(":\n", 1)
+        file = tmp_path / f"mine_{number}.py"
+        file.write_text(f"{before}{head}{signature}:{bug}{body}")
+        answer = subprocess.run(
+            [sys.executable, file, "--device", "cpu", "--set", "dataset=pathfinder_6_stream"],
+            env={**os.environ, "PYTHONPATH": str(CLONE), "HGRU_PROJECT_DIRECTORY": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert answer.returncode == 1
+        assert "Traceback" in answer.stderr and "RuntimeError" in answer.stderr
+        assert f'{file}", line ' in answer.stderr
+        assert "torch.zeros(3) + torch.zeros(4)" in answer.stderr
+
+
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError, OSError, TypeError, KeyError])
+def test_whatever_a_script_raises_is_a_bug(
+    kind: type[Exception], project: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def build_model(params: dict) -> None:
+        raise kind("hers")
+
+    def experiment_params() -> dict:
+        raise kind("hers")
+
+    with pytest.raises(kind, match="hers"):
+        run_script(tiny.experiment_params, build_model, QUIET)
+    with pytest.raises(kind, match="hers"):
+        run_script(experiment_params, tiny.build_model, QUIET)
+    assert "error:" not in capsys.readouterr().err
+
+
+def test_experiment_params_is_called_once(project: Path) -> None:
+    calls = []
+
+    def experiment_params() -> dict:
+        calls.append(1)
+        return tiny.experiment_params()
+
+    options = [*QUIET, "--set", "epochs=1", "--resume", "auto"]
+    assert run_script(experiment_params, tiny.build_model, options) == COMPLETE
+    assert len(calls) == 1
+
+
+def test_what_build_model_returns_must_be_a_network(
+    project: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run_script(tiny.experiment_params, lambda params: None, QUIET) == ERROR
+    error = capsys.readouterr().err
+    assert "build_model" in error and "NoneType" in error
+
+
+def test_too_many_workers_are_capped(
+    script: Script, project: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "WORKERS", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    assert script("--workers", "1000", "--set", "epochs=1") == COMPLETE
+    assert "--workers 1000: 2 are started" in capsys.readouterr().err
 
 
 def test_missing_data_names_the_path_and_the_commands(

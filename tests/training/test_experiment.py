@@ -1,13 +1,25 @@
-"""Parameters from the command line."""
+"""An experiment's settings: what is taken as it is, and each slip that is an error."""
 
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 
+import ff_5
 import hgru
-from training.experiment import differences, resolve
+from layers.hgru import HGRU
+from models.feedforward import FeedforwardNetwork
+from models.recurrent import RecurrentNetwork
+from support.errors import UserError
+from training import experiment
+from training.experiment import AUX, SETTINGS, Experiment, differences
 
 
-def resolved(*overrides: str) -> dict:
-    return resolve(hgru.experiment_params(), overrides)
+def of(*overrides: str, **changed: Any) -> Experiment:
+    """The experiment of hgru.py, with its dictionary edited and overrides laid over it."""
+    return Experiment.of({**hgru.experiment_params(), **changed}, overrides)
 
 
 @pytest.mark.parametrize(
@@ -19,66 +31,279 @@ def resolved(*overrides: str) -> dict:
         ("shuffle_val=false", "shuffle_val", False),
         ("save_weights=No", "save_weights", False),
         ("optimizer=adam", "optimizer", "adam"),
+        ("updates=as_released", "updates", "as_released"),
         ("clip_gradients=7", "clip_gradients", 7.0),
         ("clip_gradients=none", "clip_gradients", None),
         ("val_dataset=curv_baseline_full", "val_dataset", "curv_baseline_full"),
-        ("data_augmentations=resize,zero_one", "data_augmentations", ["resize", "zero_one"]),
-        ("data_augmentations=[[resize, zero_one]]", "data_augmentations", ["resize", "zero_one"]),
+        (
+            "val_augmentations=zero_one,resize,uint8_rescale",
+            "val_augmentations",
+            ["zero_one", "resize", "uint8_rescale"],
+        ),
+        (
+            "val_augmentations=[[uint8_rescale, resize]]",
+            "val_augmentations",
+            ["uint8_rescale", "resize"],
+        ),
         ("model_input_image_size=[75, 75]", "model_input_image_size", [75, 75]),
-        ("stream_settings={window: 96, border: 6}", "stream_settings", {"window": 96, "border": 6}),
+        ("model_input_image_size=75,80", "model_input_image_size", [75, 80]),
+        ("im_size=128,128", "im_size", [128, 128]),
+        ("stream_settings={window: 96, x: 1e-5}", "stream_settings", {"window": 96, "x": 1e-5}),
+        ("aux.hidden_init=identity", "aux", {"hidden_init": "identity"}),
+        ("aux.timesteps=4", "aux", {"timesteps": 4}),
+        ("aux.mu=false", "aux", {"mu": False}),
+        ("aux.readout_epsilon=1e-5", "aux", {"readout_epsilon": 1e-5}),
+        ("aux.eta_init=none", "aux", {"eta_init": None}),
+        ("aux={timesteps: 3, readout_epsilon: 1e-5}", "aux", None),
     ],
 )
-def test_a_value_has_the_type_of_the_default(text: str, key: str, value: object) -> None:
-    found = resolved(text)[key]
+def test_a_text_is_read_as_the_setting_s_type(text: str, key: str, value: Any) -> None:
+    found = of(text)[key]
+    if value is None and key == "aux":
+        value = {"timesteps": 3, "readout_epsilon": 1e-5}
     assert found == value
     assert type(found) is type(value)
 
 
-def test_options_of_the_layer() -> None:
-    settings = resolved("aux.hidden_init=identity", "aux.timesteps=4", "aux.mu=false")
-    assert settings["aux"] == {"hidden_init": "identity", "timesteps": 4, "mu": False}
-    assert resolved("aux.readout_epsilon=1e-5")["aux"] == {"readout_epsilon": 1e-5}
-    assert resolved("aux.hidden_init=1e")["aux"] == {"hidden_init": "1e"}
+@pytest.mark.parametrize(
+    ("key", "value", "kept"),
+    [
+        ("lr", np.float32(0.5), 0.5),
+        ("batch_size", np.int64(4), 4),
+        ("shuffle_val", np.bool_(False), False),
+        ("model_input_image_size", (24, 32), [24, 32]),
+        ("initial_weights", Path("weights/hgru_6.safetensors"), "weights/hgru_6.safetensors"),
+        ("data_augmentations", [["uint8_rescale"], ["resize"]], ["uint8_rescale", "resize"]),
+    ],
+)
+def test_what_stands_for_a_value_is_kept_as_it(key: str, value: Any, kept: Any) -> None:
+    found = of(**{key: value})[key]
+    assert found == kept and type(found) is type(kept)
+
+
+NAN, INF = float("nan"), float("inf")
+# What a hand may leave in the dictionary: key, value, and what the message must hold besides them.
+SLIPS = [
+    ("lr_shedule", "cosine", "'lr_schedule'"),
+    ("valdation_iters", 5, "'validation_iters'"),
+    ("Lr", 0.1, "'lr'"),
+    ("learning_rate", 0.1, "Known: lr"),
+    ("lr", "1e-3", "a number above 0"),
+    ("lr", NAN, "a number above 0"),
+    ("lr", INF, "a number above 0"),
+    ("lr", 0, "a number above 0"),
+    ("lr", -1, "a number above 0"),
+    ("lr", True, "a number above 0"),
+    ("lr", [1e-3], "a number above 0"),
+    ("lr", None, "a number above 0"),
+    ("clip_gradients", 0, "None or a number above 0"),
+    ("clip_gradients", "7", "None or a number above 0"),
+    ("clip_gradients", False, "None or a number above 0"),
+    ("batch_size", 0, "a whole number of at least 1"),
+    ("batch_size", -1, "a whole number of at least 1"),
+    ("batch_size", 32.0, "a whole number of at least 1"),
+    ("batch_size", "32", "a whole number of at least 1"),
+    ("batch_size", True, "a whole number of at least 1"),
+    ("epochs", None, "a whole number of at least 1"),
+    ("epochs", 2.5, "a whole number of at least 1"),
+    ("warmup_iters", -1, "a whole number of at least 0"),
+    ("split_seed", "0", "a whole number of at least 0"),
+    ("stream_epoch_images", 9e5, "a whole number of at least 1"),
+    ("checkpoint_minutes", -1, "a number of at least 0"),
+    ("checkpoint_minutes", NAN, "a number of at least 0"),
+    ("keep_checkpoints", 0, "a whole number of at least 1"),
+    ("shuffle_train", "no", "True or False"),
+    ("shuffle_val", 0, "True or False"),
+    ("save_weights", None, "True or False"),
+    ("optimizer", "nadan", "'nadam'"),
+    ("optimizer", None, "one of adam, nadam"),
+    ("loss_function", "l3", "'l2'"),
+    ("score_metric", "acuracy", "'accuracy'"),
+    ("lr_schedule", "cosin", "'cosine'"),
+    ("updates", "released", "'as_released'"),
+    ("data_augmentations", ["uint8_rescale", "resise"], "'resize'"),
+    ("val_augmentations", "resise", "'resize'"),
+    ("val_augmentations", None, "a list of augmentations"),
+    ("val_augmentations", [3], "a list of augmentations"),
+    ("dataset", 14, "a name"),
+    ("dataset", "", "a name"),
+    ("val_dataset", False, "None or a name"),
+    ("exp_name", "a/b", "a name without /"),
+    ("exp_name", "..", "a name without /"),
+    ("model_name", 3, "a name without /"),
+    ("model_input_image_size", [32.5, 32], "two whole numbers of at least 1"),
+    ("model_input_image_size", [0, 0], "two whole numbers of at least 1"),
+    ("model_input_image_size", 32, "two whole numbers of at least 1"),
+    ("model_input_image_size", "32,32", "two whole numbers of at least 1"),
+    ("model_input_image_size", [32], "two whole numbers of at least 1"),
+    ("model_input_image_size", [32, 32, 3], "two whole numbers of at least 1"),
+    ("model_input_image_size", [True, 32], "two whole numbers of at least 1"),
+    ("im_size", ["300", "300"], "two whole numbers of at least 1"),
+    ("stream_settings", [1], "a dictionary"),
+    ("aux", [], "a dictionary"),
+    ("aux", {"timestep": 3}, "'timesteps'"),
+    ("aux", {"batchnorm": True}, "'batch_norm'"),
+    ("aux", {"batch_norm": "flase"}, "aux.batch_norm must be True or False"),
+    ("aux", {"batch_norm": 1}, "aux.batch_norm must be True or False"),
+    ("aux", {"alpha": "maybe"}, "aux.alpha must be True or False"),
+    ("aux", {"gate_bias_init": "cronos"}, "'chronos'"),
+    ("aux", {"hidden_init": "identiy"}, "'identity'"),
+    ("aux", {"recurrent_nl": "tahn"}, "'tanh'"),
+    ("aux", {"timesteps": 0}, "aux.timesteps must be a whole number of at least 1"),
+    ("aux", {"timesteps": "8"}, "aux.timesteps must be a whole number of at least 1"),
+    ("aux", {"h_ext": 15.0}, "aux.h_ext must be a whole number"),
+    ("aux", {"gabor_size": 8}, "aux.gabor_size must be an odd number of at least 3"),
+    ("aux", {"readout_epsilon": 0}, "aux.readout_epsilon must be a number above 0"),
+    ("aux", {"eta_init": "1"}, "aux.eta_init must be None or a number"),
+    ("aux", {"eta_init": INF}, "aux.eta_init must be None or a number"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), SLIPS)
+def test_a_slip_in_the_dictionary_is_an_error(key: str, value: Any, expected: str) -> None:
+    with pytest.raises(UserError) as error:
+        of(**{key: value})
+    message = str(error.value)
+    name, found = next(iter(value.items())) if key == "aux" and value else (key, value)
+    assert name in message and expected in message
+    if key in SETTINGS and not (name not in AUX and key == "aux" and value):
+        shown = found[-1] if isinstance(found, list) and "augm" in key else found
+        assert repr(shown) in message
+
+
+# On the command line: text, and what the message must hold.
+TEXTS = [
+    ("lr", "'lr'", "key=value"),
+    ("=3", "'=3'", "key=value"),
+    ("lr=fast", "lr", "'fast'", "a number above 0"),
+    ("lr=-1", "lr", "-1.0", "a number above 0"),
+    ("lr=nan", "lr", "nan", "a number above 0"),
+    ("batch_size=2.5", "batch_size", "'2.5'", "a whole number of at least 1"),
+    ("batch_size=0", "batch_size", "0", "a whole number of at least 1"),
+    ("epochs=none", "epochs", "'none'", "a whole number"),
+    ("shuffle_val=maybe", "shuffle_val", "'maybe'", "True or False"),
+    ("batchsize=3", "batchsize", "'batch_size'"),
+    ("exp_name=a/b", "exp_name", "'a/b'"),
+    ("model_input_image_size=[32.5,32]", "model_input_image_size", "[32.5, 32]"),
+    ("model_input_image_size=32", "model_input_image_size", "[32]"),
+    ("data_augmentations=[resize", "data_augmentations", "'[resize'"),
+    ("stream_settings=3", "stream_settings", "'3'", "a dictionary"),
+    ("aux=3", "aux", "'3'", "a dictionary"),
+    ("aux.mu={", "aux.mu", "'{'", "True or False"),
+    ("aux.batch_norm=flase", "aux.batch_norm", "'flase'", "True or False"),
+    ("aux.alpha=maybe", "aux.alpha", "'maybe'", "True or False"),
+    ("aux.gate_bias_init=cronos", "aux.gate_bias_init", "'cronos'", "'chronos'"),
+    ("aux.timesteps=0", "aux.timesteps", "0", "a whole number of at least 1"),
+    ("aux.timesteps=eight", "aux.timesteps", "'eight'"),
+    ("aux.hiden_init=zeros", "'hiden_init'", "'hidden_init'"),
+    ("lr+=3", "lr+=3", "augmentations"),
+    ("aux.timesteps+=3", "aux.timesteps+=3", "augmentations"),
+]
+
+
+@pytest.mark.parametrize("case", TEXTS)
+def test_a_slip_on_the_command_line_is_an_error(case: tuple[str, ...]) -> None:
+    text, *parts = case
+    with pytest.raises(UserError) as error:
+        of(text)
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_a_dictionary_that_is_not_whole_is_an_error() -> None:
+    params = hgru.experiment_params()
+    del params["lr"], params["epochs"]
+    with pytest.raises(UserError, match="lr, epochs"):
+        Experiment.of(params)
+    with pytest.raises(UserError, match="NoneType"):
+        Experiment.of(None)  # type: ignore[arg-type]  # no 'return exp'
+
+
+def test_an_augmentation_is_added_in_the_fixed_order() -> None:
+    exp = of("data_augmentations+=left_right", "data_augmentations+=rotate,left_right")
+    assert exp.data_augmentations == [*of().data_augmentations, "left_right", "rotate"]
+    assert exp.val_augmentations == of().val_augmentations
+    assert not exp.cautions()
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    "text",
     [
-        ("lr", "--set takes key=value, e.g. --set lr=1e-3; found 'lr'"),
-        ("lr=fast", "lr must be a number, found 'fast'"),
-        ("lr=-1", "lr must be a number above 0, found -1.0"),
-        ("lr=nan", "lr must be a number above 0, found nan"),
-        ("batch_size=2.5", "batch_size must be a whole number, found '2.5'"),
-        ("batch_size=0", "batch_size must be a whole number of at least 1, found 0"),
-        ("epochs=none", "epochs must be a whole number, found 'none'"),
-        ("shuffle_val=maybe", "shuffle_val must be true or false, found 'maybe'"),
-        ("batchsize=3", "parameter 'batchsize' is not known; did you mean 'batch_size'?"),
-        ("exp_name=a/b", "exp_name must be usable as a folder's name, found 'a/b'"),
-        ("aux.mu={", "aux.mu: '{' cannot be read as a YAML value"),
-        ("aux=3", "aux must be like {option: value}, found '3'"),
+        "data_augmentations=left_right",  # training of 300×300, validation of 150×150 pixels
+        "data_augmentations=uint8_rescale",
+        "data_augmentations=uint8_rescale,random_crop",  # another part of the image at another size
+        "data_augmentations=resize",  # 0–255 against 0–1
+        "data_augmentations=resize,uint8_rescale_-1_1",
+        "val_augmentations=resize,uint8_rescale,per_image_standardization",
+        "val_augmentations=resize,uint8_rescale,flip_polarity",
+        "data_augmentations+=uint8_rescale_-1_1",
     ],
 )
-def test_what_is_wrong_is_said(text: str, message: str) -> None:
-    with pytest.raises(ValueError) as error:
-        resolved(text)
-    assert message in str(error.value)
+def test_training_and_validation_must_see_images_of_one_kind(text: str) -> None:
+    with pytest.raises(UserError) as error:
+        of(text)
+    assert text.split("=")[0].removesuffix("+") in str(error.value)
+
+
+def test_what_may_not_be_meant_is_said() -> None:
+    (caution,) = of("val_augmentations+=left_right").cautions()
+    assert "val_augmentations" in caution and "left_right" in caution
+    raw = {"data_augmentations": ["resize"], "val_augmentations": ["resize"]}
+    (caution,) = of(**raw).cautions()
+    assert "data_augmentations" in caution and "0–255" in caution
 
 
 def test_the_name_follows_model_and_data() -> None:
-    assert resolved("model_name=mine")["exp_name"] == "mine_curv_contour_length_14_full"
-    assert resolved("model_name=mine", "exp_name=x")["exp_name"] == "x"
-    assert resolved()["exp_name"] == "hgru_curv_contour_length_14_full"
+    assert of("model_name=mine").exp_name == "mine_curv_contour_length_14_full"
+    assert of("model_name=mine", "exp_name=x").exp_name == "x"
+    assert of().exp_name == "hgru_curv_contour_length_14_full"
 
 
-def test_a_parameter_that_a_script_lacks_is_named() -> None:
+def test_an_experiment_reads_as_attributes_and_as_a_mapping() -> None:
+    exp = of("lr=0.5", "aux.timesteps=2", aux={"h_ext": 3})
+    assert exp.lr == exp["lr"] == exp.as_dict()["lr"] == 0.5
+    assert exp.aux == {"h_ext": 3, "timesteps": 2}
+    assert exp.overrides == ("lr=0.5", "aux.timesteps=2")
+    assert exp.changed == {"lr", "aux.timesteps"}
+    assert list(exp) == list(SETTINGS) and "nonsense" not in exp
+    assert Experiment.of(exp.as_dict()).as_dict() == exp.as_dict()  # as a run's record gives it
+
+
+def test_nothing_is_shared_with_the_script_s_dictionary() -> None:
     params = hgru.experiment_params()
-    del params["lr"], params["epochs"]
-    with pytest.raises(ValueError, match=r"experiment_params\(\) does not give: lr, epochs"):
-        resolve(params)
+    exp = Experiment.of(params, ["aux.timesteps=2"])
+    exp.as_dict()["aux"]["timesteps"] = 3
+    params["data_augmentations"].clear()
+    assert params["aux"] == {} and exp.aux == {"timesteps": 2} and exp.data_augmentations
 
 
 def test_differences_name_key_and_values() -> None:
-    ours, theirs = resolved(), resolved("lr=0.5")
+    ours, theirs = of(), of("lr=0.5").as_dict()
     assert differences(theirs, ours) == ["lr: 0.5 there, 0.001 here"]
     del theirs["log_iters"]  # as in a checkpoint from before there was this setting
     assert len(differences(theirs, ours)) == 1
+
+
+def test_every_option_of_the_networks_is_known() -> None:
+    known = {"recurrent": (RecurrentNetwork, HGRU), "feedforward": (FeedforwardNetwork,)}
+    options = {
+        name
+        for networks in known.values()
+        for network in networks
+        for name in inspect.signature(network).parameters
+    }
+    assert options - {"generator", "channels", "options"} == set(AUX)
+
+
+@pytest.mark.parametrize("script", [hgru, ff_5])
+def test_scripts_show_all_that_changes_what_is_learned(script: Any) -> None:
+    hidden = {"log_iters", "checkpoint_minutes", "keep_checkpoints", "keep_every"}
+    assert set(script.experiment_params()) == set(SETTINGS) - hidden
+
+
+def test_the_table_has_every_setting_and_option() -> None:
+    rows = experiment.table().splitlines()
+    for name in [*SETTINGS, *AUX]:
+        assert sum(row.startswith(f"| `{name}` |") and row.count("|") == 5 for row in rows) == (
+            2 if name == "aux" else 1
+        )

@@ -88,7 +88,11 @@ def test_the_latest_run_is_found_whatever_set_it_was_given(
     assert script(*options) == LEFT_EARLY
     assert script(*options, "--set", "exp_name=other") == LEFT_EARLY
     assert script("--max-minutes", "0.01", "--resume", "latest") == LEFT_EARLY
-    assert "resumed tiny_" in capsys.readouterr().out  # the script's own experiment goes first
+    assert "resumed other_" in capsys.readouterr().out  # the one that was started last
+    name = next(project.glob("logs/tiny_*")).name
+    assert script("--max-minutes", "0.01", "--resume", name) == LEFT_EARLY
+    assert script("--max-minutes", "0.01", "--resume", "latest") == LEFT_EARLY
+    assert f"resumed {name}" in capsys.readouterr().out.split("go on with")[-2]
 
 
 def test_a_run_can_be_made_longer_but_not_changed(
@@ -199,12 +203,12 @@ def test_weights_and_checkpoints_give_the_same_validation_loss(
 def validation_loss_of(weights: dict[str, np.ndarray]) -> float:
     """The validation loss of these weights, as a run measures it."""
     from training.distribution import Ranks
-    from training.experiment import resolve
+    from training.experiment import Experiment
     from training.loop import Training
 
     model = tiny.build_model(tiny.experiment_params())
     load_tf_variables(model, weights)
-    settings = resolve(tiny.experiment_params())
+    settings = Experiment.of(tiny.experiment_params())
     training = Training(settings, model, Config(), Ranks(torch.device("cpu")), seed=0)
     return training.validation.measure()[0]
 

@@ -11,7 +11,7 @@ import yaml
 from tests.training import tiny
 from training.checkpoints import load
 from training.command_line import COMPLETE, ERROR
-from training.experiment import resolve
+from training.experiment import Experiment
 
 Script = Callable[..., int]
 
@@ -94,6 +94,6 @@ def test_what_cannot_be_is_said(
 
 
 def test_none_is_the_default() -> None:
-    assert resolve(tiny.experiment_params())["initial_weights"] is None
-    given = resolve(tiny.experiment_params(), ["initial_weights=x"])
+    assert Experiment.of(tiny.experiment_params())["initial_weights"] is None
+    given = Experiment.of(tiny.experiment_params(), ["initial_weights=x"])
     assert given["initial_weights"] == "x"
