@@ -54,8 +54,9 @@ def test_a_signal_and_a_resume_with_another_number(order: tuple[int, int], tmp_p
     os.kill(started[-1].pid or 0, signal.SIGTERM)
     assert [processes.finish(p) for p in started] == [LEFT_EARLY] * order[0]
     stopped = processes.newest_checkpoint(tmp_path)
-    resumed = begin(order[1], "--resume", "latest", "--max-minutes", "0.1")
-    assert [processes.finish(p) for p in resumed] == [LEFT_EARLY] * order[1]
+    more = f"epochs={stopped['epoch'] + 3}"
+    resumed = begin(order[1], "--resume", "latest", "--set", more)
+    assert [processes.finish(p) for p in resumed] == [COMPLETE] * order[1]
     state = processes.newest_checkpoint(tmp_path)
     assert state["step"] == len(state["history"]["train_loss"]) > stopped["step"]
     n = stopped["step"]
