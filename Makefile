@@ -1,4 +1,4 @@
-# Two commands on a fresh machine: `make run` trains, `make test` checks. Both make .venv first.
+# On a fresh machine: `make run` trains, `make test` and `make lint` check. All make .venv first.
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
@@ -13,6 +13,7 @@ test: $(INSTALLED)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy .
 
 $(INSTALLED): requirements.txt
