@@ -24,6 +24,7 @@ from layers.hgru import HGRU, HIDDEN_INITS, NONLINEARITIES
 from models.feedforward import FeedforwardNetwork
 from models.recurrent import RecurrentNetwork
 from support.errors import UserError, unknown
+from support.shell import run_command
 from training.losses import LOSSES
 from training.metrics import METRICS
 from training.optimizers import OPTIMIZERS, UPDATES
@@ -182,8 +183,8 @@ def _one_of(names: Iterable[str]) -> Kind:
 
 TRUTH = Kind("True or False", _truth, _truth_of)
 TEXT = Kind("a name", _text)
-FILE_NAME = Kind("a name without / or \\, of 1 to 200 characters", _file_name)
-AUGMENTATIONS = Kind("a list of augmentations", _flat, _list_of, ORDER)
+FILE_NAME = Kind("a name that a folder can have", _file_name)
+AUGMENTATIONS = Kind("names of augmentations (docs/data.md)", _flat, _list_of, ORDER)
 SIZE = Kind("[H, W], two whole numbers of at least 1", _size, _list_of)
 OPTIONS = Kind("a dictionary {name: value}", _options, _options_of)
 
@@ -493,16 +494,21 @@ def help_text(values: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def table() -> str:
-    """All settings and all options of the networks as Markdown."""
+def settings_table() -> str:
+    """All settings as Markdown; the README holds it."""
     lines = ["| setting | default | values | what it is |", "|---|---|---|---|"]
     for key, setting in SETTINGS.items():
         kind, says, resume = (setting.metadata[name] for name in ("kind", "says", "resume"))
         default = _default(setting)
         shown = "each script's" if default is MISSING else f"`{default!r}`"
         more = "; may change when a run is resumed" if resume else ""
-        lines.append(f"| `{key}` | {shown} | {_values(kind)} | {says}{more} |")
-    lines += ["", "| `aux` | default | values | what it is |", "|---|---|---|---|"]
+        lines.append(f"| `{key}` | {shown} | {kind.expected} | {says}{more} |")
+    return "\n".join(lines)
+
+
+def options_table() -> str:
+    """All options of the networks as Markdown."""
+    lines = ["| `aux` | default | values | what it is |", "|---|---|---|---|"]
     known: dict[str, inspect.Parameter] = {}
     for network in (FeedforwardNetwork, RecurrentNetwork, HGRU):
         known |= inspect.signature(network).parameters
@@ -516,4 +522,4 @@ def _values(kind: Kind) -> str:
 
 
 if __name__ == "__main__":
-    print(table())
+    run_command(lambda _: print(settings_table(), options_table(), sep="\n\n"))

@@ -9,12 +9,13 @@ import pytest
 
 import ff_5
 import hgru
+from config import CLONE
 from layers.hgru import HGRU
 from models.feedforward import FeedforwardNetwork
 from models.recurrent import RecurrentNetwork
 from support.errors import UserError
 from training import experiment
-from training.experiment import AUX, SETTINGS, Experiment, differences
+from training.experiment import AUX, SETTINGS, Experiment, differences, settings_table
 
 
 def of(*overrides: str, **changed: Any) -> Experiment:
@@ -307,3 +308,8 @@ def test_the_table_has_every_setting_and_option() -> None:
         assert sum(row.startswith(f"| `{name}` |") and row.count("|") == 5 for row in rows) == (
             2 if name == "aux" else 1
         )
+
+
+def test_the_readme_holds_the_table_of_settings():
+    readme = (CLONE / "README.md").read_text(encoding="utf-8")
+    assert settings_table() in readme
