@@ -183,8 +183,8 @@ def _one_of(names: Iterable[str]) -> Kind:
 
 TRUTH = Kind("True or False", _truth, _truth_of)
 TEXT = Kind("a name", _text)
-FILE_NAME = Kind("a name that a folder can have", _file_name)
-AUGMENTATIONS = Kind("names of augmentations (docs/data.md)", _flat, _list_of, ORDER)
+FILE_NAME = Kind("a name without / or \\ (a folder's)", _file_name)
+AUGMENTATIONS = Kind("a list of augmentations (docs/data.md)", _flat, _list_of, ORDER)
 SIZE = Kind("[H, W], two whole numbers of at least 1", _size, _list_of)
 OPTIONS = Kind("a dictionary {name: value}", _options, _options_of)
 
