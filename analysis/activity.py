@@ -18,6 +18,7 @@ from analysis.predict import prepare_images
 from analysis.probing import SMOOTHGRAD_SAMPLES, SMOOTHGRAD_SPREAD, record, smoothgrad
 from analysis.style import ACTIVITY, PAGE, SIGNED, SKY, new_figure, picture, style
 from analysis.trained import TrainedRun
+from support.errors import UserError
 from support.progress import Progress
 
 OUTLINE = 8  # pixels of the stimulus by which a contour is widened, so that its paddles join
@@ -31,7 +32,7 @@ class Seen:
     Attributes:
         image: (H, W), 0–1, as the network was given it.
         label: 0 or 1.
-        probability: that the network gives to label 1.
+        probability: softmax probability that the network gives to label 1.
         outline: (H, W) bool: the target contour, widened; None where it is not known.
         strength: by symbol (H1, H2), (T, H, W): root mean square over channels at each step.
         gates: by symbol (G1, G2), (T, K): mean over positions at each step.
@@ -46,24 +47,24 @@ class Seen:
 
     @property
     def caption(self) -> str:
-        """Label and answer, with the probability of the answer."""
+        """Label and answer, with the softmax probability of the answer."""
         answer = int(self.probability > 0.5)
         sure = max(self.probability, 1 - self.probability)
-        return f"{LABELS[self.label]}; the network says {LABELS[answer]}, p = {sure:.2f}"
+        return f"{LABELS[self.label]}; answer: {LABELS[answer]} (softmax probability {sure:.2f})"
 
 
 def example(data: Any, label: int, skip: int = 0) -> int:
     """Number of the first image of that label in a data set, after skipping some of them.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
     for index in range(len(data)):
         if data[index][1] == label:
             if not skip:
                 return index
             skip -= 1
-    raise ValueError(f"{data.describe()} has no such image of label {label}")
+    raise UserError(f"{data.describe()} has no such image of label {label}")
 
 
 @torch.no_grad()
@@ -127,6 +128,7 @@ def strip(seen: Seen, run: TrainedRun) -> Figure:
                 shown, ax=grid[row, :], extend="max", fraction=0.02, pad=0.01, format="%.2g",
                 ticks=MaxNLocator(3),
             )  # fmt: skip
+            bar.set_label(f"{symbol}, r.m.s.", fontsize=6)
             bar.ax.tick_params(labelsize=6)
             grid[row, 1].set_ylabel(symbol, rotation=0, va="center", labelpad=8)
         figure.suptitle(
@@ -147,7 +149,8 @@ def animation(seen: Seen, run: TrainedRun) -> bytes:
             _picture(left, seen.image, seen, 1.2, cmap="gray", vmin=0, vmax=1)
             left.set_title("image")
             _picture(right, one, seen, 1.2, cmap=ACTIVITY, vmin=0, vmax=largest)
-            right.set_title(f"H2, step {t + 1} of {len(maps)}")
+            right.set_title(f"H2 (r.m.s. over channels), step {t + 1} of {len(maps)}")
+            figure.colorbar(right.images[0], ax=right, shrink=0.8, extend="max")
             figure.suptitle(f"{run.model_name}: {seen.caption}", fontsize=8.5)
             canvas = FigureCanvasAgg(figure)
             canvas.draw()
@@ -190,7 +193,7 @@ def gradient_maps(
 def gradient_figure(
     images: list[np.ndarray], maps: np.ndarray, labels: list[int], samples: int
 ) -> Figure:
-    """Each image, its signed gradient, and the gradient's absolute value over the image."""
+    """Each image, the gradient of its label's logit, and the gradient's absolute value."""
     count = len(images)
     with style():
         figure = new_figure(PAGE, 1.95 * count + 0.2)
@@ -202,12 +205,13 @@ def gradient_figure(
             left.set_title(f"label {label}: {LABELS[label]}")
             shown = middle.imshow(gradient, cmap=SIGNED, vmin=-scale, vmax=scale)
             copies = f"{samples} noisy cop{'y' if samples == 1 else 'ies'}"
-            middle.set_title(f"gradient of its logit, {copies}")
-            figure.colorbar(shown, ax=middle, shrink=0.75, extend="both")
+            middle.set_title(f"gradient, {copies}")
+            unit = "logit per unit of intensity"
+            figure.colorbar(shown, ax=middle, shrink=0.75, extend="both", label=unit)
             strength = right.imshow(np.abs(gradient), cmap=ACTIVITY, vmin=0, vmax=scale)
             right.contour(image, levels=[0.5], colors=SKY, linewidths=0.4)
             right.set_title("its absolute value")
-            figure.colorbar(strength, ax=right, shrink=0.75, extend="max")
+            figure.colorbar(strength, ax=right, shrink=0.75, extend="max", label=unit)
             for axes in (left, middle, right):
                 picture(axes)
     return figure

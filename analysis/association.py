@@ -1,16 +1,17 @@
 """The association field: which units the horizontal kernel joins, by orientation and distance.
 
-Definitions. Channels 0–11 and 12–23 start from Gabor filters of 12 orientations and two phases,
-channel 24 from a disc (``layers.gabor``). A channel's *orientation* is that of the contour its
-filter prefers when training starts, in degrees from the horizontal, counter-clockwise on the
-screen, 0–165. ``W[o, i, y, x]`` is the *connection* to a unit of channel o from one of channel i
-that lies (y − r, x − r) pixels below and to the right of it. The *distance* is the length of that
-vector; the *relative orientation* the difference of the two orientations, folded to 0–90°. A
-connection above 0 is called excitatory, one below 0 inhibitory: by the sign of W itself, or of
-what W does through the letters (see :func:`connections`).
+Definitions. A channel's *orientation* is that of the contour its trained filter prefers, in degrees
+from the horizontal, counter-clockwise on the screen, 0–180: :func:`orientation_of` measures it. A
+filter that is no more selective than white noise has none. ``W[o, i, y, x]`` is the *connection*
+to a unit of channel o from one of channel i that lies (y − r, x − r) pixels below and to the right
+of it. The *distance* is the length of that vector; the *relative orientation* the difference of
+the two orientations, folded to 0–90°. A connection above 0 is called excitatory, one below 0
+inhibitory: by the sign of W itself, or of what W does through the letters (:func:`connections`).
+
+The *null* shuffles the orientations among the oriented channels: what the same kernels would show
+if they did not depend on orientation.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +20,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from analysis.probing import circuit
-from layers.gabor import ORIENTATIONS, PHASES
+from support.errors import choose
 
-STEP = 180 / ORIENTATIONS  # degrees from one orientation to the next
-ORIENTED = ORIENTATIONS * len(PHASES)  # channels that have an orientation; the last has none
+STEP = 15.0  # degrees: width of a bin of relative orientation
+GRID = 64  # frequencies a side at which a filter's spectrum is taken
+NOISE = 2_000  # white-noise filters
+SHUFFLES = 1_000
 STAGES = {
     "weights": "W, by its own sign",
     "second_weights": "W of the second stage, by its own sign",
@@ -36,12 +39,15 @@ class AssociationField:
     """Mean connections between oriented channels.
 
     Attributes:
-        relative: (R,) relative orientations in degrees, 0, 15 … 90.
+        relative: (R,) centres of the bins of relative orientation in degrees, 0, 15 … 90.
         distance: (D,) centres of the bins in pixels, 0, 1 …: distances rounded to the nearest.
         excitatory: (R, D) mean over connections of max(w, 0).
         inhibitory: (R, D) mean over connections of max(−w, 0).
         field: (R, h, w) mean connection by place: every kernel is turned so that the receiving
             unit's orientation is horizontal; rows below, columns to the right of it, in pixels.
+        by_orientation: (2, R) mean excitatory and inhibitory part over all distances.
+        null: (2, 2, R) of the same, the 2.5th and 97.5th percentile over shuffled orientations.
+        channels: number of oriented channels.
     """
 
     relative: np.ndarray
@@ -49,22 +55,46 @@ class AssociationField:
     excitatory: np.ndarray
     inhibitory: np.ndarray
     field: np.ndarray
+    by_orientation: np.ndarray
+    null: np.ndarray
+    channels: int
 
 
-def channel_orientation(channels: int = ORIENTED + 1) -> np.ndarray:
-    """(K,) orientation of each channel in degrees, 0–165; not a number for the disc.
+def orientation_of(filters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Orientation and selectivity of filters, from their power spectra.
 
-    The filter of θ varies along its u axis, so the contour it prefers runs along v: θ − 90° in a
-    coordinate system whose y points up.
+    The power at each spatial frequency, the mean left out, counts for the orientation of that
+    frequency's grating: the orientation is that of the mean vector over doubled angles, the
+    selectivity its length (one minus the circular variance: Ringach et al. 2002).
+
+    Args:
+        filters: (K, h, w).
+
+    Returns:
+        (K,) degrees, 0–180; (K,) 0 (all orientations alike) to 1 (a grating).
     """
-    theta = -90 + STEP * np.arange(ORIENTATIONS)
-    oriented = np.tile((theta - 90) % 180, len(PHASES))
-    return np.concatenate([oriented, np.full(channels - len(oriented), math.nan)])
+    power = np.abs(np.fft.fft2(filters, (GRID, GRID))) ** 2
+    y, x = np.meshgrid(np.fft.fftfreq(GRID), np.fft.fftfreq(GRID), indexing="ij")
+    radius = np.hypot(x, y)
+    power = power * ((radius > 0) & (radius <= 0.5))
+    doubled = np.exp(2j * np.arctan2(-y, x))  # of the frequency; y points down in an image
+    vector = (power * doubled).sum((1, 2)) / np.maximum(power.sum((1, 2)), 1e-30)
+    return (np.rad2deg(np.angle(vector)) / 2 + 90) % 180, np.abs(vector)
 
 
-def sorted_channels() -> np.ndarray:
-    """(K,) the channels by orientation, the two phases of each side by side, the disc last."""
-    orientation = np.nan_to_num(channel_orientation(), nan=math.inf)
+def channel_orientation(network: nn.Module) -> np.ndarray:
+    """(K,) orientation of each channel's trained filter in degrees; not a number without one.
+
+    A filter has an orientation if it is more selective than 95% of white-noise filters of its size.
+    """
+    filters = network.drive.weight.detach().float().cpu().numpy()[:, 0]
+    noise = np.random.default_rng(0).normal(size=(NOISE, *filters.shape[1:]))
+    orientation, selectivity = orientation_of(filters)
+    return np.where(selectivity > np.quantile(orientation_of(noise)[1], 0.95), orientation, np.nan)
+
+
+def sorted_channels(orientation: np.ndarray) -> np.ndarray:
+    """(K,) the channels by orientation, those without one last."""
     return np.argsort(orientation, kind="stable")
 
 
@@ -72,16 +102,17 @@ def connections(network: nn.Module, stage: str = "weights") -> np.ndarray:
     """The horizontal kernel (K, K, h, w) of a stage: [receiving, sending, row, column].
 
     Args:
+        network: with a circuit.
         stage: ``'weights'``: W itself (the first stage's, where there are two).
             ``'second_weights'``: W of the second stage, the same where there is one only.
             ``'excitation'``: κ_o γ_o W2[o], what E adds to the second stage where H1 is small.
             ``'inhibition'``: −μ_o W1[o], what (μ C1) takes from the first stage.
 
     Raises:
-        ValueError: the stage is not known, or the network has no circuit.
+        UserError: the stage is not known.
+        ValueError: the network has no circuit.
     """
-    if stage not in STAGES:
-        raise ValueError(f"stage must be one of {', '.join(STAGES)}; found {stage!r}")
+    choose("stage", stage, STAGES)
     layer = circuit(network)
     second = stage in ("second_weights", "excitation") and layer.separate_kernels
     kernel = layer.W2 if second else layer.W1
@@ -96,40 +127,59 @@ def connections(network: nn.Module, stage: str = "weights") -> np.ndarray:
     return (factor * kernel).detach().float().cpu().numpy()
 
 
-def association_field(kernel: np.ndarray) -> AssociationField:
-    """Mean connections by relative orientation, distance and place.
+def association_field(
+    kernel: np.ndarray, orientation: np.ndarray, shuffles: int = SHUFFLES, seed: int = 0
+) -> AssociationField:
+    """Mean connections by relative orientation, distance and place, and their null.
 
     Args:
-        kernel: (K, K, h, w) as :func:`connections` gives; channels 0–23 are oriented.
-
-    Raises:
-        ValueError: the kernel has fewer than 24 channels or is not square.
+        kernel: (K, K, h, w), h = w, as :func:`connections` gives.
+        orientation: (K,) degrees; not a number: the channel is left out.
+        shuffles: of the null.
+        seed: of the shuffles.
     """
-    if kernel.ndim != 4 or kernel.shape[0] < ORIENTED or kernel.shape[2] != kernel.shape[3]:
-        raise ValueError(
-            f"an association field needs a square kernel of {ORIENTED} oriented channels or more, "
-            f"found {kernel.shape}"
-        )
-    oriented = kernel[:ORIENTED, :ORIENTED].astype(np.float64)
-    orientation = channel_orientation()[:ORIENTED]
-    pair = folded(orientation[:, None] - orientation[None, :])  # (24, 24)
+    oriented = np.flatnonzero(np.isfinite(orientation))
+    kernel = kernel[np.ix_(oriented, oriented)].astype(np.float64)
+    degrees = orientation[oriented]
     relative = np.arange(0, 90 + STEP / 2, STEP)
+    bins = _bins(degrees)
     r = (kernel.shape[-1] - 1) // 2  # where the receiving unit lies
     y, x = np.mgrid[: kernel.shape[2], : kernel.shape[3]] - r
-    bins = np.rint(np.hypot(y, x)).astype(int)
-    bins = np.where(bins <= r, bins, -1)  # corners reach further, in some directions only
+    rings = np.rint(np.hypot(y, x)).astype(int)  # corners reach further, in some directions only
     distance = np.arange(r + 1)
-    excitatory, inhibitory = np.zeros((2, len(relative), len(distance)))
-    turned = turn(oriented, orientation)
-    field = np.zeros((len(relative), *kernel.shape[2:]))
-    for row, angle in enumerate(relative):
-        chosen = oriented[np.isclose(pair, angle)]  # (pairs, h, w)
-        for d in distance:
-            ring = chosen[:, bins == d]
-            excitatory[row, d] = np.maximum(ring, 0).mean()
-            inhibitory[row, d] = np.maximum(-ring, 0).mean()
-        field[row] = turned[np.isclose(pair, angle)].mean(0)
-    return AssociationField(relative, distance, excitatory, inhibitory, field)
+    parts = np.maximum(kernel, 0), np.maximum(-kernel, 0)
+    rows = range(len(relative))
+    excitatory, inhibitory = (
+        np.array([[_mean(part[bins == row][:, rings == d]) for d in distance] for row in rows])
+        for part in parts
+    )
+    turned = turn(kernel, degrees)
+    field = np.array([turned[bins == row].mean(0) if (bins == row).any()
+                      else np.full(kernel.shape[2:], np.nan) for row in rows])  # fmt: skip
+    pairs = np.stack([part[:, :, rings <= r].mean(2) for part in parts])  # (2, K, K)
+    random = np.random.default_rng(seed)
+    null = np.stack(
+        [_by_bin(pairs, _bins(random.permutation(degrees)), rows) for _ in range(shuffles)]
+    )
+    band = np.percentile(null, [2.5, 97.5], axis=0).transpose(1, 0, 2)
+    return AssociationField(
+        relative, distance, excitatory, inhibitory, field, _by_bin(pairs, bins, rows), band,
+        len(oriented),
+    )  # fmt: skip
+
+
+def _bins(degrees: np.ndarray) -> np.ndarray:
+    """(K, K) the bin of each pair's relative orientation."""
+    return np.rint(folded(degrees[:, None] - degrees[None, :]) / STEP).astype(int)
+
+
+def _by_bin(pairs: np.ndarray, bins: np.ndarray, rows: range) -> np.ndarray:
+    """(2, R) means of (2, K, K) over the pairs of each bin; not a number where there are none."""
+    return np.array([[_mean(part[bins == row]) for row in rows] for part in pairs])
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else np.nan
 
 
 def folded(angle: np.ndarray) -> np.ndarray:

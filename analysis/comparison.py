@@ -1,6 +1,7 @@
-"""A family of runs side by side: accuracies with intervals, training needed, paired tests."""
+"""A family of runs side by side: accuracies of every seed, training needed, paired tests."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +10,51 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from analysis import statistics
-from analysis.curves import images_to, labels
+from analysis.curves import curve, labels
 from analysis.evaluate import IMAGES, Evaluation, evaluated
 from analysis.image_sets import title
-from analysis.style import MUTED, PAGE, legend_below, new_figure, series, style
+from analysis.style import BLUE, MUTED, PAGE, RED, new_figure, style
 from analysis.trained import TrainedRun
 from dataset_processing import contour_length
+from support.errors import UserError, unknown
 
 LEVEL = 0.9  # the accuracy whose training images are counted
+LEARNED = 0.6  # below it a seed counts as one that has not left chance
+SEEDS = 5  # of fewer, each is told and no interval over seeds is given
+ACROSS = 3  # panels of a figure's row
+LETTERS = 24  # of a line of a model's name on an axis
+TICKS = [1, 2, 2.5, 5, 10]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run on one set.
+
+    Attributes:
+        model: its name in the comparison; runs of one name differ by their seed.
+        trained_on, tested_on: names of sets.
+        seed: of the run.
+        parameters: numbers that were trained.
+        training_images: that the weights had seen.
+        images: that it was tested on.
+        accuracy, low, high: share answered rightly, and Wilson's 95% interval over the images.
+        images_to: training images at the first validation of 90% or more; None: not reached.
+    """
+
+    model: str
+    trained_on: str
+    tested_on: str
+    seed: int
+    parameters: int
+    training_images: int
+    images: int
+    accuracy: float
+    low: float
+    high: float
+    images_to: int | None
 
 
 @dataclass
@@ -41,6 +76,21 @@ class Member:
         """The set that it was trained on."""
         return str(self.run.params["dataset"])
 
+    def points(self) -> list[Point]:
+        """It on each of its sets."""
+        run, found = self.run, []
+        needed = curve(run, self.model).images_to(LEVEL)
+        for name, evaluation in self.evaluations.items():
+            numbers = evaluation.accuracy()
+            shares = (numbers[key] for key in ("accuracy", "low", "high"))
+            found.append(
+                Point(
+                    self.model, self.trained_on, name, run.seed, run.parameters, run.images_seen,
+                    numbers["images"], *shares, needed,
+                )
+            )  # fmt: skip
+        return found
+
 
 def family(
     runs: Sequence[TrainedRun],
@@ -48,6 +98,7 @@ def family(
     images: int = IMAGES,
     seed: int = 0,
     workers: int | None = None,
+    names: Sequence[str] = (),
 ) -> tuple[list[Member], list[Path]]:
     """Evaluate runs side by side.
 
@@ -55,12 +106,13 @@ def family(
         runs: the runs.
         datasets: sets for all of them; none: each on what it validated on.
         images, seed, workers: see :func:`analysis.evaluate.evaluate`.
+        names: what each is called; none: see :func:`analysis.curves.labels`.
 
     Returns:
         The members, and the files of their answers.
     """
     members, paths = [], []
-    for run, model in zip(runs, labels(runs, with_dataset=False), strict=True):
+    for run, model in zip(runs, labels(runs, names), strict=True):
         own = str(run.params.get("val_dataset") or run.params["dataset"])
         evaluations = {}
         for name in datasets or [own]:
@@ -70,69 +122,98 @@ def family(
     return members, paths
 
 
-def rows(members: Sequence[Member]) -> list[dict[str, Any]]:
-    """A row for each model, training set and test set.
+def points(members: Sequence[Member]) -> list[Point]:
+    """Every member on each of its sets."""
+    return [point for member in members for point in member.points()]
 
-    ``accuracy`` with ``low`` and ``high``: of one seed, the share of images and Wilson's interval;
-    of several, the mean of their accuracies and Student's interval over seeds. ``images_to_90`` is
-    the median over the seeds that reached 90% in validation; ``reached`` counts them.
+
+def groups(found: Sequence[Point]) -> list[list[Point]]:
+    """The seeds of each model, training set and test set."""
+    grouped: dict[tuple[str, str, str], list[Point]] = {}
+    for point in found:
+        grouped.setdefault((point.model, point.trained_on, point.tested_on), []).append(point)
+    return list(grouped.values())
+
+
+def table(found: Sequence[Point]) -> list[dict[str, Any]]:
+    """A row for each model, training set and test set, for reading."""
+    return [
+        {
+            "model": group[0].model,
+            "trained on": title(group[0].trained_on),
+            "tested on": title(group[0].tested_on),
+            "training images": f"{int(np.median([p.training_images for p in group])):,}",
+            "accuracy": accuracy_text(group),
+            "images to 90%": images_text(group),
+        }
+        for group in groups(found)
+    ]
+
+
+def accuracy_text(group: Sequence[Point]) -> str:
+    """The accuracy of one model's seeds, with an interval that says what it is of.
+
+    One seed: Wilson's interval over the images. Seeds of which some have not left chance: how many
+    learned, and each. Fewer than five: lowest to highest. More: mean and Student's interval.
     """
-    found = []
-    for (model, trained_on, tested_on), group in _groups(members).items():
-        accuracies = [m.evaluations[tested_on].accuracy() for m in group]
-        values = [a["accuracy"] for a in accuracies]
-        if len(group) == 1:
-            mean, low, high = values[0], accuracies[0]["low"], accuracies[0]["high"]
-        else:
-            mean, low, high = statistics.mean_interval(values)
-        needed = [
-            images_to(m.run.history, int(m.run.params["batch_size"]), LEVEL) for m in group
-        ]
-        reached = [n for n in needed if n is not None]
-        found.append(
-            {
-                "model": model,
-                "trained_on": trained_on,
-                "tested_on": tested_on,
-                "seeds": len(group),
-                "parameters": group[0].run.parameters,
-                "training_images": int(np.median([m.run.images_seen for m in group])),
-                "test_images": accuracies[0]["images"],
-                "accuracy": mean,
-                "low": max(low, 0.0),  # max and min keep what is not a number
-                "high": min(high, 1.0),
-                "interval": "Wilson" if len(group) == 1 else "Student, over seeds",
-                "lowest_seed": min(values),
-                "highest_seed": max(values),
-                "images_to_90": int(np.median(reached)) if reached else None,
-                "reached": len(reached),
-            }
-        )
-    return found
+    values = sorted(point.accuracy for point in group)
+    each = [f"{100 * value:.1f}" for value in values]
+    count = len(values)
+    if count == 1:
+        return f"{each[0]}% ({100 * group[0].low:.1f}–{100 * group[0].high:.1f} over images)"
+    learned = sum(value >= LEARNED for value in values)
+    if 0 < learned < count:
+        return f"{learned} of {count} seeds learned: {', '.join(each)}%"
+    if len(set(each)) == 1:
+        return f"{each[0]}% in each of {count} seeds"
+    if count < SEEDS:
+        return f"{each[0]}–{each[-1]}% ({count} seeds, lowest–highest)"
+    mean, low, high = (100 * value for value in statistics.mean_interval(values))
+    return f"{mean:.1f}% ({low:.1f}–{high:.1f} over {count} seeds)"
+
+
+def images_text(group: Sequence[Point]) -> str:
+    """Training images to 90%: of one seed, or lowest to highest and how many reached it."""
+    needed = sorted(point.images_to for point in group if point.images_to is not None)
+    if not needed:
+        return "not reached"
+    span = f"{needed[0]:,}" if needed[0] == needed[-1] else f"{needed[0]:,}–{needed[-1]:,}"
+    span = span if needed[-1] else "at its start"
+    return span if len(needed) == len(group) else f"{span} ({len(needed)} of {len(group)} seeds)"
+
+
+def reference_of(members: Sequence[Member], wanted: str | None = None) -> str:
+    """The model that others are tested against: that wanted, else the first hGRU, else the first.
+
+    Raises:
+        UserError: no member is of the model wanted.
+    """
+    known = list(dict.fromkeys(member.model for member in members))
+    if wanted and wanted not in known:
+        raise unknown("reference", wanted, known)
+    full = [member.model for member in members if member.run.model_name == "hgru"]
+    return wanted or [*full, *known][0]
 
 
 def paired_tests(members: Sequence[Member], reference: str) -> list[dict[str, Any]]:
     """McNemar's exact test of each model against the reference, seed by seed.
 
-    Pairs were trained on the same set from the same seed and saw the same images. P-values are
-    adjusted together by Holm's method.
+    Pairs were trained on the same set from the same seed and saw the same images. Each test is of
+    two trained networks: it does not say how another seed would do. P-values are adjusted together
+    by Holm's method.
 
     Raises:
-        ValueError: no member is of the reference, or a pair did not see the same images.
+        UserError: no member is of the reference, or a pair did not see the same images.
     """
-    known = list(dict.fromkeys(m.model for m in members))
-    if reference not in known:
-        raise ValueError(f"the reference {reference!r} is none of the models: {', '.join(known)}")
+    reference_of(members, reference)
     full = {(m.trained_on, m.run.seed): m for m in members if m.model == reference}
     found: list[dict[str, Any]] = []
     for member in members:
         other = full.get((member.trained_on, member.run.seed))
         if member.model == reference or other is None:
             continue
-        for name, evaluation in member.evaluations.items():
-            if name not in other.evaluations:
-                continue
-            theirs = other.evaluations[name]
+        for name in set(member.evaluations) & set(other.evaluations):
+            evaluation, theirs = member.evaluations[name], other.evaluations[name]
             _check_same_images(evaluation, theirs)
             test = statistics.mcnemar(evaluation.correct, theirs.correct)
             found.append(
@@ -155,139 +236,23 @@ def paired_tests(members: Sequence[Member], reference: str) -> list[dict[str, An
     return [{**row, "p_holm": p} for row, p in zip(found, adjusted, strict=True)]
 
 
-def comparison_figure(members: Sequence[Member]) -> Figure:
-    """Accuracy by model and set, and training images needed to reach 90%."""
-    table = rows(members)
-    models = list(dict.fromkeys(row["model"] for row in table))
-    looks: dict[str, dict[str, Any]] = {
-        model: {key: value for key, value in series(i).items() if key != "linestyle"}
-        for i, model in enumerate(models)
-    }
-    shifts = {model: 0.6 * ((i + 0.5) / len(models) - 0.5) for i, model in enumerate(models)}
-    with style():
-        figure = new_figure(PAGE, 3.0)
-        left, right = figure.subplots(1, 2, width_ratios=[1.7, 1])
-        _accuracies(left, members, table, looks, shifts)
-        _images_needed(right, table, looks, shifts)
-        for axes in (left, right):
-            axes.grid(axis="y")
-            axes.tick_params(axis="x", length=0)
-        handles, names = left.get_legend_handles_labels()
-        unique = dict(zip(names, handles, strict=True))
-        legend_below(figure, list(unique.values()), list(unique))
-    return figure
-
-
-def _accuracies(
-    axes: Axes, members: Sequence[Member], table: Sequence[dict[str, Any]],
-    looks: dict[str, dict[str, Any]], shifts: dict[str, float],
-) -> None:  # fmt: skip
-    conditions = _conditions(table)
-    for row in table:
-        model = row["model"]
-        x = conditions.index((row["trained_on"], row["tested_on"])) + shifts[model]
-        known = not math.isnan(row["low"])
-        error = [[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]]
-        axes.errorbar(
-            x, row["accuracy"], yerr=error if known else None, label=model, linestyle="none",
-            capsize=2.5, elinewidth=1.1, **looks[model],
-        )  # fmt: skip
-        if row["seeds"] > 1:
-            group = _groups(members)[model, row["trained_on"], row["tested_on"]]
-            seeds = [m.evaluations[row["tested_on"]].accuracy()["accuracy"] for m in group]
-            axes.plot(
-                [x + 0.05] * len(seeds), seeds, ".", color=looks[model]["color"], markersize=2.5
-            )
-    names, label = _condition_names(conditions)
-    axes.set_xticks(range(len(conditions)), names)
-    axes.set_xlim(-0.5, len(conditions) - 0.5)
-    axes.set_xlabel(label)
-    axes.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_title("accuracy, 95% interval")
-
-
-def _images_needed(
-    axes: Axes, table: Sequence[dict[str, Any]], looks: dict[str, dict[str, Any]],
-    shifts: dict[str, float],
-) -> None:  # fmt: skip
-    """Images to 90% by what was trained on; the test set plays no part in it."""
-    sets = list(dict.fromkeys(trained for trained, _ in _conditions(table)))
-    needed = {(row["model"], row["trained_on"]): row["images_to_90"] for row in table}
-    largest = max((n for n in needed.values() if n is not None), default=0)
-    unit, word = (1e6, "millions") if largest >= 1e6 else (1e3, "thousands")
-    for (model, trained_on), count in needed.items():
-        x = sets.index(trained_on) + shifts[model]
-        if count is not None:
-            axes.plot(x, count / unit, linestyle="none", **looks[model])
-        else:
-            axes.annotate(
-                "not reached", (x, 0.97), xycoords=("data", "axes fraction"), va="top",
-                color=looks[model]["color"], ha="center", fontsize=6.5, rotation=90,
-            )  # fmt: skip
-    names, label = _condition_names([(name, name) for name in sets])
-    axes.set_xticks(range(len(sets)), names)
-    axes.set_xlim(-0.5, len(sets) - 0.5)
-    axes.set_xlabel(label)
-    axes.set_title(f"training images to {100 * LEVEL:g}%")
-    if largest:
-        axes.set_ylim(0, 1.25 * largest / unit)
-        axes.set_ylabel(word)
-    else:
-        axes.set_yticks([])
-
-
-def markdown(table: Sequence[dict[str, Any]], tests: Sequence[dict[str, Any]]) -> str:
-    """The comparison as two Markdown tables."""
-    lines = [
-        "| model | trained on | tested on | seeds | parameters | training images | accuracy (95%) "
-        "| images to 90% |",
-        "|---|---|---|---:|---:|---:|---:|---:|",
-    ]
-    for row in table:
-        lines.append(
-            f"| {row['model']} | {title(row['trained_on'])} | {title(row['tested_on'])} "
-            f"| {row['seeds']} | {row['parameters']:,} | {row['training_images']:,} "
-            f"| {accuracy_text(row)} | {images_text(row)} |"
-        )
-    if tests:
-        lines += [
-            "",
-            "| model − reference | trained on | tested on | seed | images | difference (95%) "
-            "| right alone: model, reference | p (McNemar, exact) | p (Holm) |",
-            "|---|---|---|---:|---:|---:|---:|---:|---:|",
-        ]
+def tests_table(tests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each paired test, for reading."""
+    rows = []
     for row in tests:
-        lines.append(
-            f"| {row['model']} − {row['reference']} | {title(row['trained_on'])} "
-            f"| {title(row['tested_on'])} | {row['seed']} | {row['images']:,} "
-            f"| {difference_text(row)} | {row['only_model_right']}, {row['only_reference_right']} "
-            f"| {p_text(row['p'])} | {p_text(row['p_holm'])} |"
+        numbers = [100 * row[key] for key in ("difference", "low", "high")]
+        shown = [f"{number:+.1f}".replace("-", "−") for number in numbers]
+        rows.append(
+            {
+                "model − reference": f"{row['model']} − {row['reference']}",
+                "tested on": title(row["tested_on"]),
+                "seed": row["seed"],
+                "points (95% over images)": f"{shown[0]} ({shown[1]} to {shown[2]})",
+                "right alone": f"{row['only_model_right']:,}, {row['only_reference_right']:,}",
+                "p (McNemar, Holm)": f"{p_text(row['p'])}, {p_text(row['p_holm'])}",
+            }
         )
-    return "\n".join(lines) + "\n"
-
-
-def accuracy_text(row: dict[str, Any]) -> str:
-    """``97.4% (97.1–97.7)``."""
-    text = f"{100 * row['accuracy']:.1f}%"
-    if math.isnan(row["low"]):
-        return text
-    return f"{text} ({100 * row['low']:.1f}–{100 * row['high']:.1f})"
-
-
-def difference_text(row: dict[str, Any]) -> str:
-    """``−3.1 (−3.6 to −2.6) points``."""
-    numbers = [100 * row[key] for key in ("difference", "low", "high")]
-    one, low, high = (f"{n:+.1f}".replace("-", "−") for n in numbers)
-    return f"{one} ({low} to {high}) points"
-
-
-def images_text(row: dict[str, Any]) -> str:
-    """``512,000``, with how many seeds reached it where not all did; ``not reached``."""
-    if row["images_to_90"] is None:
-        return "not reached"
-    part = "" if row["reached"] == row["seeds"] else f" ({row['reached']} of {row['seeds']} seeds)"
-    return f"{row['images_to_90']:,}{part}"
+    return rows
 
 
 def p_text(p: float) -> str:
@@ -295,43 +260,109 @@ def p_text(p: float) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
-def _groups(members: Sequence[Member]) -> dict[tuple[str, str, str], list[Member]]:
-    """Members by model, training set and test set."""
-    groups: dict[tuple[str, str, str], list[Member]] = {}
-    for member in members:
-        for tested_on in member.evaluations:
-            groups.setdefault((member.model, member.trained_on, tested_on), []).append(member)
-    return groups
+def comparison_figure(found: Sequence[Point]) -> Figure:
+    """Accuracy of every seed by model, a panel a set; and the training images it needed to 90%."""
+    models = list(dict.fromkeys(point.model for point in found))
+    names = [textwrap.fill(model, LETTERS) for model in models]
+    conditions = _conditions(found)
+    trained = list(dict.fromkeys(trained_on for trained_on, _ in conditions))
+    count = len(conditions) + len(trained)
+    across = min(ACROSS, count)
+    down = -(-count // across)
+    seeds = max(len(group) for group in groups(found))
+    height = 0.6 + (0.2 + 0.06 * min(seeds, 8)) * len(models)
+    with style():
+        figure = new_figure(PAGE, down * height + 0.4)
+        grid = figure.subplots(down, across, squeeze=False)
+        for axes in grid.ravel()[count:]:
+            axes.set_axis_off()
+        for axes, condition in zip(grid.ravel(), conditions, strict=False):
+            _accuracies(axes, [p for p in found if _condition(p) == condition], models)
+            axes.set_title(_condition_name(condition, len(trained) > 1))
+        least = min(0.48, *(point.low for point in found))
+        for axes in grid.ravel()[: len(conditions)]:
+            axes.set_xlim(max(0, least - 0.02), 1.01)
+        for axes, name in zip(grid.ravel()[len(conditions) : count], trained, strict=True):
+            first = {(p.model, p.seed): p for p in found if p.trained_on == name}
+            _images_needed(axes, list(first.values()), models)
+            where = f", {_name(name)}" if len(trained) > 1 else ""
+            axes.set_title(f"training images to {LEVEL:.0%}{where}")
+        for number, axes in enumerate(grid.ravel()[:count]):
+            axes.set_yticks(range(len(models)), names if number % across == 0 else [])
+            axes.set_ylim(len(models) - 0.5, -0.5)
+            axes.grid(axis="x")
+            axes.tick_params(axis="y", length=0)
+        tested = sorted({point.images for point in found})
+        images = f"{tested[0]:,}" if len(tested) == 1 else f"{tested[0]:,}–{tested[-1]:,}"
+        figure.supxlabel(
+            f"A point a seed. Whisker: Wilson's 95% interval over its {images} test images. "
+            "Dashed: chance. Open triangle: 90% not reached by then.", fontsize=7, color=MUTED,
+        )  # fmt: skip
+    return figure
 
 
-def _check_same_images(first: Evaluation, second: Evaluation) -> None:
-    same = first.about["set"] == second.about["set"]
-    if not same or not np.array_equal(first.record, second.record):
-        raise ValueError(
-            f"{first.run} and {second.run} did not see the same images of {first.dataset}; "
-            "evaluate both with the same --images and --seed on the same data"
-        )
+def _places(model: str, models: Sequence[str], count: int) -> np.ndarray:
+    """Where a model's seeds stand on the axis of models."""
+    return models.index(model) + (np.arange(count) - (count - 1) / 2) * 0.7 / max(count, 3)
 
 
-def _conditions(table: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+def _accuracies(axes: Axes, found: Sequence[Point], models: Sequence[str]) -> None:
+    for group in groups(found):
+        for y, point in zip(_places(group[0].model, models, len(group)), group, strict=True):
+            error = [[point.accuracy - point.low], [point.high - point.accuracy]]
+            axes.errorbar(
+                point.accuracy, y, xerr=error, fmt="o", color=BLUE, markersize=3.5, capsize=2,
+                elinewidth=1,
+            )  # fmt: skip
+    axes.axvline(0.5, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=TICKS))
+    axes.set_xlabel("accuracy")
+
+
+def _images_needed(axes: Axes, found: Sequence[Point], models: Sequence[str]) -> None:
+    """Images to 90% by what was trained on; the test set plays no part in it."""
+    for model in dict.fromkeys(point.model for point in found):
+        group = [point for point in found if point.model == model]
+        for y, point in zip(_places(model, models, len(group)), group, strict=True):
+            if point.images_to is None:
+                axes.plot(point.training_images / 1000, y, ">", color=RED, mfc="none", ms=4.5)
+            else:
+                axes.plot(point.images_to / 1000, y, "o", color=BLUE, ms=3.5)
+    right = max(point.images_to or point.training_images for point in found) / 1000
+    axes.set_xlim(-0.04 * right, 1.08 * right)
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=TICKS))
+    axes.set_xlabel("training images (thousands)")
+
+
+def _condition(point: Point) -> tuple[str, str]:
+    return point.trained_on, point.tested_on
+
+
+def _conditions(found: Sequence[Point]) -> list[tuple[str, str]]:
     """(trained on, tested on), by contour length where names tell."""
 
     def order(condition: tuple[str, str]) -> tuple[Any, ...]:
         lengths = [contour_length(title(name)) or math.inf for name in condition]
         return (*lengths, condition)
 
-    return sorted({(row["trained_on"], row["tested_on"]) for row in table}, key=order)
+    return sorted({_condition(point) for point in found}, key=order)
 
 
-def _condition_names(conditions: Sequence[tuple[str, str]]) -> tuple[list[str], str]:
-    """Names of (trained on, tested on) on an axis, and the axis's own."""
-    lengths = [[contour_length(title(name)) for name in condition] for condition in conditions]
-    if any(None in pair for pair in lengths):
-        return ["\n".join(dict.fromkeys(map(title, condition))) for condition in conditions], ""
-    if all(trained == tested for trained, tested in lengths):
-        return [f"{tested}" for _, tested in lengths], "contour length (paddles)"
-    if len({trained for trained, _ in lengths}) == 1:
-        label = f"contour length in the test (trained on {lengths[0][0]})"
-        return [f"{tested}" for _, tested in lengths], label
-    names = [f"{tested}\n({trained})" for trained, tested in lengths]
-    return names, "contour length in the test (in training)"
+def _name(dataset: str) -> str:
+    length = contour_length(title(dataset))
+    return title(dataset) if length is None else f"length {length}"
+
+
+def _condition_name(condition: tuple[str, str], several: bool) -> str:
+    trained, tested = map(_name, condition)
+    return f"{tested}, trained on {trained}" if several and trained != tested else tested
+
+
+def _check_same_images(first: Evaluation, second: Evaluation) -> None:
+    same = first.about["set"] == second.about["set"]
+    if not same or not np.array_equal(first.record, second.record):
+        raise UserError(
+            f"{first.run} and {second.run} did not see the same images of {first.dataset}; "
+            "evaluate both with the same --images and --seed on the same data"
+        )

@@ -1,80 +1,149 @@
-"""Learning curves: accuracy and loss over training images, with the spread over seeds."""
+"""Learning curves: accuracy and loss over training images, a line for each run."""
 
-from collections.abc import Collection, Sequence
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from analysis import origin
-from analysis.style import GRID, MUTED, PAGE, legend_below, new_figure, series, style
+from analysis.style import MUTED, PAGE, SERIES, legend_rows, new_figure, series, style
 from analysis.trained import TrainedRun
-from training.experiment import DEFAULTS
+from support.errors import UserError, refusals
+from training.experiment import SETTINGS
 from training.history import History
 from training.run import TIMESTAMP
 
-SMOOTH = 200  # points that a training curve is reduced to
-# Parameters that say nothing of what was learned.
-BOOKKEEPING = {
-    "exp_name", "save_weights", "log_iters", "checkpoint_minutes", "keep_checkpoints", "keep_every",
-    "validation_iters", "num_validation_evals", "shuffle_val", "epochs", "stream_seed",
-    "stream_val_images", "model_name", "dataset",
-}  # fmt: skip
-AMOUNT = "stream_epoch_images"  # read off the axis of images, or the table beside it
-NAMED = {"initial_weights": "after"}  # what a parameter is called in a name
+AXES = 2.4  # inches: height of the axes of a row
+FEW = 4  # runs whose training curves are drawn too
+COLUMNS = (
+    "run", "label", "training_images", "seconds", "training_loss", "training_accuracy",
+    "validation_loss", "validation_accuracy",
+)  # fmt: skip
 
 
-def labels(
-    runs: Sequence[TrainedRun], with_dataset: bool = True, without: Collection[str] = ()
-) -> list[str]:
-    """A short name for each run: its model, its data, and other parameters by which runs differ.
+@dataclass(frozen=True)
+class Curve:
+    """A run's validations, and its training in between.
 
-    Runs of one name differ by their seed alone (or by their data too, without ``with_dataset``).
-    Data and parameters that are the same in all runs of a model are left out, and where they
-    differ, values that mean nothing was set. How many images were asked for is told only where
-    nothing else tells two runs apart.
+    Attributes:
+        run: its name.
+        label: what the figure calls it; runs of one label differ by their seed.
+        table: (v, 6): training images, seconds of training, loss and metric of training since the
+            validation before, loss and metric of the validation. Not known: not a number.
+        metric: name of the metric.
+    """
+
+    run: str
+    label: str
+    table: np.ndarray
+    metric: str = "accuracy"
+
+    def images_to(self, level: float) -> int | None:
+        """Training images at the first validation that reached a level; None if none did."""
+        reached = self.table[self.table[:, 5] >= level, 0]
+        return int(reached[0]) if len(reached) else None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each validation, for a table file."""
+        digits = (".0f", ".1f", ".5f", ".5f", ".5f", ".5f")
+        return [
+            {"run": self.run, "label": self.label}
+            | {
+                key: "" if np.isnan(value) else format(value, form)
+                for key, value, form in zip(COLUMNS[2:], line, digits, strict=True)
+            }
+            for line in self.table
+        ]
+
+
+def curve(run: TrainedRun, label: str) -> Curve:
+    """The curve of a run up to its weights."""
+    history, lines, before = run.history, [], 0
+    batch = int(run.params["batch_size"])
+    for step, loss, metric in zip(
+        history.validation_step, history.validation_loss, history.validation_metric, strict=True
+    ):
+        if step > run.step:
+            break
+        since = slice(before, step)
+        training = [
+            float(np.mean(values[since])) if values[since] else np.nan
+            for values in (history.train_loss, history.train_metric)
+        ]
+        lines.append([step * batch, np.nan, *training, loss, metric])
+        before = step
+    return Curve(run.name, label, np.array(lines).reshape(-1, 6), run.metric)
+
+
+def of_runs(runs: Sequence[TrainedRun], names: Sequence[str] = ()) -> list[Curve]:
+    """The curves of runs, by name (see :func:`labels`), and by data set where they differ."""
+    told = labels(runs, names)
+    if not names and len({run.params["dataset"] for run in runs}) > 1:
+        told = [f"{name}, {run.params['dataset']}" for name, run in zip(told, runs, strict=True)]
+    return [curve(run, name) for run, name in zip(runs, told, strict=True)]
+
+
+def read_curves(path: Path) -> list[Curve]:
+    """The curves of a table file.
+
+    Raises:
+        UserError: it is missing, or not such a table.
+    """
+    with refusals(path, "cannot be read"):
+        text = path.read_text(encoding="utf-8")
+    rows = list(csv.DictReader(text.splitlines()))
+    if not rows or not set(COLUMNS) <= set(rows[0]):
+        raise UserError(f"{path}: a table with the columns {', '.join(COLUMNS)} is expected")
+    found: dict[tuple[str, str], list[list[float]]] = {}
+    for row in rows:
+        numbers = [float(row[key] or "nan") for key in COLUMNS[2:]]
+        found.setdefault((row["run"], row["label"]), []).append(numbers)
+    return [Curve(run, label, np.array(lines)) for (run, label), lines in found.items()]
+
+
+def labels(runs: Sequence[TrainedRun], given: Sequence[str] = ()) -> list[str]:
+    """What tables and figures call each run; runs of one label count as seeds of one thing.
+
+    The label is the experiment's name without its data set and seed. Runs that share it but differ
+    in settings are called by their own names.
 
     Args:
         runs: the runs.
-        with_dataset: name the data where runs differ by them.
-        without: parameters that are not told.
+        given: labels of the user's choice, one for each run, or none.
+
+    Raises:
+        UserError: there are not as many labels as runs.
     """
-    names = [run.model_name for run in runs]
-    if with_dataset and len({run.params["dataset"] for run in runs}) > 1:
-        names = [f"{name}, {run.params['dataset']}" for name, run in zip(names, runs, strict=True)]
-    for places in _alike(names):
-        keys = {key for i in places for key in runs[i].params} - BOOKKEEPING - set(without)
-        for key in sorted(keys - {AMOUNT}):
-            _tell(key, runs, places, names)
-    for places in _alike(names):
-        _tell(AMOUNT, runs, places, names)
-    return names
+    if given:
+        if len(given) != len(runs):
+            raise UserError(f"--label: one for each of the {len(runs)} runs, found {len(given)}")
+        return list(given)
+    names = [_label(run) for run in runs]
+    settings: dict[str, set[str]] = {}
+    for name, run in zip(names, runs, strict=True):
+        settings.setdefault(name, set()).add(_settings(run))
+    return [
+        name if len(settings[name]) == 1 else run.name
+        for name, run in zip(names, runs, strict=True)
+    ]
 
 
-def _alike(names: Sequence[str]) -> list[list[int]]:
-    """The places of each name."""
-    found: dict[str, list[int]] = {}
-    for place, name in enumerate(names):
-        found.setdefault(name, []).append(place)
-    return list(found.values())
+def _label(run: TrainedRun) -> str:
+    name = re.sub(rf"_s(eed)?_?{run.seed}$", "", TIMESTAMP.sub("", run.name))
+    return name.replace(f"_{run.params['dataset']}", "") or name
 
 
-def _tell(
-    key: str, runs: Sequence[TrainedRun], places: Sequence[int], names: list[str]
-) -> None:
-    """Add a parameter to the names of runs where they differ by it."""
-    found = {i: runs[i].params.get(key, DEFAULTS.get(key)) for i in places}
-    if len({repr(value) for value in found.values()}) == 1:
-        return
-    chosen = {i for i in places if key in origin.overrides(runs[i].record)}
-    own = {repr(value) for i, value in found.items() if i not in chosen}
-    for i, value in found.items():
-        # The value that the script itself has, where all others were asked for.
-        plain = i not in chosen and len(own) == 1 and chosen
-        if not plain and (key not in DEFAULTS or value != DEFAULTS[key]):
-            names[i] += f", {NAMED.get(key, key)} {_value(value)}"
+def _settings(run: TrainedRun) -> str:
+    """What was set, without what does not bear on learning and without names of runs."""
+    left = {key for key, setting in SETTINGS.items() if setting.metadata["resume"]}
+    left |= {"exp_name", "dataset", "initial_weights"}
+    told = {key: value for key, value in run.params.items() if key not in left}
+    return repr(sorted(told.items()))
 
 
 def images_to(history: History, batch_size: int, level: float = 0.9) -> int | None:
@@ -85,107 +154,75 @@ def images_to(history: History, batch_size: int, level: float = 0.9) -> int | No
     return None
 
 
-def training_curve(values: Sequence[float], points: int = SMOOTH) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and means of a training curve over as many equal stretches."""
-    stretches = np.array_split(np.asarray(values, dtype=np.float64), min(points, len(values)))
-    ends = np.cumsum([len(part) for part in stretches])
-    return ends, np.array([part.mean() for part in stretches])
+def learning_curves(curves: Sequence[Curve]) -> Figure:
+    """Metric and loss of the validations over training images, a line for each run.
 
-
-def learning_curves(runs: Sequence[TrainedRun]) -> Figure:
-    """Validation (thick) and training (thin) accuracy and loss over training images.
-
-    Runs that differ by their seed alone share a colour: the line is their mean, the band reaches
-    from the lowest to the highest of them.
+    Runs of one label share colour and marker. Of a few runs, the training is shown too, thin. So
+    many labels that colours would repeat are spread over rows, each with its own legend.
 
     Raises:
-        ValueError: none of the runs has a history.
+        UserError: none of the runs has a validation.
     """
-    drawn = [run for run in runs if run.history.validation_step or run.history.train_loss]
+    drawn = [one for one in curves if len(one.table)]
     if not drawn:
-        raise ValueError("none of these runs has a history to draw curves from")
-    names = labels(drawn)
-    unit, word = _unit(drawn)
+        raise UserError("none of these runs has a validation to draw curves from")
+    names = list(dict.fromkeys(one.label for one in drawn))
+    parts = [list(part) for part in np.array_split(names, -(-len(names) // len(SERIES)))]
+    heights = [AXES + legend_rows(part)[2] for part in parts]
     with style():
-        figure = new_figure(PAGE, 2.9)
-        accuracy, loss = figure.subplots(1, 2)
-        for number, name in enumerate(dict.fromkeys(names)):
-            group = [run for run, other in zip(drawn, names, strict=True) if other == name]
-            look = series(number)
-            seeds = f" ({len(group)} seeds)" if len(group) > 1 else ""
-            _series(accuracy, group, "metric", unit, name + seeds, look)
-            _series(loss, group, "loss", unit, None, look)
-        metric = drawn[0].metric
-        accuracy.set_title(f"{metric}, validation and training (thin)")
-        loss.set_title("loss, validation and training (thin)")
-        accuracy.set_ylabel(metric)
-        loss.set_ylabel("cross-entropy (nats)" if "cce" in _losses(drawn) else "loss")
-        if metric == "accuracy":
-            accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-            accuracy.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
-            accuracy.annotate(
-                "chance", (1, 0.5), xycoords=("axes fraction", "data"), ha="right", va="bottom",
-                color=MUTED, fontsize=7,
-            )  # fmt: skip
-            accuracy.set_ylim(top=min(1.02, accuracy.get_ylim()[1]))
-        for axes in (accuracy, loss):
-            axes.grid(axis="y")
-            axes.set_xlabel(f"training images{f' ({word})' if word else ''}")
-            axes.set_xlim(left=0)
-        lines, told = accuracy.get_legend_handles_labels()
-        if told:
-            legend_below(figure, lines, told, 3)
+        figure = new_figure(PAGE, sum(heights))
+        rows = np.atleast_1d(figure.subfigures(len(parts), 1, height_ratios=heights))
+        for row, part in zip(rows, parts, strict=True):
+            chosen = [one for one in drawn if one.label in part]
+            _row(row, chosen, part, _unit(drawn), len(drawn) <= FEW)
+        for column in (figure.axes[::2], figure.axes[1::2]):  # the same axes in all rows
+            low, high = zip(*(axes.get_ylim() for axes in column), strict=True)
+            for axes in column:
+                axes.set_ylim(min(low), max(high))
+                axes.set_xlim(0, max(axes.get_xlim()[1] for axes in column))
     return figure
 
 
-def _series(
-    axes: Axes, group: list[TrainedRun], what: str, unit: float, name: str | None,
-    look: dict[str, Any],
-) -> None:  # fmt: skip
-    """The mean of a group's validations, its band, and its training curves."""
-    batch = int(group[0].params["batch_size"])
-    for run in group:
-        values = getattr(run.history, f"train_{what}")
-        if values:
-            ends, means = training_curve(values)
-            axes.plot(ends * batch / unit, means, color=look["color"], linewidth=0.6, alpha=0.55)
-    steps = set.intersection(*(set(run.history.validation_step) for run in group))
-    common = np.array(sorted(steps))
-    if not len(common):
-        return
-    table = np.array(
-        [
-            [dict(zip(run.history.validation_step, getattr(run.history, f"validation_{what}"),
-                      strict=True))[step] for step in common]
-            for run in group
-        ]
-    )  # fmt: skip
-    x = common * batch / unit
-    every = max(1, len(x) // 12)
-    axes.plot(x, table.mean(0), label=name, markevery=every, **look)
-    if len(group) > 1:
-        axes.fill_between(
-            x, table.min(0), table.max(0), color=look["color"], alpha=0.18, linewidth=0,
-            edgecolor=GRID,
-        )  # fmt: skip
+def _row(
+    figure: Any, drawn: Sequence[Curve], names: Sequence[str], unit: tuple[float, str], both: bool
+) -> None:
+    """Two axes and the legend of some of the labels; ``both``: the training too."""
+    upper, lower = figure.subplots(1, 2)
+    for number, name in enumerate(names):
+        look, runs = series(number), [one for one in drawn if one.label == name]
+        many = f" ({len(runs)} runs)" if len(runs) > 1 else ""
+        for place, one in enumerate(runs):
+            x = one.table[:, 0] / unit[0]
+            every = max(1, len(x) // 10)
+            for axes, validation, training in ((upper, 5, 3), (lower, 4, 2)):
+                told = name + many if axes is upper and not place else None
+                axes.plot(
+                    x, one.table[:, validation], label=told, markevery=every, markersize=3.2,
+                    linewidth=1.1, **look,
+                )  # fmt: skip
+                if both:
+                    between = (x[1:] + x[:-1]) / 2
+                    axes.plot(between, one.table[1:, training], color=look["color"], linewidth=0.6)
+    metric, thin = drawn[0].metric, ", training thin" if both else ""
+    upper.set_title(f"{metric} in validation{thin}")
+    lower.set_title(f"loss in validation{thin}")
+    upper.set_ylabel("accuracy (dashed: chance)" if metric == "accuracy" else metric)
+    lower.set_ylabel("cross-entropy (nats)")
+    if metric == "accuracy":
+        upper.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        upper.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
+        upper.set_ylim(top=min(1.02, upper.get_ylim()[1]))
+    for axes in (upper, lower):
+        axes.grid(axis="y")
+        axes.set_xlabel(f"training images{unit[1]}")
+    handles, told = upper.get_legend_handles_labels()
+    wrapped, columns, _ = legend_rows(told)
+    figure.legend(handles, wrapped, loc="outside lower center", ncols=columns)
 
 
-def _unit(runs: Sequence[TrainedRun]) -> tuple[float, str]:
-    """What the axis of images counts in."""
-    most = 0
-    for run in runs:
-        steps = [*run.history.validation_step, len(run.history.train_loss)]
-        most = max(most, int(run.params["batch_size"]) * max(steps))
-    if most >= 2e5:
-        return 1e6, "millions"
-    return (1e3, "thousands") if most >= 2e3 else (1, "")
-
-
-def _losses(runs: Sequence[TrainedRun]) -> set[str]:
-    return {str(run.params.get("loss_function")).replace("sparse_ce", "cce") for run in runs}
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, dict):
-        return " ".join(f"{key}={item}" for key, item in value.items()) or "none"
-    return f"{value:g}" if isinstance(value, float) else TIMESTAMP.sub("", str(value))
+def _unit(drawn: Sequence[Curve]) -> tuple[float, str]:
+    """What the axis of images counts in, and its name in brackets."""
+    most = max(one.table[-1, 0] for one in drawn)
+    if most >= 2e6:
+        return 1e6, " (millions)"
+    return (1e3, " (thousands)") if most >= 2e3 else (1, "")

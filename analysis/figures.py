@@ -4,10 +4,10 @@ python -m analysis.figures latest
 python -m analysis.figures RUN RUN RUN --only curves
 python -m analysis.figures RUN --only activity gradients --dataset pathfinder_18
 
-curves       accuracy and loss over training images; runs that differ by seed share a line
+curves       accuracy and loss over training images, a line for each run
 gabors       the filter bank before and after
-kernels      the horizontal kernels, sorted by the orientation each channel starts from
-association  their mean by relative orientation and distance
+kernels      the horizontal kernels, sorted by the orientation of each trained filter
+association  their mean by relative orientation and distance, beside shuffled orientations
 letters      Greek letters, η and gates
 activity     H1 and H2 over the steps as a strip and as a GIF, the target contour outlined
 gradients    SmoothGrad of the label's logit
@@ -74,8 +74,9 @@ def draw(
         examples = [index] if index is not None else [activity.example(data, n) for n in (1, 0)]
     for kind in wanted:
         if kind == "curves":
-            if run.history.validation_step or run.history.train_loss:
-                written[kind] = save(curves.learning_curves([run]), folder / kind)
+            if run.history.validation_step:
+                figure = curves.learning_curves(curves.of_runs([run]))
+                written[kind] = save(figure, folder / kind)
         elif kind in pictures:
             written[kind] = save(pictures[kind](), folder / kind)
         elif kind == "letters":
@@ -98,9 +99,7 @@ def _activity(
         seen = activity.watch(run, data, index, seed)
         stem = folder / f"activity_label{seen.label}_image{index}"
         written += save(activity.strip(seen, run), stem)
-        written.append(
-            write_bytes(stem.with_suffix(".gif"), activity.animation(seen, run))
-        )
+        written.append(write_bytes(stem.with_suffix(".gif"), activity.animation(seen, run)))
     return written
 
 
@@ -128,6 +127,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--samples", type=shell.whole(1), default=SMOOTHGRAD_SAMPLES, help="of SmoothGrad"
     )
     parse.add_argument("--seed", type=shell.whole(0), default=0, help="of images and noise")
+    parse.add_argument(
+        "--label", nargs="+", default=[], metavar="TEXT",
+        help="what the curves of several runs are called, one for each run; runs of one label "
+        "share a colour; default: the experiment's name",
+    )  # fmt: skip
     parse.add_device()
     parse.add_output("folder to write to; default: plots/<run>, and plots for several runs' curves")
     options = parse.parse_args(arguments)
@@ -139,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         kinds.remove("curves")
         folder = options.output or config.plots
         stem = folder / f"curves_{runs[0].experiment}_and_{len(runs) - 1}_more"
-        paths += save(curves.learning_curves(runs), stem)
+        paths += save(curves.learning_curves(curves.of_runs(runs, options.label)), stem)
     for run in runs:
         folder = options.output or config.plots
         if not options.output or len(runs) > 1:

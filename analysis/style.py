@@ -1,7 +1,7 @@
 """One look for all figures: sizes, type, colours that colour-blind readers tell apart, maps."""
 
 import io
-import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +9,6 @@ from typing import Any
 
 import matplotlib
 from matplotlib import colormaps
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -33,7 +32,7 @@ SIGNED = LinearSegmentedColormap.from_list(  # as dark at +x as at −x, white a
 )
 SEQUENTIAL = colormaps["cividis"]  # made for colour-blind readers
 
-LEGEND_LETTERS = 110  # that a line below the axes of a page holds
+LEGEND_LETTERS = 100  # that a line below the axes of a page holds
 LEGEND_ROW = 0.15  # inches
 
 RC: Any = {
@@ -63,6 +62,7 @@ RC: Any = {
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
     "figure.facecolor": "white",
+    "figure.dpi": 200,  # as saved: letters differ in width at another
     "savefig.dpi": 200,
     "image.interpolation": "nearest",
     "pdf.fonttype": 42,  # text stays text
@@ -79,10 +79,8 @@ def style() -> Iterator[None]:
 
 
 def series(number: int) -> dict[str, Any]:
-    """Colour, marker and line of a series, 0 the first; no two of the first 49 are alike."""
-    colour = number % len(SERIES)
-    other = (number + number // len(SERIES)) % len(MARKERS)
-    return {"color": SERIES[colour], "marker": MARKERS[other], "linestyle": LINES[other]}
+    """Colour, marker and line of a series, 0 the first; ``len(SERIES)`` of them differ in each."""
+    return {"color": SERIES[number], "marker": MARKERS[number], "linestyle": LINES[number]}
 
 
 def new_figure(width: float = PAGE, height: float = 2.6) -> Figure:
@@ -90,19 +88,12 @@ def new_figure(width: float = PAGE, height: float = 2.6) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def legend_below(
-    figure: Figure, handles: Sequence[Artist], names: Sequence[str], most: int = 4
-) -> None:
-    """A legend below the axes, in as many columns as the names leave room for, ``most`` at most.
-
-    The figure grows by its rows beyond the second, so that the axes keep their height.
-    """
-    columns = LEGEND_LETTERS // (max(map(len, names)) + 8)
-    columns = max(1, min(most, columns, len(names)))
-    figure.legend(handles, names, loc="outside lower center", ncols=columns)
-    rows = math.ceil(len(names) / columns)
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height + LEGEND_ROW * max(0, rows - 2))
+def legend_rows(names: Sequence[str]) -> tuple[list[str], int, float]:
+    """A page-wide legend's names, wrapped where too long for a line; columns; height in inches."""
+    wrapped = [textwrap.fill(name, LEGEND_LETTERS) for name in names]
+    columns = max(1, min(3, len(names), LEGEND_LETTERS // (max(map(len, names)) + 10)))
+    rows = -(-sum(name.count("\n") + 1 for name in wrapped) // columns)
+    return wrapped, columns, LEGEND_ROW * rows + 0.1
 
 
 def save(figure: Figure, stem: Path, kinds: Sequence[str] = ("png", "pdf")) -> list[Path]:

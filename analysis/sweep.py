@@ -23,17 +23,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from analysis import comparison
-from analysis.curves import learning_curves
+from analysis import comparison, curves
 from analysis.evaluate import IMAGES
-from analysis.image_sets import title
 from analysis.style import save
 from analysis.trained import TrainedRun, load_run, script_module
 from config import CLONE, Config
 from support import shell
 from support.errors import unknown
 from support.files import write_csv, write_text
-from support.tables import text_table
+from support.tables import markdown_table, text_table
 from training.command_line import COMPLETE, LEFT_EARLY
 from training.experiment import Experiment, differences, plain
 from training.run import Run, runs
@@ -109,9 +107,7 @@ def ended(run: Run) -> bool:
     return bool(events) and bool(events[-1].get("complete"))
 
 
-def cells(
-    name: str, axes: dict[str, list[str]], overrides: Sequence[str] = ()
-) -> list[Cell]:
+def cells(name: str, axes: dict[str, list[str]], overrides: Sequence[str] = ()) -> list[Cell]:
     """All combinations of scripts, data sets and seeds.
 
     Args:
@@ -219,9 +215,9 @@ def submit(wanted: Sequence[Cell], config: Config, template: str, device: str = 
 
 def collect(
     wanted: Sequence[Cell], config: Config, weights: str, device: str
-) -> tuple[list[TrainedRun], list[str]]:
-    """The runs of a sweep, and a line for each that is missing or not complete."""
-    found, notes = [], []
+) -> tuple[list[TrainedRun], list[str], list[str]]:
+    """The runs of a sweep, their scripts, and a line for each that is missing or not complete."""
+    found, names, notes = [], [], []
     for cell in wanted:
         run = cell.run(config)
         if run is None:
@@ -230,32 +226,34 @@ def collect(
         if not ended(run):
             notes.append(f"{run.name}: not complete, compared as it stands")
         found.append(load_run(run.name, weights, device, config))
-    return found, notes
+        names.append(cell.script)
+    return found, names, notes
 
 
 def compare(
-    trained: Sequence[TrainedRun], name: str, config: Config, options: Any
+    trained: Sequence[TrainedRun], names: Sequence[str], name: str, config: Config, options: Any
 ) -> list[Path]:
     """Evaluate runs, print the comparison and write it; the files."""
     members, paths = comparison.family(
-        trained, options.dataset or [], options.images, options.seed, options.workers
+        trained, options.dataset or [], options.images, options.seed, options.workers, names
     )
-    table = comparison.rows(members)
-    models = list(dict.fromkeys(member.model for member in members))
-    reference = options.reference or ("hgru" if "hgru" in models else models[0])
+    reference = comparison.reference_of(members, options.reference)
+    points = comparison.points(members)
     tests = comparison.paired_tests(members, reference)
-    print(text_table([_shown(row) for row in table]))
+    tables = [comparison.table(points)]
     if tests:
-        print(f"\nagainst {reference}, on the same images:")
-        print(text_table([_shown_test(row) for row in tests]))
+        tables.append(comparison.tests_table(tests))
+    print("\n\n".join(map(text_table, tables)))
     folder, plots = config.condition_evaluations / name, config.plots / name
-    paths.append(write_csv(folder / "comparison.csv", table))
+    paths.append(write_csv(folder / "comparison.csv", [vars(point) for point in points]))
     if tests:
         paths.append(write_csv(folder / "tests.csv", tests))
-    paths.append(write_text(folder / "comparison.md", comparison.markdown(table, tests)))
-    paths += save(comparison.comparison_figure(members), plots / "comparison")
-    if any(run.history.validation_step for run in trained):
-        paths += save(learning_curves(trained), plots / "curves")
+    text = "\n\n".join(map(markdown_table, tables)) + "\n"
+    paths.append(write_text(folder / "comparison.md", text))
+    paths += save(comparison.comparison_figure(points), plots / "comparison")
+    drawn = curves.of_runs(trained, [member.model for member in members])
+    if any(len(one.table) for one in drawn):
+        paths += save(curves.learning_curves(drawn), plots / "curves")
     return paths
 
 
@@ -284,6 +282,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     parse.add_argument("--reference", metavar="MODEL", help="of the paired tests; default: hgru")
     parse.add_argument(
+        "--label", nargs="+", default=[], metavar="TEXT",
+        help="with --runs: the model's name for each; runs of one name count as its seeds",
+    )  # fmt: skip
+    parse.add_argument(
         "--weights", default="last", metavar="WHICH", help="last, best or the number of a step"
     )
     parse.add_images(IMAGES)
@@ -295,6 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.axes:
             raise ValueError("give either axes (scripts=…) or --runs, not both")
         trained = [load_run(r, options.weights, options.device, config) for r in options.runs]
+        names = curves.labels(trained, options.label)
     else:
         wanted = cells(options.name, axes_of(options.axes), options.overrides)
         if options.list:
@@ -306,12 +309,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         if not options.collect:
             failed = train(wanted, config, options.device)
-        trained, notes = collect(wanted, config, options.weights, options.device)
+        trained, names, notes = collect(wanted, config, options.weights, options.device)
         for note in notes:
             print(f"note: {note}")
     if not trained:
         raise ValueError("no run to compare" + (f": {'; '.join(failed)}" if failed else ""))
-    paths = compare(trained, options.name, config, options)
+    paths = compare(trained, names, options.name, config, options)
     shell.name_outputs(paths)
     if failed:
         raise RuntimeError("; ".join(failed))
@@ -321,32 +324,6 @@ def _seed(text: str) -> int:
     if not text.isdigit():
         raise ValueError(f"seeds must be whole numbers of 0 or more, found {text!r}")
     return int(text)
-
-
-def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "model": row["model"],
-        "trained on": title(row["trained_on"]),
-        "tested on": title(row["tested_on"]),
-        "seeds": row["seeds"],
-        "parameters": f"{row['parameters']:,}",
-        "training images": f"{row['training_images']:,}",
-        "accuracy (95%)": comparison.accuracy_text(row),
-        "images to 90%": comparison.images_text(row),
-    }
-
-
-def _shown_test(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "model": row["model"],
-        "trained on": title(row["trained_on"]),
-        "tested on": title(row["tested_on"]),
-        "seed": row["seed"],
-        "images": row["images"],
-        "difference (95%)": comparison.difference_text(row),
-        "p": comparison.p_text(row["p"]),
-        "p (Holm)": comparison.p_text(row["p_holm"]),
-    }
 
 
 if __name__ == "__main__":

@@ -1,21 +1,40 @@
-"""Tables, as text."""
+"""Tables: rows of the same keys, which are the header, as text, Markdown or an HTML template's."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
+Rows = Sequence[dict[str, Any]]
+NUMBER = re.compile(r"[<+−-]?\s*\d")
 
-def text_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows of the same keys as aligned text; numbers to the right."""
-    header = list(rows[0])
-    cells = [[str(row[key]) for key in header] for row in rows]
-    widths = [max(len(line[i]) for line in [header, *cells]) for i in range(len(header))]
-    right = [all(line[i][:1].isdigit() or line[i] in ("", "–") for line in cells)
-             for i in range(len(header))]  # fmt: skip
-    lines = [
+
+def number_columns(rows: Rows) -> list[bool]:
+    """For each column, whether all its cells begin as a number does, or are empty."""
+    return [
+        all(NUMBER.match(text) or text in ("", "–") for text in (str(row[key]) for row in rows))
+        for key in rows[0]
+    ]
+
+
+def text_table(rows: Rows) -> str:
+    """Aligned text; numbers to the right."""
+    lines = [list(rows[0]), *([str(cell) for cell in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    right = number_columns(rows)
+    return "\n".join(
         "  ".join(
             cell.rjust(width) if to_right else cell.ljust(width)
             for cell, width, to_right in zip(line, widths, right, strict=True)
         ).rstrip()
-        for line in [header, *cells]
-    ]
-    return "\n".join(lines)
+        for line in lines
+    )
+
+
+def markdown_table(rows: Rows) -> str:
+    """A Markdown table; numbers to the right. A bar within a cell is escaped."""
+    rule = ["---:" if right else "---" for right in number_columns(rows)]
+    lines = [list(rows[0]), rule, *(list(row.values()) for row in rows)]
+    return "\n".join(
+        f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |"
+        for line in lines
+    )

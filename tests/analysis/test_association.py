@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 
 import ff_5
 import hgru
 import hgru_bn_relu
 from analysis import association
 from layers.gabor import gabor_bank
+from support.errors import UserError
 
 
 def preferred_orientation(kernel: np.ndarray) -> float:
@@ -25,39 +27,51 @@ def preferred_orientation(kernel: np.ndarray) -> float:
     return float(angles[int(np.argmax(responses))])
 
 
+def starting() -> np.ndarray:
+    """(24,) orientations that the formula's filters prefer."""
+    return np.tile(15.0 * np.arange(12), 2)
+
+
 @pytest.mark.parametrize("channel", [0, 1, 3, 5, 6, 9, 11, 15, 20])
 def test_orientation_is_that_of_the_bar_a_filter_answers_to(channel):
     kernel = gabor_bank(15).numpy()[channel, 0].astype(np.float64)  # large: finer angles
     found = preferred_orientation(kernel)
-    expected = association.channel_orientation()[channel]
-    assert association.folded(np.array(found - expected)) <= 5
+    (measured,), (selectivity,) = association.orientation_of(kernel[None])
+    assert association.folded(np.array(found - measured)) <= 5
+    assert selectivity > 0.7
 
 
-def test_orientations_are_twelve_twice_and_the_disc():
-    orientation = association.channel_orientation()
-    assert len(orientation) == 25 and np.isnan(orientation[24])
-    assert sorted(orientation[:12]) == list(range(0, 180, 15))
-    assert np.array_equal(orientation[:12], orientation[12:24])
-    order = association.sorted_channels()
-    assert sorted(order) == list(range(25)) and order[-1] == 24
-    assert (np.diff(orientation[order[:24]]) >= 0).all()
+def test_orientation_is_measured_in_the_trained_filters():
+    """The bank moved by one orientation counts as moved; noise, and the disc, have none."""
+    network = hgru.build_model()
+    before = association.channel_orientation(network)
+    assert np.isnan(before[24])
+    assert association.folded(before[:24] - starting()).max() < 4
+    weight = network.drive.weight.data
+    weight[:12] = weight[:12].roll(-1, 0)
+    weight[12] = torch.randn(weight[12].shape, generator=torch.Generator().manual_seed(0))
+    after = association.channel_orientation(network)
+    assert association.folded(after[:12] - np.roll(starting()[:12], -1)).max() < 4
+    assert np.isnan(after[12])
+    assert (np.diff(after[association.sorted_channels(after)[:23]]) >= 0).all()
 
 
 def test_means_by_orientation_and_distance_as_loops_give():
-    kernel = np.random.default_rng(0).normal(size=(25, 25, 5, 5))
-    found = association.association_field(kernel)
-    orientation = association.channel_orientation()
+    random = np.random.default_rng(0)
+    kernel = random.normal(size=(25, 25, 5, 5))
+    orientation = np.append(random.uniform(0, 180, 24), np.nan)
+    found = association.association_field(kernel, orientation, shuffles=3)
     sums: dict = {}
     for o in range(24):
         for i in range(24):
             difference = abs(orientation[o] - orientation[i]) % 180
-            relative = min(difference, 180 - difference)
+            relative = 15 * round(min(difference, 180 - difference) / 15)
             for y in range(5):
                 for x in range(5):
                     d = round(((y - 2) ** 2 + (x - 2) ** 2) ** 0.5)
                     sums.setdefault((relative, d), []).append(kernel[o, i, y, x])
     assert found.relative.tolist() == [0, 15, 30, 45, 60, 75, 90]
-    assert found.distance.tolist() == [0, 1, 2]
+    assert found.distance.tolist() == [0, 1, 2] and found.channels == 24
     for row, relative in enumerate(found.relative):
         for column, d in enumerate(found.distance):
             values = np.array(sums[relative, d])
@@ -65,18 +79,34 @@ def test_means_by_orientation_and_distance_as_loops_give():
             assert found.inhibitory[row, column] == pytest.approx(np.maximum(-values, 0).mean())
 
 
+def test_the_null_holds_what_does_not_depend_on_orientation_and_not_what_does():
+    random = np.random.default_rng(1)
+    kernel = random.normal(size=(24, 24, 5, 5))
+    found = association.association_field(kernel, starting())
+    inside = (found.by_orientation >= found.null[:, 0]) & (found.by_orientation <= found.null[:, 1])
+    assert inside.mean() > 0.7
+    alike = association.folded(starting()[:, None] - starting()[None]) < 1
+    found = association.association_field(kernel + 2 * alike[:, :, None, None], starting())
+    assert found.by_orientation[0, 0] > found.null[0, 1, 0] + 0.5
+    assert (found.null[:, 0] <= found.null[:, 1]).all()
+
+
 def test_turning_lays_every_receiving_unit_flat():
     """Connections along each unit's own orientation all come to lie on the horizontal axis."""
     size, r = 15, 7
     kernel = np.zeros((25, 25, size, size))
-    for o, angle in enumerate(np.deg2rad(association.channel_orientation()[:24])):
+    for o, angle in enumerate(np.deg2rad(starting())):
         for step in np.linspace(-6, 6, 61):
             row, column = r - step * np.sin(angle), r + step * np.cos(angle)
             kernel[o, :24, round(row), round(column)] = 1
-    field = association.association_field(kernel).field[0]  # units of one orientation
+    field = association.association_field(kernel, np.append(starting(), np.nan), 1).field[
+        0
+    ]  # units of one orientation
     on_axis, off_axis = field[r, 2:13].mean(), np.delete(field, [r - 1, r, r + 1], axis=0)
     assert on_axis > 0.6 and off_axis.max() < 0.15
-    mirrored = association.association_field(kernel[..., ::-1]).field[0]  # y turned around
+    mirrored = association.association_field(
+        kernel[..., ::-1], np.append(starting(), np.nan), 1
+    ).field[0]  # y turned around
     assert mirrored[r, 2:13].mean() < 0.5
 
 
@@ -101,9 +131,7 @@ def test_constant_letters_count_as_what_they_are():
 
 
 def test_wrong_requests_are_refused():
-    with pytest.raises(ValueError, match=r"stage must be one of weights.*'both'"):
+    with pytest.raises(UserError, match="both"):
         association.connections(hgru.build_model(), "both")
     with pytest.raises(ValueError, match="FeedforwardNetwork has 0"):
         association.connections(ff_5.build_model())
-    with pytest.raises(ValueError, match="24 oriented channels"):
-        association.association_field(np.zeros((6, 6, 5, 5)))

@@ -5,15 +5,24 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
+from matplotlib.collections import FillBetweenPolyCollection
+from matplotlib.contour import ContourSet
+from matplotlib.legend import Legend
+from matplotlib.text import Text
 from PIL import Image, ImageSequence
 
 from analysis import activity, curves, figures, kernels, style
-from analysis.association import connections, sorted_channels
+from analysis.association import (
+    association_field,
+    channel_orientation,
+    connections,
+    sorted_channels,
+)
 from analysis.image_sets import open_images
 from analysis.probing import record
 from analysis.trained import load_run
 from layers.gabor import gabor_bank
+from support.errors import UserError
 from support.shell import exit_code
 from tests.analysis.conftest import DATASET, SIZE
 
@@ -41,78 +50,89 @@ def arrays(figure) -> list[np.ndarray]:
     return [np.asarray(image.get_array()) for a in axes for image in a.get_images()]
 
 
-def lines(axes) -> dict[str, np.ndarray]:
-    """The named lines of axes: (2, n)."""
-    return {
-        line.get_label(): np.array(line.get_data(), dtype=float)
-        for line in axes.get_lines()
-        if not str(line.get_label()).startswith("_")
-    }
+def drawn(figure) -> list[np.ndarray]:
+    """The (2, n) data of every line in a figure."""
+    lines = [line for axes in figure.axes for line in axes.get_lines()]
+    return [line.get_xydata().T for line in lines]
 
 
-def test_learning_curves_plot_the_history_and_its_mean_over_seeds(config, names):
-    one = [load_run(names[n], device="cpu", config=config) for n in ("hgru", "hgru seed 1", "ff_5")]
-    accuracy, loss = curves.learning_curves(one).axes[:2]
-    drawn = lines(accuracy)
-    assert set(drawn) == {"hgru (2 seeds)", "ff_5"}
-    x, y = drawn["hgru (2 seeds)"]
-    assert x.tolist() == [4 * step for step in one[0].history.validation_step]
-    both = np.array([run.history.validation_metric for run in one[:2]])
-    assert np.allclose(y, both.mean(0))
-    assert np.allclose(drawn["ff_5"][1], one[2].history.validation_metric)
-    (band,) = accuracy.collections
-    heights = band.get_paths()[0].vertices[:, 1]
-    assert heights.min() == both.min() and heights.max() == both.max()
-    thick = next(line for line in loss.get_lines() if line.get_linewidth() > 1)
-    losses = np.array([run.history.validation_loss for run in one[:2]])
-    assert np.allclose(thick.get_ydata(), losses.mean(0))
-    with pytest.raises(ValueError, match="history to draw"):
-        one[0].history = type(one[0].history)()
-        curves.learning_curves(one[:1])
+def holds(figure, x, y) -> bool:
+    """Whether a figure has a line of these points."""
+    expected = np.array([x, y], dtype=float)
+    return any(d.shape == expected.shape and np.allclose(d, expected) for d in drawn(figure))
 
 
-def test_names_of_runs_tell_what_differs(config, names):
-    wanted = ("hgru", "hgru seed 1", "ff_5")
-    runs = [load_run(names[n], device="cpu", config=config) for n in wanted]
-    assert curves.labels(runs) == ["hgru", "hgru", "ff_5"]
-    runs[1].params |= {"lr": 0.01}
-    assert curves.labels(runs) == ["hgru, lr 0.001", "hgru, lr 0.01", "ff_5"]
-    del runs[0].params["lr_schedule"]  # an older run's: it knew of none
-    runs[1].params |= {"lr": 0.001, "lr_schedule": "cosine", "aux": {"readout_epsilon": 1e-5}}
-    runs[0].params["aux"] = {}
-    assert curves.labels(runs)[:2] == [
-        "hgru", "hgru, aux readout_epsilon=1e-05, lr_schedule cosine",
-    ]  # fmt: skip
-    runs[2].params |= {"dataset": "other"}
-    assert curves.labels(runs)[2] == "ff_5, other"
-    assert curves.labels(runs, with_dataset=False)[2] == "ff_5"
+def texts(figure) -> str:
+    """All the words of a figure."""
+    return "\n".join(text.get_text() for text in figure.findobj(Text))
 
 
-def test_names_leave_out_what_nobody_asked_for(config, names):
-    wanted = ("hgru", "hgru seed 1", "ff_5")
-    runs = [load_run(names[n], device="cpu", config=config) for n in wanted]
-    runs[1].params |= {"lr": 0.01}
-    runs[1].record["overrides"] = [*runs[1].record["overrides"], "lr=0.01"]
-    assert curves.labels(runs) == ["hgru", "hgru, lr 0.01", "ff_5"]
-    runs[1].params |= {"lr": 0.001, "stream_epoch_images": 5}
-    assert curves.labels(runs)[:2] == ["hgru", "hgru, stream_epoch_images 5"]
-    runs[1].params |= {"initial_weights": "one_2026-11-25_03-18-41"}
-    assert curves.labels(runs)[:2] == ["hgru", "hgru, after one"]
-    assert curves.labels(runs, without=("initial_weights",))[1] == "hgru, stream_epoch_images 5"
+def made(run: str, label: str, accuracy: list[float]) -> curves.Curve:
+    """A curve of these accuracies, a validation every 1,000 images."""
+    table = np.full((len(accuracy), 6), 0.5)
+    table[:, 0], table[:, 5] = 1000 * np.arange(len(accuracy)), accuracy
+    return curves.Curve(run, label, table)
 
 
-def test_series_do_not_look_alike():
-    looks = [style.series(number) for number in range(49)]
-    assert len({(look["color"], look["marker"]) for look in looks}) == 49
-    assert len({(look["color"], str(look["linestyle"])) for look in looks}) == 49
+def test_learning_curves_have_a_line_for_each_seed(config, names):
+    """Of seeds that end at 88%, 50% and 50%, no mean at 63% is drawn."""
+    ends = {"a": [0.5, 0.6, 0.88], "b": [0.5, 0.5, 0.5], "c": [0.5, 0.49, 0.5]}
+    figure = curves.learning_curves([made(run, "one", values) for run, values in ends.items()])
+    for values in ends.values():
+        assert holds(figure, [0, 1, 2], values)
+    finals = {d[1, -1] for d in drawn(figure) if d.shape == (2, 3)}
+    assert finals <= {0.88, 0.5} and "one (3 runs)" in texts(figure)
+    runs = [load_run(names[n], device="cpu", config=config) for n in ("hgru", "ff_5")]
+    figure = curves.learning_curves(curves.of_runs(runs))
+    for run in runs:
+        images = [4 * step for step in run.history.validation_step]
+        assert holds(figure, images, run.history.validation_metric)
+        assert holds(figure, images, run.history.validation_loss)
+    with pytest.raises(UserError):
+        curves.learning_curves([made("a", "a", [])])
 
 
-def test_images_to_a_level_and_training_means():
-    history = curves.History(validation_step=[0, 10, 20], validation_metric=[0.5, 0.9, 0.95])
-    assert curves.images_to(history, 32, 0.9) == 320
-    assert curves.images_to(history, 32, 0.96) is None
-    ends, means = curves.training_curve([1, 2, 3, 4, 5, 6], points=3)
-    assert ends.tolist() == [2, 4, 6] and means.tolist() == [1.5, 3.5, 5.5]
+@pytest.mark.parametrize("count", [1, 7, 8, 15])
+@pytest.mark.parametrize("length", [3, 30, 260])
+def test_colours_do_not_repeat_in_a_legend_and_it_stays_on_the_page(count, length):
+    many = [made(f"{n}", f"{n} ".ljust(length, "n"), [0.5, 0.6]) for n in range(count)]
+    figure = curves.learning_curves(many)
+    with style.style():
+        figure.draw_without_rendering()
+    legends = figure.findobj(Legend)
+    assert sum(len(legend.get_texts()) for legend in legends) == count
+    for legend in legends:
+        colours = [handle.get_color() for handle in legend.legend_handles]
+        assert len(set(colours)) == len(colours)
+        box, page = legend.get_window_extent(), figure.bbox
+        assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0
+    assert all(axes.get_window_extent().height / figure.dpi > 1.4 for axes in figure.axes)
+
+
+def test_runs_of_one_name_are_seeds_only_if_their_settings_are_alike(config, names):
+    runs = [load_run(names[n], device="cpu", config=config) for n in ("hgru", "hgru seed 1")]
+    assert curves.labels(runs) == ["tiny_hgru", "tiny_hgru"]
+    runs[1].params["log_iters"] = 77  # has no part in what is learned
+    assert curves.labels(runs) == ["tiny_hgru", "tiny_hgru"]
+    runs[1].params["lr"] = 0.01
+    assert curves.labels(runs) == [run.name for run in runs]
+    assert curves.labels(runs, ["a", "b"]) == ["a", "b"]
+    with pytest.raises(UserError):
+        curves.labels(runs, ["a"])
+
+
+def test_a_curve_is_the_history_up_to_its_weights(run):
+    history, found = run.history, curves.curve(run, "x")
+    assert found.table[:, 0].tolist() == [4 * step for step in history.validation_step]
+    first, second = history.validation_step[:2]
+    assert found.table[1, 2] == pytest.approx(np.mean(history.train_loss[first:second]))
+    assert np.isnan(found.table[0, 2])
+    run.step = second
+    assert len(curves.curve(run, "x").table) == 2
+    history.validation_metric[:3] = [0.5, 0.9, 0.95]
+    run.step = 12
+    assert curves.curve(run, "x").images_to(0.9) == 4 * second
+    assert curves.curve(run, "x").images_to(1.1) is None
 
 
 def test_gabor_figure_shows_both_banks(run):
@@ -129,31 +149,56 @@ def test_gabor_figure_shows_both_banks(run):
 
 def test_kernel_figure_is_the_sorted_mosaic(run):
     (tiles,) = arrays(kernels.kernel_figure(run.network))
-    kernel, order = connections(run.network), sorted_channels()
+    kernel = connections(run.network)
+    order = sorted_channels(channel_orientation(run.network))
     assert tiles.shape == (125, 125)
     for row, column in ((0, 0), (3, 17), (24, 2)):
         tile = tiles[5 * row : 5 * row + 5, 5 * column : 5 * column + 5]
         assert np.array_equal(tile, kernel[order[row], order[column]])
 
 
-def test_letter_figure_plots_letters_eta_and_gates(run):
+def test_letter_figure_shows_letters_eta_and_gates(run):
     gates = {"G1": np.full((4, 25), 0.25), "G2": np.full((4, 25), 0.75)}
-    axes = kernels.letter_figure(run.network, gates).axes
-    for place, name in enumerate(("alpha", "mu", "gamma", "kappa", "omega")):
-        drawn = np.concatenate([line.get_ydata() for line in axes[place].get_lines()[:3]])
-        value = getattr(run.network.hgru, name).detach().numpy().ravel()
-        assert np.array_equal(np.sort(drawn), np.sort(value))
-    assert np.allclose(axes[5].get_lines()[0].get_ydata(), run.network.hgru.eta.detach())
-    biases = [line.get_ydata() for line in axes[6].get_lines()]
-    assert np.allclose(biases[0], run.network.hgru.b_gain.detach().sigmoid())
-    assert [line.get_ydata().tolist() for line in axes[7].get_lines()] == [[0.25] * 4, [0.75] * 4]
+    figure = kernels.letter_figure(run.network, gates)
+    layer = run.network.hgru
+    place = np.nan_to_num(channel_orientation(run.network), nan=kernels.NONE)
+    for name in ("alpha", "mu", "gamma", "kappa", "omega"):
+        assert holds(figure, place, getattr(layer, name).detach().numpy().ravel())
+    assert holds(figure, [1, 2, 3, 4], layer.eta.detach())
+    assert holds(figure, place, layer.b_gain.detach().sigmoid().ravel())
+    assert holds(figure, [1, 2, 3, 4], [0.25] * 4) and holds(figure, [1, 2, 3, 4], [0.75] * 4)
 
 
 def test_letter_figure_says_what_is_lesioned(config, names):
     run = load_run(names["multiplicative_lesion"], device="cpu", config=config)
-    axes = kernels.letter_figure(run.network).axes
-    assert [t.get_text() for t in axes[0].texts] == ["the constant 0 (lesioned)"]
-    assert [t.get_text() for t in axes[7].texts] == ["no images given"]
+    said = texts(kernels.letter_figure(run.network))
+    assert said.count("lesioned") == 2 and "no images given" in said
+
+
+def test_association_figure_draws_the_field_with_its_null(run):
+    figure = kernels.association_figure(run.network)
+    found = association_field(connections(run.network), channel_orientation(run.network))
+    assert any(np.array_equal(found.excitatory, image) for image in arrays(figure))
+    assert holds(figure, found.relative, found.by_orientation[0])
+    assert holds(figure, found.relative, -found.by_orientation[1])
+    heights = np.concatenate(
+        [band.get_paths()[0].vertices[:, 1] for band in figure.findobj(FillBetweenPolyCollection)]
+    )
+    assert np.isclose(heights.max(), found.null[0].max())
+    assert np.isclose(heights.min(), -found.null[1].max())
+
+
+@pytest.mark.parametrize("kind", ["gabors", "kernels", "association", "gradients"])
+def test_bars_of_colour_say_their_unit(run, kind):
+    maps = np.ones((1, SIZE, SIZE))
+    figure = {
+        "gabors": lambda: kernels.gabor_figure(run.network),
+        "kernels": lambda: kernels.kernel_figure(run.network),
+        "association": lambda: kernels.association_figure(run.network),
+        "gradients": lambda: activity.gradient_figure([maps[0]], maps, [1], 2),
+    }[kind]()
+    bars = [axes for axes in figure.axes if hasattr(axes, "_colorbar")]
+    assert bars and all(axes.get_ylabel() for axes in bars)
 
 
 def test_strip_and_animation_show_each_step(run):
@@ -189,8 +234,9 @@ def test_the_target_contour_is_outlined(run):
     assert seen.outline.shape == (SIZE, SIZE)
     whole = np.argwhere(outline).mean(0) * (SIZE - 1) / 299  # images are resized corner to corner
     assert np.allclose(np.argwhere(seen.outline).mean(0), whole, atol=0.3)
-    strip = activity.strip(seen, run)
-    assert strip.axes[0].collections  # the contour lines
+    assert activity.strip(seen, run).findobj(ContourSet)
+    seen.outline = None
+    assert not activity.strip(seen, run).findobj(ContourSet)
 
 
 def test_gradient_figure_shows_maps(run):
@@ -225,7 +271,7 @@ def test_kinds_that_do_not_apply_are_named(names, tmp_path, capsys):
 
 def test_a_figure_saved_twice_is_the_same_file(run, tmp_path):
     for name in ("a", "b"):
-        style.save(curves.learning_curves([run]), tmp_path / name)
+        style.save(curves.learning_curves(curves.of_runs([run])), tmp_path / name)
     for kind in ("png", "pdf"):
         first, second = ((tmp_path / f"{n}.{kind}").read_bytes() for n in "ab")
         assert first == second
@@ -265,21 +311,8 @@ def test_series_differ_for_colour_blind_readers():
 
 
 def test_wrong_example_is_said(run):
-    with pytest.raises(ValueError, match="no such image of label 1"):
+    with pytest.raises(UserError):
         activity.example(Handmade(), 1, skip=3)
     assert activity.example(Handmade(), 1) == 1
-    assert torch.is_tensor(activity.prepare_images(run, Handmade().images))
-
-
-@pytest.mark.parametrize("length", [5, 30, 70])
-def test_a_legend_stays_on_the_page_and_leaves_the_axes_their_room(length):
-    with style.style():
-        figure = style.new_figure(style.PAGE, 3.0)
-        axes = figure.subplots()
-        lines = [axes.plot([0, 1])[0] for _ in range(9)]
-        style.legend_below(figure, lines, [f"{number}".ljust(length, "n") for number in range(9)])
-        figure.draw_without_rendering()
-    (legend,) = figure.legends
-    box, page = legend.get_window_extent(), figure.bbox
-    assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0
-    assert axes.get_window_extent().height / figure.dpi > 1.9
+    given = activity.prepare_images(run, Handmade().images)
+    assert given.shape == (2, 1, SIZE, SIZE) and 0 <= given.min() < given.max() <= 1

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from analysis import comparison, page, report
+from analysis import comparison, report
 from analysis.evaluate import evaluate, percent
 from analysis.trained import load_run
 from config import Config
@@ -110,7 +110,7 @@ def read(written):
 
 def test_the_page_is_whole_in_itself(written, read):
     text = written[0].read_text(encoding="utf-8")
-    assert text.startswith("<!DOCTYPE html>\n<html lang=\"en\">")
+    assert text.startswith('<!DOCTYPE html>\n<html lang="en">')
     assert all(link.startswith(("data:", "#")) for link in read.links), read.links
     assert not re.search(r"https?://|url\(|@import|<script|<iframe", text)
     anchors = {link[1:] for link in read.links if link.startswith("#")}
@@ -138,20 +138,18 @@ def test_the_tables_numbers_are_those_of_a_direct_computation(written, read):
     for row, run in zip(body, runs, strict=True):
         found = dict(zip(header, row, strict=True))
         expected = evaluate(run, DATASET)
-        assert found["accuracy (95% interval)"] == percent(expected.accuracy())
+        assert found["accuracy (95%)"] == percent(expected.accuracy())
         assert found["loss (nats)"] == f"{expected.loss:.4f}"
-        assert found["run"] == f"{run.model_name}, seed {run.seed}"
-    compared = read.tables["Accuracy by model and set; the interval is over seeds where several"]
-    parameters = compared[0].index("parameters")
-    assert [int(row[parameters].replace(",", "")) for row in compared[1:]] == [
-        run.parameters for run in runs
-    ]
+        assert found["run"] == f"tiny_{run.model_name}, seed {run.seed}"
+    compared = read.tables["Accuracy by model and set; images to 90% in validation"]
+    expected = comparison.table(comparison.points(members))
+    assert compared[1:] == [list(row.values()) for row in expected]
     paired = next(t for name, t in read.tables.items() if name.startswith("Paired tests"))
-    assert "ff_5 − hgru" in paired[1]
-    (test,) = comparison.paired_tests(members, "hgru")
-    assert paired[1][4:6] == [comparison.difference_text(test), comparison.p_text(test["p"])]
+    tests = comparison.tests_table(comparison.paired_tests(members, "tiny_hgru"))
+    assert paired[1:] == [[str(cell) for cell in row.values()] for row in tests]
+    assert paired[1][0] == "tiny_ff_5 − tiny_hgru"
     validations = read.tables["Validations while training"]
-    assert validations[1][2] == f"{runs[0].history.validation_metric[-1]:.4f}"
+    assert validations[1][1] == f"{runs[0].history.validation_metric[-1]:.4f}"
 
 
 def test_settings_and_versions_are_there_and_changes_marked(written, read):
@@ -167,12 +165,14 @@ def test_settings_and_versions_are_there_and_changes_marked(written, read):
     assert versions["git_commit"] == (commit or "none")
 
 
-def test_text_is_escaped(tmp_path):
-    rows = [{"a<b": "<script>", "n": 1}]
-    text = page.page("x & y", "", [("s", "1 < 2", page.table(rows, 'say "no"'))], "")
-    assert "<script>" not in text and "x &amp; y" in text and "1 &lt; 2" in text
-    read = Page(text)
-    assert read.tables['say "no"'] == [["a<b", "n"], ["<script>", "1"]]
+def test_text_is_escaped(run, tmp_path):
+    path = report.report(
+        [run], tmp_path / "p.html", datasets=[DATASET], examples=DATASET, samples=1,
+        names=["<script>alert(1)</script> & more"],
+    )  # fmt: skip
+    text = path.read_text(encoding="utf-8")
+    assert "<script>" not in text and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in text
+    Page(text)
 
 
 def test_the_command_names_its_page_and_wants_html(written, run, capsys):
@@ -194,7 +194,9 @@ addEventListener('load', () => {
   document.getElementById('found').textContent = JSON.stringify({
     loaded: [...page.images].map(i => i.complete && i.naturalWidth > 0),
     width: view.innerWidth, content: page.documentElement.scrollWidth,
-    body: page.body.scrollWidth});
+    body: page.body.scrollWidth,
+    hidden: [...page.querySelectorAll('.scroll')].filter(
+      s => s.scrollWidth > s.clientWidth + 1).map(s => s.getAttribute('aria-label'))});
 });
 </script>"""
 
@@ -240,6 +242,8 @@ def test_a_browser_shows_it_without_errors_or_sideways_scrolling(served, width):
     found, logged = in_browser(*served, width)
     assert len(found["loaded"]) >= 12 and all(found["loaded"])
     assert found["width"] == width
+    if width == 1280:  # every column is in view
+        assert "Accuracy, loss and area under the ROC curve" not in found["hidden"]
     assert found["content"] <= width and found["body"] <= width
     console = [line for line in logged.splitlines() if "CONSOLE" in line]
     assert console == []

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,17 +16,15 @@ from safetensors import safe_open
 
 import hgru
 from analysis import evaluate, export, figures, origin, predict, results
-from analysis.card import model_card
-from analysis.evaluate import evaluated, kept, percent
+from analysis.evaluate import evaluated, kept
 from analysis.trained import load_run
 from analysis.training_time import read_events, training_time
-from config import Config
+from config import CLONE, Config
+from support.errors import UserError
 from support.files import read_arrays, write_arrays
 from support.shell import exit_code
-from tests.analysis.conftest import CIRCUIT, DATASET, train
+from tests.analysis.conftest import DATASET
 from training.command_line import run_script
-from training.history import History
-from training.run import write_yaml
 
 RECORD = {"parameters": {"batch_size": 4}, "data": {"train": {"images": 22}}}  # 6 updates an epoch
 CPU = ["--device", "cpu"]
@@ -74,15 +73,6 @@ def log(folder: Path, *events: tuple) -> SimpleNamespace:
     return SimpleNamespace(json_log=path)
 
 
-def table(page: str, heading: str) -> list[dict[str, str]]:
-    """The first table below a heading."""
-    lines = page.split(f"## {heading}\n")[1].strip().splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines
-             if line.startswith("|")]  # fmt: skip
-    header = cells[0]
-    return [dict(zip(header, row, strict=True)) for row in cells[2:] if len(row) == len(header)]
-
-
 def test_time_is_that_of_updates_and_validations(tmp_path):
     files = log(tmp_path, (0, "validation", 2.0), (3, 6.0), (3, "validation", 1.0), (6, 10.0))
     found = training_time(files, RECORD)
@@ -108,7 +98,6 @@ def test_pauses_and_lost_work_are_not_counted(tmp_path):
 def test_a_run_without_an_interval_has_no_time(tmp_path):
     found = training_time(log(tmp_path, (0, "validation", 2.0)), RECORD)
     assert found.until(5) is None and found.images_per_second is None
-    assert results.duration(found.until(5)) == "–"
 
 
 def test_a_log_that_cannot_be_used_is_said(tmp_path):
@@ -121,17 +110,6 @@ def test_a_log_that_cannot_be_used_is_said(tmp_path):
         path.write_text(f'{{"event": "train", "step": 3}}\n{line}\n')
         with pytest.raises(ValueError, match=r"log.jsonl, line 2: a JSON object .* is expected"):
             read_events(path)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (None, "–"), (0.2, "0 s"), (59.4, "59 s"), (59.6, "1.0 min"), (754, "12.6 min"),
-        (3596, "59.9 min"), (3598, "1 h 00 min"), (11_100, "3 h 05 min"),
-    ],
-)  # fmt: skip
-def test_durations_read_well(seconds, text):
-    assert results.duration(seconds) == text
 
 
 def test_the_command_repeats_the_run():
@@ -171,158 +149,6 @@ def test_devices_and_commits_are_those_of_the_sessions_that_count():
     assert origin.devices({}, 10) is None and origin.commits({}, 10) is None
 
 
-def test_the_page_has_what_the_runs_recorded(copied_with_data, names, tmp_path, capsys):
-    config = copied_with_data
-    (tmp_path / "notes.md").write_text("Some *prose*.\n")
-    page = tmp_path / "docs" / "r.md"
-    arguments = [
-        *names.values(), "--out", str(page), "--notes", str(tmp_path / "notes.md"),
-        "--not-run", "hgru_bn: later", "--not-run", "sets of 2018: not here", *CPU,
-    ]  # fmt: skip
-    assert exit_code(results.main, arguments) == 0
-    text = page.read_text(encoding="utf-8")
-    assert text.startswith("# Results\n\nSome *prose*.\n\nWritten by")
-    assert text.endswith("\n\n## Not run\n\n- hgru_bn: later\n- sets of 2018: not here\n")
-    assert str(tmp_path) not in text
-    rows = table(text, "What was reached")
-    commands = table(text, "How to repeat it")
-    for name, row, repeat in zip(names.values(), rows, commands, strict=True):
-        run = load_run(name, device="cpu", config=config)
-        accuracy = evaluate.evaluate(run, DATASET).accuracy()
-        assert row["script"] == run.record["script"] and row["seed"] == str(run.seed)
-        assert row["trained on"] == f"{DATASET} (resized to 24×24)"
-        assert ("aux.hidden_init=identity" in row["settings"]) == (run.model_name != "ff_5")
-        assert "batch_size=4" in row["settings"] and "epochs" not in row["settings"]
-        assert row["training images"] == "48" and row["device"] == "cpu"
-        assert row["accuracy (95%)"] == percent(accuracy) and row["validation images"] == "9"
-        spent = training_time(run.files, run.record)
-        assert row["time in all"] == results.duration(spent.until(12))
-        assert row["images/s"] == f"{spent.images_per_second:,.0f}"
-        assert repeat["run"] == name and f"--seed {run.seed}" in repeat["command"]
-    figures_made = sorted(path.name for path in (page.parent / "figures").iterdir())
-    assert figures_made == ["r_comparison_48.png", f"r_curves_{DATASET}_resized_to_24_24.png"]
-    assert all(f"](figures/{name})" in text for name in figures_made)
-    assert "## Models side by side, 48 training images" in text
-    with (page.parent / "r_curves.csv").open(newline="") as file:
-        curve = [row for row in csv.DictReader(file) if row["run"] == names["hgru"]]
-    history = load_run(names["hgru"], device="cpu", config=config).history
-    steps = [int(row["training_images"]) // 4 for row in curve]
-    assert steps == history.validation_step and "](r_curves.csv)" in text
-    for row, accuracy in zip(curve, history.validation_metric, strict=True):
-        assert float(row["validation_accuracy"]) == pytest.approx(accuracy, abs=1e-5)
-    first, second = steps[:2]
-    mean = np.mean(history.train_loss[first:second])
-    assert float(curve[1]["training_loss"]) == pytest.approx(mean, abs=1e-5)
-    assert curve[0]["training_loss"] == ""
-    assert "| ff_5 − hgru |" in text and "| multiplicative_lesion − hgru |" in text
-    said = capsys.readouterr().out
-    assert all(str(page.parent / "figures" / name) in said for name in figures_made)
-
-    before = {path: path.read_bytes() for path in page.parent.rglob("*.*")}
-    assert exit_code(results.main, arguments) == 0
-    assert {path: path.read_bytes() for path in page.parent.rglob("*.*")} == before
-
-
-def test_levels_are_those_of_the_validations(copied_with_data, names):
-    run = load_run(names["hgru"], device="cpu", config=copied_with_data)
-    run.history.validation_step = [0, 3, 6, 9, 12]
-    run.history.validation_metric = [0.5, 0.91, 0.97, 0.6, 0.6]
-    one = results.result(run)
-    row = results.reached_row(one)
-    assert (row["images to 90%"], row["images to 95%"]) == ("12", "24")
-    assert row["time to 95%"] == results.duration(one.time.until(6))
-    run.history.validation_metric[0] = 0.92  # it began with trained weights
-    row = results.reached_row(results.result(run))
-    assert (row["images to 90%"], row["time to 90%"]) == ("at its start", "at its start")
-    run.history.validation_metric[0] = 0.5
-    run.step, run.weights = 3, "3"
-    row = results.reached_row(results.result(run))
-    assert (row["images to 90%"], row["images to 95%"]) == ("12", "not reached")
-    assert row["time to 95%"] == "not reached" and row["training images"] == "12"
-
-
-def test_a_history_ends_with_the_weights():
-    whole = History([1, 2, 3], [1, 2, 3], [1, 2, 3], [0, 2, 3], [7, 8, 9], [4, 5, 6])
-    assert results.until(whole, 2) == History([1, 2], [1, 2], [1, 2], [0, 2], [7, 8], [4, 5])
-
-
-def test_only_runs_of_equal_training_are_compared(copied_with_data, names):
-    def of(name, weights="last"):
-        return results.result(load_run(names[name], weights, "cpu", copied_with_data))
-
-    full, lesion = of("hgru"), of("multiplicative_lesion")
-    assert [m.model for m in results.comparable([full, lesion])[48]] == [
-        "hgru", "multiplicative_lesion",
-    ]  # fmt: skip
-    assert results.comparable([full, of("multiplicative_lesion", "6")]) == {}
-    assert list(results.comparable([of("hgru", "6"), of("multiplicative_lesion", "6")])) == [24]
-    assert results.comparable([full]) == {}
-    lesion.evaluation.about["set"] = "others"
-    assert results.comparable([full, lesion]) == {}
-
-
-def test_a_row_says_what_its_initial_weights_had_seen(
-    copied_with_data, names, tmp_path, monkeypatch
-):
-    def of(name):
-        return results.result(load_run(name, device="cpu", config=copied_with_data))
-
-    project = copied_with_data.project_directory
-    chained = train(
-        project, hgru, exp_name="chained", initial_weights=names["hgru"], epochs="1", **CIRCUIT
-    )
-    again = train(project, hgru, exp_name="again", initial_weights=chained, epochs="1", **CIRCUIT)
-    first, second, third = (of(name) for name in (names["hgru"], chained, again))
-    rows = [results.reached_row(one) for one in results.with_beginnings([third, second, first])]
-    of_set = f"of {DATASET} (resized to 24×24)"
-    assert [row["training images"] for row in rows] == [
-        f"24, after 24 {of_set}, after 48 {of_set}", f"24, after 48 {of_set}", "48",
-    ]  # fmt: skip
-    (alone,) = results.with_beginnings([second])
-    assert results.reached_row(alone)["training images"] == "24, after trained weights"
-    card = model_card(second.run, "w")
-    assert f"| initial weights | {names['hgru']}, fingerprint " in card
-    assert f", after 48 images of {DATASET} |" in card
-    assert f", after 24 images of {DATASET}; these began with {names['hgru']}" in model_card(
-        third.run, "w"
-    )
-    # A file of weights knows it where no run is.
-    file = tmp_path / "elsewhere" / "w.safetensors"
-    export.export_safetensors(third.run, file)
-    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path / "empty"))
-    elsewhere = load_run(file, device="cpu", config=Config())
-    assert model_card(elsewhere, "w").count(f"images of {DATASET}") == 2
-    # Without them it is another training: not compared with a lesion of as many images.
-    lesion = results.result(
-        load_run(names["multiplicative_lesion"], "6", "cpu", copied_with_data)
-    )
-    assert results.comparable([second, lesion])
-    assert not results.comparable(results.with_beginnings([second, lesion]))
-
-
-def test_a_copied_run_needs_its_newest_weights_alone(as_on_a_gpu, copied, tmp_path):
-    """No data, no other checkpoint, evaluations of another device: nothing is computed anew."""
-    for folder in copied.checkpoints.iterdir():
-        for path in [*sorted(folder.glob("step_*.pt"))[:-1], folder / "best.pt"]:
-            path.unlink()
-    for settings in copied.log_dir.glob("*/settings.yaml"):
-        name = settings.parent.name
-        record = load_run(name, device="cpu", config=copied).record
-        record["environment"] |= {"device": "NVIDIA H100", "cuda": "12.8"}
-        write_yaml(settings, record)
-    page = tmp_path / "r.md"
-    assert exit_code(results.main, [*as_on_a_gpu, "--out", str(page), *CPU]) == 0
-    for row in table(page.read_text(), "What was reached"):
-        assert row["device"] == "NVIDIA H100" and row["validation images"] == "9"
-    assert exit_code(results.main, [*as_on_a_gpu, "--images", "5", "--out", str(page), *CPU]) == 2
-
-    shutil.rmtree(copied.checkpoints)  # weights of the last validation remain
-    assert load_run(as_on_a_gpu[0], device="cpu", config=copied).step == 12
-    shutil.rmtree(copied.experiment_evaluations)
-    with pytest.raises(FileNotFoundError, match=r"has no weights: no checkpoint in .*, no weights"):
-        load_run(as_on_a_gpu[0], device="cpu", config=copied)
-
-
 def test_only_an_evaluation_of_the_same_kind_is_taken(as_on_a_gpu, copied):
     run = load_run(as_on_a_gpu[0], device="cpu", config=copied)
     assert kept(run, DATASET)[0].about["device"] == "cuda"
@@ -355,41 +181,6 @@ def test_a_run_resumed_with_a_pause_has_the_time_of_its_sessions(
 def _files(name, config):
     run = load_run(name, device="cpu", config=config)
     return run.files, run.record
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["{hgru}", "{hgru}"], "given twice: tiny_hgru"),
-        (["{hgru}", "--out", "page.html"], "--out page.html: the page is an .md file"),
-        (["{hgru}", "--notes", "none.md"], "--notes none.md: no such file"),
-        (["{hgru}", "--out", "a.md", "--notes", "./a.md"], "--notes a.md is the page itself"),
-        (["{hgru}", "--images", "0"], "must be a whole number of at least 1, found '0'"),
-        (["nonsense"], "holds no run of that name"),
-    ],
-)
-def test_errors_are_one_line_and_exit_2(config, names, arguments, message, capsys):
-    given = [text.format(**names) for text in arguments]
-    assert exit_code(results.main, [*given, *CPU]) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and said[0].startswith("error: ") and message in said[0]
-
-
-def test_what_is_not_a_run_of_accuracies_is_refused(copied_with_data, names, tmp_path):
-    run = load_run(names["hgru"], device="cpu", config=copied_with_data)
-    path = export.export_safetensors(run, tmp_path / "w.safetensors")
-    with pytest.raises(ValueError, match="is a file of weights: results need the run's log"):
-        results.result(load_run(path, device="cpu", config=run.config))
-    run.params["score_metric"] = "pearson"
-    with pytest.raises(ValueError, match="score_metric must be accuracy, found 'pearson'"):
-        results.result(run)
-    run.params["score_metric"] = "accuracy"
-    run.record["data"]["validation"]["fingerprint"] = "abc"
-    with pytest.raises(ValueError, match=r"validated on other images of .*: fingerprint abc there"):
-        results.result(run)
-    run.files.results = tmp_path / "x.npz"
-    with pytest.raises(FileNotFoundError, match=r"x.npz is missing: copy it with the run"):
-        results.result(run)
 
 
 @pytest.fixture
@@ -448,18 +239,135 @@ def test_a_file_of_weights_draws_every_figure_without_a_run(weights, tmp_path):
     assert drawn == set(figures.KINDS) - {"curves"}
 
 
-@pytest.mark.slow
-def test_two_sets_have_two_figures_and_seeds_share_a_row(copied_with_data, tmp_path):
-    config = copied_with_data
-    stream = {"dataset": "pathfinder_6_stream", "stream_val_images": "8"}
-    short = {**CIRCUIT, **stream, "stream_epoch_images": "24", "stream_settings": "{window: 180}"}
-    other = train(config.project_directory, hgru, exp_name="other", **short)
-    mine = [path.name for path in config.log_dir.glob("tiny_hgru_*")]
-    page = tmp_path / "r.md"
-    assert exit_code(results.main, [*mine, other, "--out", str(page), *CPU]) == 0
-    text = page.read_text()
-    file = "figures/r_curves_pathfinder_6_stream_window_180_resized_to_24_24.png"
-    assert f"({file})" in text and f"r_curves_{DATASET}" in text
-    trained_on = table(text, "What was reached")[-1]["trained on"]
-    assert trained_on == "pathfinder_6_stream (window 180, resized to 24×24)"
-    assert "## Models side by side" not in text
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "0 s"), (59.4, "59 s"), (59.6, "1.0 min"), (754, "12.6 min"), (3596, "59.9 min"),
+        (3598, "1 h 00 min"), (11_100, "3 h 05 min"),
+    ],
+)  # fmt: skip
+def test_durations_read_well(seconds, text):
+    assert results.duration(seconds) == text
+
+
+def rows(page: Path, heading: str) -> list[dict[str, str]]:
+    """The table below a heading of a page."""
+    lines = page.read_text(encoding="utf-8").split(f"### {heading}\n")[1].splitlines()
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
+    return [dict(zip(cells[0], row, strict=True)) for row in cells[2:] if len(row) == len(cells[0])]
+
+
+@pytest.fixture
+def page(copied_with_data, names, tmp_path) -> Path:
+    """A page about the four runs."""
+    page = tmp_path / "docs" / "r.md"
+    assert exit_code(results.main, [*names.values(), "--output", str(page), *CPU]) == 0
+    return page
+
+
+def test_the_page_has_what_the_runs_recorded(page, copied_with_data, names, capsys):
+    table = {row["run"]: row for row in rows(page, f"Trained on {DATASET} (resized to 24×24)")}
+    assert set(table) == {"tiny_hgru", "tiny_multiplicative_lesion", "tiny_ff_5"}
+    assert all(len(row) == 6 for row in table.values())
+    run = load_run(names["ff_5"], device="cpu", config=copied_with_data)
+    accuracy = evaluate.evaluate(run, DATASET).accuracy()
+    assert table["tiny_ff_5"]["accuracy (95%)"].startswith(f"{100 * accuracy['accuracy']:.1f}%")
+    assert table["tiny_ff_5"]["training images"] == "48"
+    assert "2 seeds" in table["tiny_hgru"]["accuracy (95%)"]
+    for figure in (page.parent / "figures").iterdir():
+        assert f"](figures/{figure.name})" in page.read_text()
+    commands = page.with_name("r_commands.sh").read_text()
+    assert subprocess.run(["sh", "-n"], input=commands, text=True, check=True).returncode == 0
+    for name in names.values():
+        assert name in commands
+    with page.with_name("r_curves.csv").open(newline="") as file:
+        curve = [row for row in csv.DictReader(file) if row["run"] == names["hgru"]]
+    history = load_run(names["hgru"], device="cpu", config=copied_with_data).history
+    assert [int(row["training_images"]) // 4 for row in curve] == history.validation_step
+    for row, accuracy in zip(curve, history.validation_metric, strict=True):
+        assert float(row["validation_accuracy"]) == pytest.approx(accuracy, abs=1e-5)
+    assert str(page.parent) not in page.read_text()
+
+
+def test_a_page_is_not_overwritten_unless_told_to(page, names, capsys):
+    before = page.read_text()
+    again = [names["ff_5"], "--output", str(page), *CPU]
+    assert exit_code(results.main, again) == 2
+    assert str(page) in capsys.readouterr().err and page.read_text() == before
+    page.write_text("# Mine\n\nprose\n\n" + before.partition("# Results\n\n")[2])
+    assert exit_code(results.main, [*again, "--overwrite"]) == 0
+    after = page.read_text()
+    assert after.startswith("# Mine\n\nprose\n") and "tiny_ff_5" in after
+    assert "tiny_hgru" not in after
+    page.unlink()  # its tables are there still
+    assert exit_code(results.main, again) == 2
+
+
+def test_a_page_is_redrawn_from_its_tables_without_a_run(page, copied_with_data, capsys):
+    before = {path: path.read_bytes() for path in page.parent.rglob("*.*")}
+    shutil.rmtree(copied_with_data.project_directory)
+    for path in page.parent.glob("figures/*"):
+        path.unlink()
+    page.write_text(page.read_text().partition(results.MARK)[0])
+    assert exit_code(results.main, ["--redraw", str(page)]) == 0
+    assert {path: path.read_bytes() for path in page.parent.rglob("*.*")} == before
+    page.with_name("r_runs.csv").write_text("a,b\n1,2\n")
+    assert exit_code(results.main, ["--redraw", str(page)]) == 2
+    assert "r_runs.csv" in capsys.readouterr().err
+
+
+def test_the_projects_own_page_is_that_of_its_tables(tmp_path):
+    """docs/results.md, its commands and its tables, are what --redraw makes."""
+    docs = tmp_path / "docs"
+    shutil.copytree(CLONE / "docs", docs)
+    assert exit_code(results.main, ["--redraw", str(docs / "results.md")]) == 0
+    for name in ("results.md", "results_commands.sh"):
+        assert (docs / name).read_bytes() == (CLONE / "docs" / name).read_bytes()
+
+
+def test_a_row_is_of_the_runs_data_and_weights(copied_with_data, names):
+    run = load_run(names["hgru"], "6", "cpu", copied_with_data)
+    row, drawn = results.gather(run, "x")
+    assert row["training_images"] == 24 and row["command"].startswith("python hgru.py --set ")
+    assert drawn.table[-1, 0] <= 24 and row["images_to"] == drawn.images_to(0.9)
+
+
+def test_a_copied_run_needs_no_images(as_on_a_gpu, copied, tmp_path):
+    """Evaluations of another device are there, data are not: nothing is computed anew."""
+    page = str(tmp_path / "r.md")
+    assert exit_code(results.main, [*as_on_a_gpu, "--output", page, *CPU]) == 0
+    arguments = [*as_on_a_gpu, "--images", "5", "--output", page, "--overwrite"]
+    assert exit_code(results.main, [*arguments, *CPU]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["{hgru}", "{hgru}"], "tiny_hgru"),
+        (["{hgru}", "--output", "page.html"], "page.html"),
+        (["{hgru}", "--label", "a", "b"], "--label"),
+        (["--redraw", "none.md"], "none.md"),
+        ([], "--redraw"),
+        (["{hgru}", "--redraw", "a.md"], "--redraw"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_errors_are_one_line_and_exit_2(config, names, arguments, named, capsys):
+    given = [text.format(**names) for text in arguments]
+    assert exit_code(results.main, [*given, *CPU]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and said[0].startswith("error: ") and named in said[0]
+
+
+def test_what_is_not_a_run_of_accuracies_is_refused(copied_with_data, names, tmp_path):
+    run = load_run(names["hgru"], device="cpu", config=copied_with_data)
+    path = export.export_safetensors(run, tmp_path / "w.safetensors")
+    with pytest.raises(UserError):
+        results.gather(load_run(path, device="cpu", config=run.config), "x")
+    run.params["score_metric"] = "pearson"
+    with pytest.raises(UserError, match="'pearson'"):
+        results.gather(run, "x")
+    run.params["score_metric"] = "accuracy"
+    run.record["data"]["validation"]["fingerprint"] = "abc"
+    with pytest.raises(UserError, match="abc"):
+        results.gather(run, "x")

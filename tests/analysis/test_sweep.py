@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shlex
 import sys
 
@@ -10,9 +11,10 @@ import pytest
 from scipy import stats
 
 import hgru
-from analysis import comparison, sweep
+from analysis import comparison, style, sweep
 from analysis.evaluate import Evaluation
 from analysis.trained import load_run
+from support.errors import UserError
 from support.shell import exit_code
 from tests.analysis.conftest import CIRCUIT, DATASET, SETTINGS
 
@@ -131,31 +133,53 @@ def test_a_programs_exit_code_and_signals_pass_through():
     assert sweep.run_forwarding_signals([sys.executable, "-c", ask]) == 7
 
 
-def test_rows_have_intervals_of_images_or_of_seeds(config, names):
-    runs = [
-        load_run(names[n], device="cpu", config=config)
-        for n in ("hgru", "hgru seed 1", "multiplicative_lesion")
-    ]
-    shares = [(40, 50), (45, 50), (30, 50)]
-    members = [
-        comparison.Member(run, model, {"pathfinder_6": answers(np.arange(n) < k)})
-        for run, model, (k, n) in zip(runs, ("hgru", "hgru", "lesion"), shares, strict=True)
-    ]
-    two, one = comparison.rows(members)
-    assert (two["model"], two["seeds"], two["accuracy"]) == ("hgru", 2, pytest.approx(0.85))
-    values = np.array([0.8, 0.9])
-    low, high = stats.t.interval(0.95, 1, loc=0.85, scale=stats.sem(values))
-    assert (two["low"], two["high"]) == pytest.approx((max(low, 0), min(high, 1)))
-    assert (two["lowest_seed"], two["highest_seed"]) == (0.8, 0.9)
-    interval = stats.binomtest(30, 50).proportion_ci(method="wilson")
-    assert (one["low"], one["high"]) == pytest.approx(tuple(interval))
-    assert one["parameters"] == sum(p.numel() for p in runs[2].network.parameters())
-    assert one["training_images"] == 48
-    runs[0].history.validation_step, runs[0].history.validation_metric = [0, 10], [0.5, 0.9]
-    runs[1].history.validation_step, runs[1].history.validation_metric = [0, 10], [0.5, 0.6]
-    row = comparison.rows(members)[0]
-    assert (row["images_to_90"], row["reached"]) == (40, 1)
-    assert comparison.images_text(row) == "40 (1 of 2 seeds)"
+def point(model="hgru", accuracy=0.9, seed=0, reached=None, **more) -> comparison.Point:
+    """A run's point, tested on 1,000 images."""
+    low, high = stats.binomtest(round(1000 * accuracy), 1000).proportion_ci(method="wilson")
+    sets = {"trained_on": "pathfinder_6_stream", "tested_on": "pathfinder_6_stream", **more}
+    return comparison.Point(
+        model=model, seed=seed, parameters=5, training_images=48, images=1000, accuracy=accuracy,
+        low=low, high=high, images_to=reached, **sets,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "expected"),
+    [
+        ([0.9], ["90.0", "88.0", "91.7", "over images"]),  # Wilson's interval
+        ([0.886, 0.499, 0.501], ["1 of 3 seeds", "49.9", "50.1", "88.6"]),
+        ([0.562, 0.562, 0.562], ["56.2", "each of 3 seeds"]),
+        ([0.8, 0.9], ["80.0", "90.0", "2 seeds"]),
+        ([0.8, 0.82, 0.84, 0.86, 0.88], ["84.0", "80.1", "87.9", "over 5 seeds"]),  # Student's
+    ],
+)
+def test_accuracies_of_seeds_say_what_their_interval_is(accuracies, expected):
+    """No 0–100% of two seeds, no 56.2–56.2%, and no mean of 88, 50 and 50%."""
+    text = comparison.accuracy_text([point(accuracy=a, seed=n) for n, a in enumerate(accuracies)])
+    numbers = re.findall(r"\d+\.\d", text)
+    assert numbers == [part for part in expected if "." in part]
+    assert all(part in text for part in expected)
+
+
+def test_images_to_a_level_tell_how_many_seeds_reached_it():
+    def text(*reached):
+        return comparison.images_text([point(reached=r) for r in reached])
+
+    assert text(None, None) == "not reached" and text(40) == "40"
+    assert "1 of 2" in text(40, None) and "40" in text(40, None)
+    assert "40–80" in text(80, 40) and "start" in text(0)
+
+
+def test_a_point_is_a_run_on_a_set(config, names):
+    run = load_run(names["hgru"], device="cpu", config=config)
+    run.history.validation_metric[:3] = [0.5, 0.9, 0.95]
+    member = comparison.Member(run, "m", {"pathfinder_6": answers(np.arange(50) < 30)})
+    (found,) = member.points()
+    expected = stats.binomtest(30, 50).proportion_ci(method="wilson")
+    assert (found.low, found.high) == pytest.approx(tuple(expected))
+    assert (found.accuracy, found.images, found.training_images) == (0.6, 50, 48)
+    assert found.images_to == 4 * run.history.validation_step[1]
+    assert found.parameters == sum(p.numel() for p in run.network.parameters())
 
 
 def test_paired_tests_compare_the_same_images_and_seed(config, names):
@@ -176,42 +200,41 @@ def test_paired_tests_compare_the_same_images_and_seed(config, names):
     members[1].evaluations["d"].about["set"] = "another"
     with pytest.raises(ValueError, match=r"did not see the same images of d"):
         comparison.paired_tests(members, "hgru")
-    with pytest.raises(ValueError, match="'gru' is none of the models: hgru, lesion"):
+    with pytest.raises(UserError, match="'gru'"):
         comparison.paired_tests(members, "gru")
 
 
-def test_the_figure_plots_the_rows(config, names):
-    runs = [load_run(names[n], device="cpu", config=config) for n in ("hgru", "ff_5")]
-    members = [
-        comparison.Member(
-            run, model, {s: answers(np.arange(50) < k) for s, k in sets.items()}
-        )
-        for run, model, sets in zip(
-            runs, ("hgru", "ff_5"),
-            ({"pathfinder_14": 45, "pathfinder_6": 48}, {"pathfinder_14": 30, "pathfinder_6": 47}),
-            strict=True,
-        )
-    ]  # fmt: skip
-    history = runs[0].history
-    history.validation_step, history.validation_metric = [0, 10], [0.5, 0.9]
-    runs[1].history.validation_metric = [0.5] * len(runs[1].history.validation_step)
-    left, right = comparison.comparison_figure(members).axes
-    assert [t.get_text() for t in left.get_xticklabels()] == ["6", "14"]
-    assert left.get_xlabel() == "contour length in the test (trained on 14)"
-    drawn = sorted(float(c.lines[0].get_ydata()[0]) for c in left.containers)
-    assert drawn == pytest.approx(sorted([0.9, 0.96, 0.6, 0.94]))
-    assert [t.get_text() for t in right.get_xticklabels()] == ["14"]  # by what was trained on
-    assert [t.get_text() for t in right.texts] == ["not reached"]  # the control's
-    (line,) = right.get_lines()
-    assert line.get_ydata() == pytest.approx([0.04])  # thousands
+def test_the_figure_has_a_point_for_each_seed_beside_its_model():
+    """Nine models of three seeds: every point is nearer to its own model than to another."""
+    found = [
+        point(f"model {m}", 0.5 + 0.05 * m + 0.001 * seed, seed, 40 if m else None)
+        for m in range(9)
+        for seed in range(3)
+    ]
+    left, right = comparison.comparison_figure(found).axes
+    assert [t.get_text() for t in left.get_yticklabels()] == [f"model {m}" for m in range(9)]
+    places = [c.lines[0].get_xydata()[0] for c in left.containers]
+    assert len(places) == 27
+    for one, (x, y) in zip(found, places, strict=True):
+        assert x == pytest.approx(one.accuracy) and round(y) == int(one.model[-1])
+    ends = [c.lines[2][0].get_segments()[0][:, 0] for c in left.containers]
+    assert np.allclose(ends, [[one.low, one.high] for one in found])
+    marks = {tuple(np.round(line.get_xydata()[0], 3)) for line in right.get_lines()}
+    assert len(marks) == 27  # of model 0 where they stood untrained to 90%: 48 images
+    assert sum(x == 0.048 for x, _ in marks) == 3 and sum(x == 0.04 for x, _ in marks) == 24
 
 
-def test_conditions_are_named_by_length_where_names_tell():
-    stream, full = "pathfinder_6_stream", "curv_contour_length_14_full"
-    names = comparison._condition_names
-    assert names([(stream, stream), (full, full)])[0] == ["6", "14"]
-    assert names([(stream, full), (full, full)])[0] == ["14\n(6)", "14\n(14)"]
-    assert names([(full, "/x/my_images")]) == (["curv_contour_length_14_full\nmy_images"], "")
+def test_a_panel_for_each_set_and_names_stay_on_the_page():
+    sets = [f"pathfinder_{n}" for n in (6, 9, 14, 18, 20, 25)]
+    found = [point(m, tested_on=s) for m in ("long " * 12, "ff_5") for s in sets]
+    figure = comparison.comparison_figure(found)
+    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.axison]
+    assert len(titles) == 7 and all(any(n in t for t in titles) for n in ("6", "9", "14", "25"))
+    with style.style():
+        figure.draw_without_rendering()
+    for axes in figure.axes:
+        for label in axes.get_yticklabels():
+            assert label.get_window_extent().x0 >= 0
 
 
 def test_collecting_writes_table_tests_and_figures(config, names, capsys):
@@ -231,7 +254,7 @@ def test_collecting_writes_table_tests_and_figures(config, names, capsys):
     assert float(rows["hgru"]["accuracy"]) in accuracies
     assert int(rows["multiplicative_lesion"]["parameters"]) + 50 == int(rows["hgru"]["parameters"])
     text = (folder / "comparison.md").read_text()
-    assert "| hgru | curv_contour_length_14_full |" in text
+    assert f"| hgru | {DATASET} |" in text
     assert "multiplicative_lesion − hgru" in text
     assert len((folder / "tests.csv").read_text().splitlines()) == 2
     assert (config.plots / "tiny" / "comparison.pdf").exists()
@@ -252,7 +275,7 @@ def test_a_sweep_trains_resumes_and_compares(config, capfd):
     run = load_run(wanted.run(config).name, device="cpu", config=config)
     assert run.step == 12 and run.seed == 4
     assert run.parameters == sum(p.numel() for p in hgru.build_model(run.params).parameters())
-    assert "Student" in (config.condition_evaluations / "whole" / "comparison.csv").read_text()
+    assert "2 seeds" in (config.condition_evaluations / "whole" / "comparison.md").read_text()
     capfd.readouterr()
     assert exit_code(sweep.main, [*arguments, "--device", "cpu"]) == 0
     assert capfd.readouterr().out.count(": complete") == 2
