@@ -183,11 +183,11 @@ def _by_orientation_and_null(axes: Axes, found: AssociationField) -> None:
             label=name,
         )  # fmt: skip
     axes.axhline(0, color=MUTED, linewidth=0.7)
-    axes.set_title("all distances, and orientations shuffled")
+    axes.set_title("over all distances")
     axes.set_xlabel("relative orientation")
     axes.set_ylabel("mean connection")
     axes.set_xticks(found.relative, [f"{angle:g}°" for angle in found.relative])
-    axes.set_ylim(1.9 * axes.get_ylim()[0], 1.9 * axes.get_ylim()[1])
+    axes.set_ylim(top=1.9 * axes.get_ylim()[1])
     axes.legend(loc="upper center", ncols=2, fontsize=6.5, handlelength=1.5, columnspacing=1)
 
 
