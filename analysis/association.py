@@ -13,6 +13,7 @@ if they did not depend on orientation.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,8 @@ def channel_orientation(network: nn.Module) -> np.ndarray:
 
     A filter has an orientation if it is more selective than 95% of white-noise filters of its size.
     """
-    filters = network.drive.weight.detach().float().cpu().numpy()[:, 0]
+    drive: Any = network.drive
+    filters = drive.weight.detach().float().cpu().numpy()[:, 0]
     noise = np.random.default_rng(0).normal(size=(NOISE, *filters.shape[1:]))
     orientation, selectivity = orientation_of(filters)
     return np.where(selectivity > np.quantile(orientation_of(noise)[1], 0.95), orientation, np.nan)

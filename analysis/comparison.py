@@ -82,11 +82,11 @@ class Member:
         needed = curve(run, self.model).images_to(LEVEL)
         for name, evaluation in self.evaluations.items():
             numbers = evaluation.accuracy()
-            shares = (numbers[key] for key in ("accuracy", "low", "high"))
             found.append(
                 Point(
                     self.model, self.trained_on, name, run.seed, run.parameters, run.images_seen,
-                    numbers["images"], *shares, needed,
+                    numbers["images"], numbers["accuracy"], numbers["low"], numbers["high"],
+                    needed,
                 )
             )  # fmt: skip
         return found

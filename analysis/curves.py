@@ -171,7 +171,7 @@ def learning_curves(curves: Sequence[Curve]) -> Figure:
     heights = [AXES + legend_rows(part)[2] for part in parts]
     with style():
         figure = new_figure(PAGE, sum(heights))
-        rows = np.atleast_1d(figure.subfigures(len(parts), 1, height_ratios=heights))
+        rows: Any = figure.subfigures(len(parts), 1, height_ratios=heights, squeeze=False)[:, 0]
         for row, part in zip(rows, parts, strict=True):
             chosen = [one for one in drawn if one.label in part]
             _row(row, chosen, part, _unit(drawn), len(drawn) <= FEW)
