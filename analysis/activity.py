@@ -72,7 +72,7 @@ def watch(run: TrainedRun, data: Any, index: int, seed: int = 0) -> Seen:
     """Show a run one image of a data set and record its circuit.
 
     Raises:
-        ValueError: the network has no circuit.
+        UserError: the network has no circuit.
     """
     stimulus = data.stimulus(index) if hasattr(data, "stimulus") else None
     image, label = data[index]

@@ -112,7 +112,7 @@ def connections(network: nn.Module, stage: str = "weights") -> np.ndarray:
 
     Raises:
         UserError: the stage is not known.
-        ValueError: the network has no circuit.
+        UserError: the network has no circuit.
     """
     choose("stage", stage, STAGES)
     layer = circuit(network)

@@ -44,7 +44,7 @@ def open_images(
         A fold as :meth:`dataset_processing.DataSet.fold` gives.
 
     Raises:
-        ValueError, FileNotFoundError: there is no such set, or it cannot be read.
+        UserError: there is no such set, or it cannot be read.
     """
     match = GENERATED.fullmatch(name)
     if match:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from layers.hgru import HGRU
+from support.errors import UserError
 
 SYMBOLS = ("G1", "C1", "H1", "G2", "C2", "H2")
 MEANINGS = {
@@ -34,11 +35,11 @@ def circuit(network: nn.Module) -> HGRU:
     """The network's hGRU layer.
 
     Raises:
-        ValueError: it has none (the feedforward control).
+        UserError: it has none (the feedforward control).
     """
     layers = [module for module in network.modules() if isinstance(module, HGRU)]
     if len(layers) != 1:
-        raise ValueError(
+        raise UserError(
             f"a network with one hGRU layer is needed, {type(network).__name__} has {len(layers)}"
         )
     return layers[0]
@@ -69,11 +70,11 @@ def record(
         By symbol, (T, N, K, H, W), and ``logits`` (N, 2), on the network's device.
 
     Raises:
-        ValueError: a symbol is not known, or the network has no hGRU layer.
+        UserError: a symbol is not known, or the network has no hGRU layer.
     """
     for symbol in symbols:
         if symbol not in SYMBOLS:
-            raise ValueError(f"a symbol must be one of {', '.join(SYMBOLS)}; found {symbol!r}")
+            raise UserError(f"a symbol must be one of {', '.join(SYMBOLS)}; found {symbol!r}")
     layer = circuit(network)
     seen: dict[str, list[Tensor]] = {symbol: [] for symbol in symbols}
 
@@ -98,11 +99,14 @@ def lesioned(network: nn.Module, *letters: str) -> Iterator[nn.Module]:
         letters: any of alpha, mu, gamma, kappa, omega (see ``layers.hgru.HGRU.lesion``).
 
     Raises:
-        ValueError: the circuit has no such letter, or the network no circuit.
+        UserError: the circuit has no such letter, or the network no circuit.
     """
     layer = circuit(network)
     before = layer.lesioned
-    layer.lesion(*letters)
+    try:
+        layer.lesion(*letters)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     try:
         yield network
     finally:
@@ -116,14 +120,14 @@ def steps(network: nn.Module, count: int) -> Iterator[nn.Module]:
     More than it was built with is possible where neither η nor the normalisation is a step's own.
 
     Raises:
-        ValueError: the number cannot be, or the network has no circuit.
+        UserError: the number cannot be, or the network has no circuit.
     """
     layer = circuit(network)
     if not isinstance(count, int) or count < 1:
-        raise ValueError(f"timesteps must be a whole number of at least 1, found {count!r}")
+        raise UserError(f"timesteps must be a whole number of at least 1, found {count!r}")
     most = longest(layer)
     if most is not None and count > most:
-        raise ValueError(
+        raise UserError(
             f"timesteps is {count}, but this circuit has η or normalisation for {most} steps only"
         )
     before, layer.timesteps = layer.timesteps, count
@@ -221,10 +225,10 @@ def smoothgrad(
         (H, W): the mean of the signed gradients, logit units per unit of intensity.
 
     Raises:
-        ValueError: samples or spread are out of range.
+        UserError: samples or spread are out of range.
     """
     if samples < 1 or spread < 0:
-        raise ValueError(
+        raise UserError(
             f"SmoothGrad needs at least 1 sample and a spread of 0 or more, found {samples} and "
             f"{spread}"
         )

@@ -29,7 +29,7 @@ from analysis.style import save
 from analysis.trained import TrainedRun, load_run, script_module
 from config import CLONE, Config
 from support import shell
-from support.errors import unknown
+from support.errors import SystemRefusal, UserError, unknown
 from support.files import write_csv, write_text
 from support.tables import markdown_table, text_table
 from training.command_line import COMPLETE, LEFT_EARLY
@@ -73,7 +73,7 @@ class Cell:
         """Its newest run.
 
         Raises:
-            ValueError: that run has other settings than this sweep.
+            UserError: that run has other settings than this sweep.
         """
         known = runs(config, self.experiment)
         if not known:
@@ -84,7 +84,7 @@ class Cell:
             if not line.startswith(("epochs:", "log_iters:", "checkpoint_minutes:"))
         ]  # fmt: skip
         if other:
-            raise ValueError(
+            raise UserError(
                 f"{known[-1].name} has other settings than this sweep (there: the run; here: the "
                 f"sweep): {'; '.join(other)}. Give this sweep another --name"
             )
@@ -116,10 +116,10 @@ def cells(name: str, axes: dict[str, list[str]], overrides: Sequence[str] = ()) 
         overrides: ``key=value`` texts for all runs.
 
     Raises:
-        ValueError, FileNotFoundError: a script, a parameter or a seed is not known.
+        UserError: a script, a parameter or a seed is not known.
     """
     if not axes.get("scripts"):
-        raise ValueError("a sweep needs scripts=NAME,NAME (--help shows examples)")
+        raise UserError("a sweep needs scripts=NAME,NAME (--help shows examples)")
     found = []
     seeds = [_seed(text) for text in axes.get("seeds", ["0"])]
     for script, dataset, seed in product(axes["scripts"], axes.get("datasets", [""]), seeds):
@@ -138,12 +138,12 @@ def axes_of(texts: Iterable[str]) -> dict[str, list[str]]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
-            raise ValueError(f"expected name=value,value (scripts=hgru,ff_5), found {text!r}")
+            raise UserError(f"expected name=value,value (scripts=hgru,ff_5), found {text!r}")
         if key not in AXES:
             raise unknown("axis", key, AXES)
         found[key] = [part.strip() for part in value.split(",") if part.strip()]
         if not found[key]:
-            raise ValueError(f"{key}= has no value")
+            raise UserError(f"{key}= has no value")
     return found
 
 
@@ -154,7 +154,7 @@ def train(wanted: Sequence[Cell], config: Config, device: str = "auto") -> list[
         A line for each that failed.
 
     Raises:
-        RuntimeError: a run left early; the same call goes on.
+        SystemRefusal: a run left early; the same call goes on.
     """
     failed = []
     for number, cell in enumerate(wanted, start=1):
@@ -165,7 +165,7 @@ def train(wanted: Sequence[Cell], config: Config, device: str = "auto") -> list[
         print(f"{head}: training", flush=True)
         code = run_forwarding_signals(cell.command(device))
         if code in (LEFT_EARLY, -signal.SIGTERM, -signal.SIGINT):
-            raise RuntimeError(f"stopped during {cell.experiment}; the same command goes on")
+            raise SystemRefusal(f"stopped during {cell.experiment}; the same command goes on")
         if code != COMPLETE:
             failed.append(f"{cell.experiment} ended with exit code {code}")
             print(f"{head}: failed with exit code {code}", flush=True)
@@ -193,12 +193,12 @@ def submit(wanted: Sequence[Cell], config: Config, template: str, device: str = 
         template: a command in which a word with ``{command}`` takes the training command.
 
     Raises:
-        ValueError: the template has no such word.
-        RuntimeError: a submission fails.
+        UserError: the template has no such word.
+        SystemRefusal: a submission fails.
     """
     words = shlex.split(template)
     if not any("{command}" in word for word in words):
-        raise ValueError(f"--submit needs {{command}} in it, found {template!r}")
+        raise UserError(f"--submit needs {{command}} in it, found {template!r}")
     count = 0
     for cell in wanted:
         if cell.is_complete(config):
@@ -206,7 +206,7 @@ def submit(wanted: Sequence[Cell], config: Config, template: str, device: str = 
         command = shlex.join(cell.command(device))
         answer = subprocess.run([word.replace("{command}", command) for word in words], cwd=CLONE)
         if answer.returncode:
-            raise RuntimeError(
+            raise SystemRefusal(
                 f"{words[0]} ended with exit code {answer.returncode} for {cell.experiment}"
             )
         count += 1
@@ -295,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     failed: list[str] = []
     if options.runs:
         if options.axes:
-            raise ValueError("give either axes (scripts=…) or --runs, not both")
+            raise UserError("give either axes (scripts=…) or --runs, not both")
         trained = [load_run(r, options.weights, options.device, config) for r in options.runs]
         names = curves.labels(trained, options.label)
     else:
@@ -313,16 +313,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for note in notes:
             print(f"note: {note}")
     if not trained:
-        raise ValueError("no run to compare" + (f": {'; '.join(failed)}" if failed else ""))
+        raise UserError("no run to compare" + (f": {'; '.join(failed)}" if failed else ""))
     paths = compare(trained, names, options.name, config, options)
     shell.name_outputs(paths)
     if failed:
-        raise RuntimeError("; ".join(failed))
+        raise SystemRefusal("; ".join(failed))
 
 
 def _seed(text: str) -> int:
     if not text.isdigit():
-        raise ValueError(f"seeds must be whole numbers of 0 or more, found {text!r}")
+        raise UserError(f"seeds must be whole numbers of 0 or more, found {text!r}")
     return int(text)
 
 

@@ -133,5 +133,5 @@ def test_constant_letters_count_as_what_they_are():
 def test_wrong_requests_are_refused():
     with pytest.raises(UserError, match="both"):
         association.connections(hgru.build_model(), "both")
-    with pytest.raises(ValueError, match="FeedforwardNetwork has 0"):
+    with pytest.raises(UserError, match="FeedforwardNetwork has 0"):
         association.connections(ff_5.build_model())

@@ -6,6 +6,7 @@ import torch
 import ff_5
 import hgru
 from analysis import probing
+from support.errors import UserError
 
 SIZE = 20
 
@@ -103,7 +104,7 @@ def test_fewer_steps_are_the_network_built_with_them(network, images, count):
 
 @torch.no_grad()
 def test_more_steps_only_where_nothing_is_a_steps_own(network, images):
-    with pytest.raises(ValueError, match="6, but this circuit has η or normalisation for 5 steps"):
+    with pytest.raises(UserError, match="6, but this circuit has η or normalisation for 5 steps"):
         with probing.steps(network, 6):
             pass
     free = hgru.build_model({"aux": {"adaptation": False, "h_ext": 5, "timesteps": 2}}).eval()
@@ -112,17 +113,17 @@ def test_more_steps_only_where_nothing_is_a_steps_own(network, images):
 
 
 def test_wrong_requests_are_refused(network, images):
-    with pytest.raises(ValueError, match=r"one of G1.*found 'H3'"):
+    with pytest.raises(UserError, match=r"one of G1.*found 'H3'"):
         probing.record(network, images, ["H3"])
-    with pytest.raises(ValueError, match=r"alpha.*found 'beta'"):
+    with pytest.raises(UserError, match="beta"):
         with probing.lesioned(network, "beta"):
             pass
-    with pytest.raises(ValueError, match="at least 1, found 0"):
+    with pytest.raises(UserError, match="at least 1, found 0"):
         with probing.steps(network, 0):
             pass
-    with pytest.raises(ValueError, match="FeedforwardNetwork has 0"):
+    with pytest.raises(UserError, match="FeedforwardNetwork has 0"):
         probing.record(ff_5.build_model(), images)
-    with pytest.raises(ValueError, match="found 0 and"):
+    with pytest.raises(UserError, match="found 0 and"):
         probing.smoothgrad(network, images[0], 1, samples=0)
 
 

@@ -96,7 +96,7 @@ def test_a_longer_sweep_goes_on_and_other_settings_are_refused(config):
     (cell,) = sweep.cells("tiny", axes, [*longer, *OF_CIRCUIT, "epochs=9"])
     assert not cell.is_complete(config)
     (cell,) = sweep.cells("tiny", axes, [*OVERRIDES, *OF_CIRCUIT, "lr=0.5"])
-    with pytest.raises(ValueError, match=r"lr: 0.001 there, 0.5 here.*another --name"):
+    with pytest.raises(UserError, match=r"lr: 0.001 there, 0.5 here.*another --name"):
         cell.is_complete(config)
 
 
@@ -198,7 +198,7 @@ def test_paired_tests_compare_the_same_images_and_seed(config, names):
     assert comparison.paired_tests(members, "hgru") == []
     members[1].run.record["seed"] = 0
     members[1].evaluations["d"].about["set"] = "another"
-    with pytest.raises(ValueError, match=r"did not see the same images of d"):
+    with pytest.raises(UserError, match=r"did not see the same images of d"):
         comparison.paired_tests(members, "hgru")
     with pytest.raises(UserError, match="'gru'"):
         comparison.paired_tests(members, "gru")
