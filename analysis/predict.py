@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from analysis.evaluate import LABELS
@@ -27,7 +27,9 @@ from analysis.style import ACTIVITY, PAGE, SKY, new_figure, picture, save, style
 from analysis.trained import TrainedRun, load_run
 from config import Config
 from dataset_processing.augmentations import Augmentations
+from dataset_processing.images import read_image as read_as_training
 from support import shell
+from support.errors import UserError
 from support.files import write_csv
 from support.progress import Progress
 from support.tables import text_table
@@ -55,51 +57,29 @@ class Prediction:
 
 
 def read_image(path: Path, size: Sequence[int], resize: bool = False) -> np.ndarray:
-    """A grey image (H, W), uint8, from an image file.
+    """A grey image (H, W), uint8, from an image file, read as training reads it.
 
     Args:
-        path: of any format that Pillow reads, 8 bits a channel. Of a colour image whose channels
-            differ the luminance is taken, with a warning; transparency is put on black.
+        path: see `dataset_processing.images.read_image`.
         size: (H, W) that it must have.
         resize: shrink or stretch an image of another size (Lanczos).
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not an image of 8 bits, or of another size and not to be resized.
+        UserError: it cannot be read, or is of another size and not to be resized.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with Image.open(path) as file:
-            image = _grey(file, path)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path}: not an image that can be read ({error})") from error
+    image = read_as_training(path)
     height, width = size
-    if image.size != (width, height):
-        if not resize:
-            raise ValueError(
-                f"{path}: the image is {image.size[1]}×{image.size[0]} pixels (height × width), "
-                f"the run takes {height}×{width}; --resize resizes it"
-            )
-        if image.size[0] * height != image.size[1] * width:
-            warnings.warn(f"{path}: resizing changes the ratio of width to height", stacklevel=2)
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
-    return np.array(image)
-
-
-def _grey(file: Image.Image, path: Path) -> Image.Image:
-    if file.mode in ("1", "L"):
-        return file.convert("L")
-    if file.mode in ("LA", "PA", "RGBA") or "transparency" in file.info:
-        over = file.convert("RGBA")
-        file = Image.alpha_composite(Image.new("RGBA", over.size, (0, 0, 0, 255)), over)
-    elif file.mode not in ("RGB", "P", "CMYK", "YCbCr"):
-        raise ValueError(f"{path}: an image of 8 bits is expected, not of mode {file.mode}")
-    red, green, blue = (np.asarray(c) for c in file.convert("RGB").split())
-    if np.array_equal(red, green) and np.array_equal(green, blue):
-        return Image.fromarray(red)
-    warnings.warn(f"{path}: a colour image; its luminance is taken", stacklevel=2)
-    return file.convert("RGB").convert("L")
+    if image.shape == (height, width):
+        return image
+    if not resize:
+        raise UserError(
+            f"{path}: the image is {image.shape[0]}×{image.shape[1]} pixels (height × width), the "
+            f"run takes {height}×{width}; --resize resizes it"
+        )
+    if image.shape[0] * width != image.shape[1] * height:
+        warnings.warn(f"{path}: resizing changes the ratio of width to height", stacklevel=2)
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
+    return np.array(resized)
 
 
 def prepare_images(run: TrainedRun, images: np.ndarray, seed: int = 0) -> Tensor:

@@ -1,5 +1,7 @@
 """What Pathfinder images measure, beside the published generator's.
 
+    python -m benchmarks.pathfinder_statistics --count 1000 --workers 2
+
 ``pathfinder_statistics.json`` holds the means and spreads of 1,000 images that the published
 generator made of each length. Lit pixels are those over half the full brightness (127); components
 are 8-connected; markers are what an erosion by a disc of radius 3 leaves.
@@ -7,6 +9,7 @@ are 8-connected; markers are what an erosion by a disc of radius 3 leaves.
 
 import json
 import math
+from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from scipy import ndimage
 
 from dataset_processing.pathfinder import Pathfinder, Settings
 from dataset_processing.pathfinder.templates import disc
+from support import shell
 from support.progress import Progress
 
 PUBLISHED = Path(__file__).with_name("pathfinder_statistics.json")
@@ -33,15 +37,11 @@ def table(count: int = 1000, seed: int = 0, workers: int = 1) -> str:
     standard errors they differ.
 
     Args:
-        count: images measured of each length.
+        count: images measured of each length, at least 100.
         seed: of the images.
         workers: processes.
 
-    Raises:
-        ValueError: fewer than 100 images.
     """
-    if count < 100:
-        raise ValueError(f"count: at least 100 images are needed, not {count}")
     published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     lines = [
         f"{count} images of each length, seed {seed}; published: "
@@ -180,3 +180,16 @@ def spread_error(values: np.ndarray) -> float:
     variance = float((off**2).mean())
     excess = float((off**4).mean()) - variance**2
     return math.sqrt(max(excess, 0.0) / len(values)) / (2 * math.sqrt(variance))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parse = shell.Parser("pathfinder_statistics", __doc__, package="benchmarks")
+    parse.add_argument("--count", type=shell.whole(100), default=1000, help="images of each length")
+    parse.add_argument("--seed", type=shell.whole(0), default=0, help="of the images")
+    parse.add_argument("--workers", type=shell.whole(1), default=1, help="processes")
+    options = parse.parse_args(arguments)
+    print(table(options.count, options.seed, options.workers))
+
+
+if __name__ == "__main__":
+    shell.run_command(main)

@@ -87,9 +87,10 @@ def _grey(image: Image.Image, name: str) -> tuple[np.ndarray, str]:
     """A file's image as grey of 8 bits, and how it was converted."""
     mode, transparent = image.mode, "transparency" in image.info
     transparent |= mode in ("LA", "PA", "RGBA", "La", "RGBa")
-    raw = " ".join(str(tile[3]) for tile in getattr(image, "tile", []))
-    if mode.startswith(("I", "F")) or "16" in raw:
-        bits = "32 bits" if mode in ("I", "F") and "16" not in raw else "16 bits"
+    codings = [tile[3] for tile in getattr(image, "tile", [])]
+    raw = " ".join(str(one if isinstance(one, str) else one and one[0]) for one in codings)
+    if mode.startswith(("I", "F")) or ";16" in raw:
+        bits = "32 bits" if mode in ("I", "F") and ";16" not in raw else "16 bits"
         raise BadImageError(
             f"{name}: the image has {bits} a channel (mode {mode}); expected 8. Convert it by a "
             "scale of your choice"

@@ -200,3 +200,133 @@ def test_too_few_images_for_two_folds(samples, monkeypatch):
     data_set.max_ims = 1
     with pytest.raises(UserError, match=r"leave none for 'val' at cv_split 0\.9"):
         data_set.get_data()
+
+
+def write_rows(folder: Path, column: list[str], name: str = "combined.npy") -> None:
+    """A class's images and metadata with these values in column 3."""
+    (folder / "imgs" / "0").mkdir(parents=True, exist_ok=True)
+    (folder / "metadata").mkdir(exist_ok=True)
+    rows = [["imgs/0", f"s{i}.png", str(i), value, "1.8", "14"] for i, value in enumerate(column)]
+    np.save(folder / "metadata" / name, np.array(rows))
+
+
+@pytest.mark.parametrize(
+    "own, beside",
+    [
+        (["0", "1", "1", "0"], ["1.8"] * 4),  # a labelled set beside a folder of 2018
+        (["0", "1", "1", "0"], ["0", "1", "0", "1"]),
+        (["1.8"] * 4, ["0", "1", "0", "1"]),
+        (["0.0"] * 4, ["1.0"] * 4),
+    ],
+)
+def test_labels_in_doubt_are_refused_and_both_sides_are_said(tmp_path, own, beside):
+    folder = tmp_path / DATA_NAME
+    write_rows(folder, own)
+    write_rows(tmp_path / f"{DATA_NAME}_neg", beside)
+    with pytest.raises(UserError) as caught:
+        listed(folder)
+    said = str(caught.value)
+    assert f"{folder}_neg" in said and "column 3" in said
+    assert all(value in said for value in {*own, *beside})
+
+
+@pytest.mark.parametrize(
+    "own, beside", [("1.8", "1.8"), ("1", "1"), ("1.0", "1.0"), ("1", "0"), ("0", "0"), ("2", "3")]
+)
+def test_one_value_throughout_is_a_setting_of_the_layout_of_2018(tmp_path, own, beside):
+    """A continuity of 1, for example; or labels that agree with the folders."""
+    write_rows(tmp_path / DATA_NAME, [own] * 3)
+    write_rows(tmp_path / f"{DATA_NAME}_neg", [beside] * 2)
+    assert [len(images) for images in listed(tmp_path / DATA_NAME)] == [3, 2]
+
+
+def test_the_published_generators_combined_file_counts_no_image_twice(tmp_path):
+    folder = tmp_path / DATA_NAME
+    for name in ("0.npy", "combined.npy"):
+        write_rows(folder, ["0", "1", "1"], name)
+    assert [len(images) for images in listed(folder)] == [2, 1]
+
+
+def test_a_labelled_set_of_one_label_is_refused(tmp_path):
+    write_rows(tmp_path / DATA_NAME, ["1.0"] * 4)
+    with pytest.raises(UserError, match=f"{DATA_NAME}: column 3.*label 1 alone.*_neg/ is missing"):
+        listed(tmp_path / DATA_NAME)
+
+
+def of_2025(folder: Path) -> None:
+    for label in ("pos", "neg"):
+        (folder / "imgs" / label).mkdir(parents=True)
+        for number in range(3):
+            (folder / "imgs" / label / f"{label}{number}.png").write_bytes(b"")
+
+
+def test_metadata_beside_the_layout_of_2025_must_agree(tmp_path):
+    folder = tmp_path / DATA_NAME
+    of_2025(folder)
+    (folder / "metadata").mkdir()
+    rows = [[f"imgs/{x}", f"{x}{n}.png", "0", str(int(x == "pos"))] for x in ("pos", "neg") for n in
+            range(3)]  # fmt: skip
+    file = folder / "metadata" / "0.npy"
+    np.save(file, np.array(rows))
+    assert [len(images) for images in listed(folder)] == [3, 3]
+    rows[1][3] = "0"
+    np.save(file, np.array(rows))
+    with pytest.raises(UserError, match=f"{file}: row 1: .*pos1.png.*label 1"):
+        listed(folder)
+    rows[1][0] = "imgs/0"
+    np.save(file, np.array(rows))
+    with pytest.raises(UserError, match=f"{file}: row 1.*imgs/0/pos1.png"):
+        listed(folder)
+
+
+def test_half_of_the_layout_of_2025_and_a_folder_of_2018_beside_it(tmp_path):
+    folder = tmp_path / DATA_NAME
+    of_2025(folder)
+    (tmp_path / f"{DATA_NAME}_neg").mkdir()
+    with pytest.raises(UserError, match=f"{folder}.*{folder}_neg"):
+        listed(folder)
+    (tmp_path / f"{DATA_NAME}_neg").rmdir()
+    shutil.rmtree(folder / "imgs" / "neg")
+    with pytest.raises(MissingError, match=f"{folder}/imgs/neg: missing"):
+        listed(folder)
+
+
+def test_what_file_managers_leave_behind_is_no_data(tmp_path, labelled):
+    folder = tmp_path / "new" / DATA_NAME
+    of_2025(folder)
+    for name in ("._pos0.png", ".DS_Store", "Thumbs.db"):
+        (folder / "imgs" / "pos" / name).write_bytes(b"\0\5\x16\7")
+        (labelled / "metadata" / name.replace("pos0.png", "0.npy")).write_bytes(b"\0\5\x16\7")
+    assert [len(images) for images in listed(folder)] == [3, 3]
+    assert [len(images) for images in listed(labelled)] == [7, 9]
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le with a mark", "windows lines"]
+)
+def test_text_metadata_as_other_systems_write_it(labelled, encoding):
+    before = [sorted(images) for images in listed(labelled)]
+    (labelled / "metadata" / "0.npy").unlink()
+    file = labelled / "metadata" / "0_as_text.npy"
+    rows = [line.split(" ") for line in file.read_text().splitlines()]
+    text = "\n".join(
+        " ".join([row[0].replace("/", "\\"), *row[1:3], f"{row[3]}.0"]) for row in rows
+    )
+    if encoding == "windows lines":
+        file.write_bytes((text.replace("\n", "\r\n") + "\r\n\r\n").encode())
+    elif encoding.endswith("mark"):
+        file.write_bytes(b"\xff\xfe" + text.encode("utf-16-le"))
+    else:
+        file.write_text(text, encoding=encoding)
+    assert [sorted(images) for images in listed(labelled)] == before
+
+
+def test_images_of_other_kinds_than_png_are_listed(tmp_path):
+    folder = tmp_path / DATA_NAME
+    of_2025(folder)
+    (folder / "imgs" / "pos" / "a.JPG").write_bytes(b"")
+    assert [len(images) for images in listed(folder)] == [4, 3]
+    for path in (folder / "imgs" / "neg").iterdir():
+        path.rename(path.with_suffix(".webp"))
+    with pytest.raises(MissingError, match=rf"{folder}/imgs/neg.*neg0\.webp"):
+        listed(folder)

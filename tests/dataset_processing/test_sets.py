@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from config import Config
-from dataset_processing import encode, open_set, prepare
+from dataset_processing import demonstration, encode, open_set, prepare
 from dataset_processing.images import BadImageError
 from dataset_processing.records import RecordReader, RecordWriter
 from support.errors import MissingError, UserError
@@ -178,3 +179,205 @@ def test_an_empty_record_file(config):
             pass
     with pytest.raises(UserError, match="no record in it"):
         open_set(NAME, config).fold("train")
+
+
+def write_images(folder: Path, side: int = 64, count: int = 20) -> None:
+    """A set in the layout of 2025."""
+    random = np.random.default_rng(0)
+    for number in range(count):
+        place = folder / "imgs" / ("pos" if number % 2 else "neg")
+        place.mkdir(parents=True, exist_ok=True)
+        image = random.integers(0, 256, (side, side), dtype=np.uint8)
+        Image.fromarray(image).save(place / f"s{number}.png")
+
+
+def user(monkeypatch, root: Path, project: Path) -> Config:
+    """The paths that a user has set."""
+    monkeypatch.setenv("HGRU_DATA_ROOT", str(root))
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(project))
+    return Config()
+
+
+@pytest.mark.parametrize("side, given", [(300, 150), (64, 32), (128, 64), (33, 16)])
+def test_the_images_say_their_size_and_the_networks_follows(tmp_path, monkeypatch, side, given):
+    write_images(tmp_path / "data" / "curv_contour_length_14", side)
+    data = open_set(NAME, user(monkeypatch, tmp_path / "data", tmp_path / "out"))
+    assert (data.im_size, data.input_size) == ((side, side), (given, given))
+    assert f"{side}×{side}" in data.describe() and f"{given}×{given}" in data.describe()
+    assert (data.contour_length, data.is_generated) == (14, False)
+
+
+def test_sizes_that_are_named(tmp_path, monkeypatch):
+    write_images(tmp_path / "data" / "curv_contour_length_14")
+    config = user(monkeypatch, tmp_path / "data", tmp_path / "out")
+    data = open_set(NAME, config, {"im_size": [64, 64], "model_input_image_size": [20, 21]})
+    assert (data.im_size, data.input_size) == ((64, 64), (20, 21))
+    with pytest.raises(UserError, match=r"train: its images are 64×64.*300×300"):
+        open_set(NAME, config, {"im_size": [300, 300]}).fold("train")
+
+
+def test_an_image_of_another_size_is_a_bad_record(tmp_path, monkeypatch):
+    folder = tmp_path / "data" / "curv_contour_length_14"
+    write_images(folder)
+    odd = folder / "imgs" / "pos" / "s3.png"
+    Image.fromarray(np.eye(32, dtype=np.uint8) * 255).save(odd)
+    data = open_set(NAME, user(monkeypatch, tmp_path / "data", tmp_path / "out"))
+    folds = [data.fold(fold) for fold in ("train", "val")]
+    assert data.im_size == (64, 64)
+    (fold,) = (fold for fold in folds if str(odd) in fold.files)
+    with pytest.raises(BadImageError, match=f"{odd}.*32×32.*64×64"):
+        fold[fold.files.index(str(odd))]
+
+
+def test_a_set_of_which_nothing_can_be_read(tmp_path, monkeypatch):
+    folder = tmp_path / "data" / "curv_contour_length_14"
+    write_images(folder)
+    for path in folder.rglob("*.png"):
+        path.write_bytes(b"")
+    config = user(monkeypatch, tmp_path / "data", tmp_path / "out")
+    with pytest.raises(UserError, match=rf"none of the 18 images.*{folder}.*0 bytes"):
+        open_set(NAME, config).fold("train")
+
+
+def test_a_conversion_is_told_once_a_set(tmp_path, monkeypatch):
+    folder = tmp_path / "data" / "curv_contour_length_14"
+    write_images(folder)
+    for path in folder.rglob("*.png"):
+        Image.merge("RGB", [Image.open(path)] * 2 + [Image.new("L", (64, 64))]).save(path)
+    config = user(monkeypatch, tmp_path / "data", tmp_path / "out")
+    with pytest.warns(UserWarning, match=f"{NAME} train.*{folder}.*colour") as caught:
+        train = open_set(NAME, config).fold("train")
+        [train[index] for index in range(len(train))]
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("augmentations, ends", [(["uint8_rescale"], True), (["resize"], False)])
+def test_records_off_the_scale(tmp_path, monkeypatch, augmentations, ends):
+    config = user(monkeypatch, tmp_path / "data", tmp_path)
+    path = config.tf_records / f"{NAME}_train.tfrecords"
+    with RecordWriter(path, compact=False) as writer:
+        for number in range(4):
+            writer.write(np.eye(20, dtype=np.float32), number % 2)
+    data = open_set(NAME, config, {"data_augmentations": augmentations})
+    if ends:
+        with pytest.raises(UserError, match=f"{NAME} train.*0 and 1 .*{path}.*0–255"):
+            data.fold("train")
+    else:
+        with pytest.warns(UserWarning, match=f"{NAME} train.*0 and 1"):
+            data.fold("train")
+
+
+def test_a_record_that_is_not_finite_is_named(tmp_path, monkeypatch):
+    config = user(monkeypatch, tmp_path / "data", tmp_path)
+    path = config.tf_records / f"{NAME}_train.tfrecords"
+    with RecordWriter(path, compact=False) as writer:
+        for number in range(4):
+            image = 255 * np.eye(20, dtype=np.float32)
+            image[3, 3] = np.nan if number == 2 else 255
+            writer.write(image, number % 2)
+    train = open_set(NAME, config).fold("train")
+    with pytest.raises(BadImageError, match=f"{path}: record 2: 1 of its 400 pixels"):
+        train[2]
+
+
+def test_empty_shards_and_a_file_of_no_bytes(config):
+    encode.main(["--dataset", NAME])
+    path = config.tf_records / f"{NAME}_train.tfrecords"
+    before = open_set(NAME, config).fold("train")
+    images = [before[number][0].copy() for number in range(len(before))]
+    shards = [path.with_name(f"{NAME}_train-0000{n}-of-00003.tfrecords") for n in range(3)]
+    for place in range(3):
+        for number, shard in enumerate(shards):
+            shard.write_bytes(path.read_bytes() if number == (place + 1) % 3 else b"")
+        hidden = path.rename(path.with_suffix(".aside"))
+        train = open_set(NAME, config).fold("train")
+        assert len(train) == 14 and train.fingerprint()
+        assert all(np.array_equal(train[n][0], image) for n, image in enumerate(images))
+        hidden.rename(path)
+    with pytest.raises(UserError, match=f"{path.name}.*00000-of-00003.*keep one"):
+        open_set(NAME, config)
+    for shard in shards:
+        shard.unlink()
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match=f"{path}: no record"):
+        open_set(NAME, config).fold("train")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        f"out/tf_records/{NAME}_train.tfrecord",
+        f"out/tf_records/{NAME}-train.tfrecord-00000-of-00001",
+        f"out/tf_records/{NAME}_train.tfrecords.gz",
+        f"out/tf_records/14/{NAME}_train.tfrecords",
+        f"out/{NAME}_train.tfrecords",
+        f"tf_records/{NAME}_train.tfrecords",
+        f"data/{NAME}_train.tfrecords",
+        "data/mine/curv_contour_length_14/imgs/pos/a.png",
+        "data/mine/curvy_2snakes_300/curv_contour_length_14/imgs/0/a.png",
+        "curv_contour_length_14/imgs/pos/a.png",
+        "data/curv_contour_length_14_full/imgs/pos/a.png",
+    ],
+)
+def test_a_near_miss_is_named(tmp_path, monkeypatch, place):
+    config = user(monkeypatch, tmp_path / "data", tmp_path / "out")
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).write_bytes(bytes(5000))
+    found = tmp_path / place.partition("/imgs")[0]
+    with pytest.raises(MissingError) as caught:
+        open_set(NAME, config)
+    for told in (found, config.tf_records, config.data_root / "curvy_2snakes_300"):
+        assert str(told) in str(caught.value)
+
+
+@pytest.fixture
+def nothing_set(tmp_path, monkeypatch) -> Config:
+    """A fresh clone whose user has set nothing."""
+    for variable in ("HGRU_DATA_ROOT", "HGRU_PROJECT_DIRECTORY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("config.CLONE", tmp_path / "clone")
+    return Config()
+
+
+def test_the_demonstration_is_for_who_has_set_nothing_and_has_nothing(nothing_set, tmp_path):
+    overrides = dict(text.split("=") for text in demonstration(NAME, nothing_set))
+    assert overrides["dataset"] == "curv_contour_length_3_small"
+    assert "demonstration" in overrides["exp_name"]
+    assert demonstration(NAME, nothing_set, {"dataset"}) == []
+    assert "exp_name" not in dict(
+        text.split("=") for text in demonstration(NAME, nothing_set, {"exp_name"})
+    )
+    assert demonstration("pathfinder_14_stream", nothing_set) == []
+    assert not nothing_set.project_directory.exists()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "data/curv_contour_length_14/imgs/pos/a.png",
+        "data/curvy_2snakes_300/curv_contour_length_14/imgs/0/a.png",
+        f"runs/tf_records/{NAME}_train.tfrecord",
+        "runs/tf_records/mine.tfrecords",
+        "runs/train.tfrecords",
+    ],
+)
+def test_no_demonstration_where_something_is_there(nothing_set, place):
+    path = nothing_set.data_root.parent / place
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"")
+    assert demonstration(NAME, nothing_set) == []
+
+
+@pytest.mark.parametrize("set_by", ["HGRU_DATA_ROOT", "HGRU_PROJECT_DIRECTORY", "config.yaml"])
+def test_no_demonstration_where_a_path_is_set(nothing_set, tmp_path, monkeypatch, set_by):
+    if set_by == "config.yaml":
+        (tmp_path / "config.yaml").write_text(f"project_directory: {tmp_path / 'mine'}\n")
+        config = Config(tmp_path / "config.yaml")
+    else:
+        monkeypatch.setenv(set_by, str(tmp_path / "mine"))
+        config = Config()
+    assert demonstration(NAME, config) == []
+    with pytest.raises(MissingError, match=NAME):
+        open_set(NAME, config)
+    prepare("curv_contour_length_3_small", config)
+    assert not (tmp_path / "mine").exists()

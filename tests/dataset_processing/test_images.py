@@ -1,0 +1,204 @@
+"""One way to read an image, whatever its kind, and images that are off the scale."""
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataset_processing.images import BadImageError, check_scale, decode_image, read_image
+from support.errors import MissingError, SystemRefusal, UserError
+
+RANDOM = np.random.default_rng(0)
+GREY = RANDOM.integers(0, 256, (12, 15), dtype=np.uint8)
+ALPHA = RANDOM.integers(0, 256, (12, 15), dtype=np.uint8)
+COLOUR = RANDOM.integers(0, 256, (12, 15, 3), dtype=np.uint8)
+
+
+def luminance(colour: np.ndarray) -> np.ndarray:
+    """ITU-R 601, to a grey level."""
+    return colour.astype(float) @ [0.299, 0.587, 0.114]
+
+
+def png(bits: int, kind: int, rows: list[bytes], extra: bytes = b"", width: int = 15) -> bytes:
+    """A PNG file of any bit depth and colour type, put together by hand."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
+
+    header = struct.pack(">IIBBBBB", width, len(rows), bits, kind, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra
+        + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )  # fmt: skip
+
+
+def packed(image: np.ndarray, bits: int) -> list[bytes]:
+    """Rows of a PNG of fewer than 8 bits a pixel."""
+    digits = (image[..., None] >> np.arange(bits)[::-1]) & 1
+    return [np.packbits(row.flatten()).tobytes() for row in digits]
+
+
+def saved(image: Image.Image, form: str = "PNG", **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def kinds() -> dict[str, tuple[bytes, np.ndarray]]:
+    """Files, and the images that a viewer shows of them on black."""
+    palette = Image.fromarray(GREY % 7).convert("L")
+    shades = np.array([0, 40, 90, 130, 170, 210, 255], np.uint8)
+    palette = Image.fromarray(GREY % 7, "L")
+    palette.putpalette(np.stack([shades] * 3, 1).flatten().tolist())
+    white = np.dstack([np.full_like(GREY, 255)] * 3 + [ALPHA])
+    trns = struct.pack(">I", 2) + b"tRNS" + struct.pack(">H", 9)
+    trns += struct.pack(">I", zlib.crc32(trns[4:]))
+    return {
+        "grey": (saved(Image.fromarray(GREY)), GREY),
+        "1 bit": (png(1, 0, packed(GREY & 1, 1)), (GREY & 1) * 255),
+        "2 bits": (png(2, 0, packed(GREY & 3, 2)), (GREY & 3) * 85),
+        "4 bits": (png(4, 0, packed(GREY & 15, 4)), (GREY & 15) * 17),
+        "palette": (saved(palette), shades[GREY % 7]),
+        "grey as colour": (saved(Image.fromarray(np.dstack([GREY] * 3))), GREY),
+        "colour": (saved(Image.fromarray(COLOUR)), luminance(COLOUR)),
+        "blue on black": (
+            saved(Image.fromarray(np.dstack([0 * GREY, 0 * GREY, GREY]))), 0.114 * GREY,
+        ),
+        "white ink on a transparent ground": (saved(Image.fromarray(white)), ALPHA),
+        "grey and transparency": (
+            saved(Image.fromarray(np.dstack([GREY, ALPHA]), "LA")), GREY * (ALPHA / 255),
+        ),
+        "colour and transparency": (
+            saved(Image.fromarray(np.dstack([COLOUR, ALPHA]))), luminance(COLOUR) * (ALPHA / 255),
+        ),
+        "one grey is transparent": (
+            png(8, 0, [row.tobytes() for row in GREY % 10], trns),
+            np.where(GREY % 10 == 9, 0, GREY % 10),
+        ),
+        "BMP": (saved(Image.fromarray(GREY), "BMP"), GREY),
+        "TIFF": (saved(Image.fromarray(GREY), "TIFF"), GREY),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.filterwarnings("ignore")
+def test_an_image_is_read_as_a_viewer_shows_it_on_black(tmp_path, kind):
+    data, expected = kinds()[kind]
+    path = tmp_path / "image.png"
+    path.write_bytes(data)
+    image = read_image(path)
+    assert (image.dtype, image.shape) == (np.uint8, GREY.shape)
+    exact = expected.dtype == np.uint8 and kind != "white ink on a transparent ground"
+    assert np.abs(image - expected.astype(float)).max() <= (0 if exact else 1.5)
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_a_conversion_is_told_with_the_files_name(tmp_path, kind):
+    path = tmp_path / "image.png"
+    path.write_bytes(kinds()[kind][0])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_image(path)
+    told = [str(one.message) for one in caught]
+    plain = kind in (
+        "grey",
+        "1 bit",
+        "2 bits",
+        "4 bits",
+        "palette",
+        "grey as colour",
+        "BMP",
+        "TIFF",
+    )
+    assert len(told) == (0 if plain else 1)
+    assert all(str(path) in one for one in told)
+
+
+DEEP = GREY.astype(np.uint16) * 257
+
+
+@pytest.mark.parametrize(
+    "data, what",
+    [
+        (b"", "0 bytes"),
+        (b"nonsense", "6e 6f 6e"),
+        (saved(Image.fromarray(DEEP)), "16 bits"),
+        (png(16, 2, [np.repeat(row, 3).astype(">u2").tobytes() for row in DEEP]), "16 bits"),
+        (png(16, 4, [np.repeat(row, 2).astype(">u2").tobytes() for row in DEEP]), "16 bits"),
+        (saved(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "32 bits"),
+        (saved(Image.fromarray(GREY))[:60], "damaged"),
+        (
+            saved(Image.fromarray(GREY), "GIF", save_all=True,
+                  append_images=[Image.fromarray(255 - GREY)]),
+            "2 frames",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_named(tmp_path, data, what):
+    path = tmp_path / "image.png"
+    path.write_bytes(data)
+    with pytest.raises(BadImageError, match=f"{path}.*{what}"):
+        read_image(path)
+
+
+def test_files_that_cannot_be_had(tmp_path):
+    with pytest.raises(MissingError, match=r"gone\.png"):
+        read_image(tmp_path / "gone.png")
+    with pytest.raises(SystemRefusal, match=str(tmp_path)):
+        read_image(tmp_path)
+
+
+@pytest.mark.parametrize("cut", range(0, 400, 23))
+def test_a_file_cut_anywhere_is_an_error_of_its_own_kind(cut):
+    data = saved(Image.fromarray(np.dstack([COLOUR, ALPHA])))
+    with pytest.raises(BadImageError, match=r"x\.png"):
+        decode_image(data[:cut], "x.png")
+
+
+def looked(images: np.ndarray, meant: bool = False) -> None:
+    check_scale("a set", list(images), [f"image {n}" for n in range(len(images))], meant)
+
+
+STIMULI = np.where(RANDOM.random((5, 20, 20)) < 0.1, 255, 0).astype(np.float32)
+
+
+def test_images_on_the_scale_pass_without_a_word():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        looked(STIMULI)
+        looked(STIMULI.astype(np.uint8))
+        looked(STIMULI / 8)
+
+
+@pytest.mark.parametrize(
+    "images, found",
+    [
+        (STIMULI / 255, "between 0 and 1"),
+        ((STIMULI - STIMULI.mean()) / STIMULI.std(), "between -0.3"),
+        (STIMULI / 127.5 - 1, "between -1 and 1"),
+        (STIMULI * 257, "and 65535"),
+        (np.frombuffer(STIMULI.astype(">f4").tobytes(), "<f4").reshape(5, 20, 20), "big-endian"),
+        ((STIMULI / 255).astype(np.uint8), "between 0 and 1"),
+        (np.zeros((5, 20, 20), np.uint8), "between 0 and 0"),
+    ],
+)
+def test_images_off_the_scale_are_refused(images, found):
+    with pytest.raises(UserError, match=f"a set.*{found}.*0–255"):
+        looked(images)
+
+
+def test_another_scale_may_be_meant_where_nothing_divides_by_255():
+    with pytest.warns(UserWarning, match="a set.*between 0 and 1"):
+        looked(STIMULI / 255, meant=True)
+
+
+def test_what_a_resize_overshoots_is_told_and_used():
+    with pytest.warns(UserWarning, match="between -12 and 267"):
+        looked(np.clip(STIMULI * 1.1 - 12, None, 267))
