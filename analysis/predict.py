@@ -2,9 +2,9 @@
 
 python -m analysis.predict latest image.png other.png
 
-For each image: the answer, its probability, and a figure of H2, the circuit's activity after its
-last step (root mean square over channels; of the control without a circuit, its last layer), with
-the two places where the readout finds its maxima.
+For each image: the answer, the softmax's probability for it, and a figure of H2, the circuit's
+activity after its last step (root mean square over channels; of the control without a circuit, its
+last layer), with the two places where the readout finds its maxima.
 """
 
 import time
@@ -41,7 +41,7 @@ class Prediction:
 
     Attributes:
         answer: 0 (two contours) or 1 (one contour).
-        probability: of that answer, 0.5–1.
+        probability: softmax probability of that answer, 0.5–1.
         logits: (2,).
         strength: (H, W) root mean square over channels of H2 at the last step.
         maxima: ((row, column), (row, column)): where each of the readout's two maps is largest.
@@ -133,7 +133,7 @@ def prediction_figure(found: Prediction, name: str, run: TrainedRun) -> Figure:
                 label=f"maximum of the readout's map {label}",
             )  # fmt: skip
         what = "H2" if is_recurrent(run.network) else "last layer"
-        right.set_title(f"{LABELS[found.answer]}, p = {found.probability:.3f}")
+        right.set_title(f"{LABELS[found.answer]} (softmax {found.probability:.3f})")
         figure.colorbar(shown, ax=right, label=f"{what}, r.m.s. over channels", shrink=0.85)
         figure.legend(loc="outside lower right", ncols=2)
         for axes in (left, right):
@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "image": str(path),
                 "answer": found.answer,
                 "meaning": LABELS[found.answer],
-                "probability": f"{found.probability:.4f}",
+                "probability of the answer": f"{found.probability:.4f}",
                 "logit 0": f"{found.logits[0]:.4f}",
                 "logit 1": f"{found.logits[1]:.4f}",
             }
