@@ -167,6 +167,19 @@ def test_two_processes_stop_together_at_a_corrupt_record(tmp_path: Path) -> None
     assert "Traceback" not in said
 
 
+def test_two_processes_pass_over_a_batch_of_which_one_has_nothing_good(tmp_path: Path) -> None:
+    """The first process has none but bad records of the first batch: 5 of 6 batches train."""
+    tiny.make_records(tmp_path)
+    damage(tmp_path, records=tiny.BATCH // 2)
+    arguments = ["--workers", "0", "--device", "cpu", "--set", "epochs=1", "--set"]
+    arguments += ["shuffle_train=false", "--on-bad-record", "skip"]
+    ranks = processes.start_ranks(2, arguments, tmp_path)
+    assert [processes.finish(p) for p in ranks] == [COMPLETE, COMPLETE]
+    state = processes.newest_checkpoint(tmp_path)
+    assert (state["step"], state["epoch"], state["position"]) == (5, 1, 0)
+    assert processes.said(tmp_path).count("bad record") >= 2
+
+
 def test_two_processes_stop_together_at_a_signal(tmp_path: Path) -> None:
     import signal
 
