@@ -50,8 +50,18 @@ class Config:
         self.data_root_is_default = "data_root" not in chosen
         self.project_directory_is_default = "project_directory" not in chosen
         self.data_root = _path(chosen.get("data_root", "data"))
-        self.project_directory = _path(chosen.get("project_directory", "runs"))
+        self._put_everything_into(_path(chosen.get("project_directory", "runs")))
+        self.dataset_info = "dataset_processing"
 
+    @classmethod
+    def of_project(cls, directory: Path) -> "Config":
+        """The paths of the project in another directory."""
+        config = cls()
+        config._put_everything_into(directory)
+        return config
+
+    def _put_everything_into(self, directory: Path) -> None:
+        self.project_directory = directory
         self.tf_records = self.project_directory / "tf_records"
         self.checkpoints = self.project_directory / "checkpoints"
         self.summaries = self.project_directory / "summaries"
@@ -61,7 +71,6 @@ class Config:
         self.plots = self.project_directory / "plots"
         self.log_dir = self.project_directory / "logs"
         self.results = self.project_directory / "results"
-        self.dataset_info = "dataset_processing"
 
     def __getitem__(self, name: str) -> Any:
         if name not in self:

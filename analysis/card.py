@@ -3,12 +3,11 @@
 import json
 from typing import Any
 
-from analysis import origin
-from analysis.curves import images_to
+from analysis.comparison import LEVEL
+from analysis.curves import curve
 from analysis.evaluate import percent
 from analysis.image_sets import title
-from analysis.trained import TrainedRun, load_run
-from dataset_processing.sets import is_stream
+from analysis.trained import TrainedRun
 from training.experiment import DEFAULTS
 from training.weights import fingerprint
 
@@ -32,8 +31,8 @@ python -m analysis.predict {file} image.png
 python -m analysis.evaluate {file} --dataset {dataset}
 ```
 
-Images are grey, {height}×{width} pixels; label 1: both discs sit on one contour, label 0: on two.
-From Python: `analysis.trained.load_run("{file}").network`.
+Images are grey, {stimulus} pixels, and the network is given {input}. Label 1: both discs sit on one
+contour; label 0: on two. From Python: `analysis.trained.load_run("{file}").network`.
 
 ## Limits
 
@@ -54,68 +53,54 @@ def model_card(run: TrainedRun, file: str) -> str:
         run: the run.
         file: name of the file of weights.
     """
-    environment = run.record.get("environment") or {}
+    params, trained_on = run.params, str(run.params["dataset"])
+    aux = ", ".join(f"{key} {value}" for key, value in sorted((params.get("aux") or {}).items()))
     facts = {
-        "script": origin.script(run.record),
+        "script": run.script,
         "parameters": f"{run.parameters:,}",
-        "trained on": origin.data(run.record),
-        "initial weights": began_with(run),
+        "options set": aux or None,
+        "trained on": run.trained_on,
+        "the network is given": f"{_times(run.image_size)} pixels, after "
+        f"{', '.join(params['val_augmentations'])}",
+        "initial weights": run.began_with,
         "training images": f"{run.images_seen:,}, repeats counted ({run.step:,} updates of "
-        f"{run.params['batch_size']})",
-        "weights": f"step {run.step} ({run.weights})",
-        "optimizer": f"{run.params['optimizer']}, lr {run.params['lr']:g} "
-        f"({run.params.get('lr_schedule', DEFAULTS['lr_schedule'])})",
-        "updates": run.params.get("updates", DEFAULTS["updates"]),
+        f"{params['batch_size']})",
+        "training time": f"{run.seconds:,.0f} s" if run.seconds else None,
+        "weights": f"step {run.step} ({run.weights}), fingerprint {fingerprint(run.network)}",
+        "optimizer": f"{params['optimizer']}, lr {params['lr']:g} "
+        f"({params.get('lr_schedule', DEFAULTS['lr_schedule'])})",
+        "updates": params.get("updates", DEFAULTS["updates"]),
         "seed": run.seed,
-        "command": f"`{origin.command(run.record)}`",
-        "commit": origin.commits(run.record, run.step),
-        "device": origin.devices(run.record, run.step),
-        "PyTorch": environment.get("torch"),
+        "command": f"`{run.command}`",
+        "commit": run.commits,
+        "device": run.devices,
+        "PyTorch": run.environment.get("torch"),
     }
-    needed = images_to(run.history, int(run.params["batch_size"]))
+    needed = curve(run, "").images_to(LEVEL)
     if needed:  # 0: it began with weights that had reached it
         facts["training images to 90% in validation"] = f"{needed:,}"
     lines = [f"| {name} | {value} |" for name, value in facts.items() if value is not None]
-    height, width = run.stimulus_size
-    trained_on = str(run.params["dataset"])
+    stream = trained_on.endswith("_stream")
     return TEMPLATE.format(
         run=run.experiment,
-        what=f"Weights of `{facts['script']}` for the Pathfinder task, of the run `{run.name}`.",
+        what=f"Weights of `{run.script}` for the Pathfinder task, of the run `{run.name}`.",
         facts="\n".join(lines),
         accuracy=_accuracy(run),
         file=file,
-        dataset=trained_on.removesuffix("_stream") if is_stream(trained_on) else "pathfinder_14",
-        height=height,
-        width=width,
+        dataset=trained_on.removesuffix("_stream") if stream else "pathfinder_14",
+        stimulus=_times(run.stimulus_size),
+        input=_times(run.image_size),
     )
-
-
-def began_with(run: TrainedRun) -> str | None:
-    """The trained weights that the run began with, and what they had seen where they are those of a
-    run or file that is here, or were at the export; None where it began with random ones."""
-    which = run.params.get("initial_weights")
-    if not which or run.record.get("began_with"):
-        return run.record.get("began_with")
-    recorded = run.record.get("initial_weights")
-    text = f"{which}, fingerprint {recorded}"
-    try:
-        first = load_run(which, device="cpu", config=run.config)
-    except (FileNotFoundError, ValueError):
-        return text
-    if fingerprint(first.network) != recorded:
-        return text
-    seen = f"{first.images_seen:,} images of {title(str(first.params['dataset']))}"
-    before = began_with(first)
-    return f"{text}, after {seen}" + (f"; these began with {before}" if before else "")
 
 
 def evaluations(run: TrainedRun) -> list[dict[str, Any]]:
     """Numbers of these weights, whole circuit: what the file of weights has, and what was kept."""
     found = list(run.record.get("evaluations") or [])
+    own = fingerprint(run.network)
     for path in sorted((run.config.condition_evaluations / run.name).glob("*.json")):
         one: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         own_steps = one["timesteps"] in (None, _timesteps(run))
-        if one["step"] == run.step and not one["lesion"] and own_steps:
+        if one.get("weights_fingerprint") == own and not one["lesion"] and own_steps:
             numbers = {key: one[key] for key in NUMBERS}
             found.append({"dataset": title(one["dataset"]), **numbers})
     return [one for place, one in enumerate(found) if one not in found[:place]]
@@ -137,3 +122,7 @@ def _accuracy(run: TrainedRun) -> str:
 def _timesteps(run: TrainedRun) -> int | None:
     layer = getattr(run.network, "hgru", None)
     return None if layer is None else layer.timesteps
+
+
+def _times(size: tuple[int, int]) -> str:
+    return "×".join(map(str, size))

@@ -15,7 +15,6 @@ from analysis.style import MUTED, PAGE, SERIES, legend_rows, new_figure, series,
 from analysis.trained import TrainedRun
 from support.errors import UserError, refusals
 from training.experiment import SETTINGS
-from training.history import History
 from training.run import TIMESTAMP
 
 AXES = 2.4  # inches: height of the axes of a row
@@ -63,19 +62,22 @@ class Curve:
 
 def curve(run: TrainedRun, label: str) -> Curve:
     """The curve of a run up to its weights."""
-    history, lines, before = run.history, [], 0
-    batch = int(run.params["batch_size"])
-    for step, loss, metric in zip(
-        history.validation_step, history.validation_loss, history.validation_metric, strict=True
+    lines, before = [], 0
+    history = run.history.until(run.step)
+    for step, images, seconds, loss, metric in zip(
+        history.validation_step,
+        history.validation_images,
+        history.validation_seconds,
+        history.validation_loss,
+        history.validation_metric,
+        strict=True,
     ):
-        if step > run.step:
-            break
         since = slice(before, step)
         training = [
             float(np.mean(values[since])) if values[since] else np.nan
             for values in (history.train_loss, history.train_metric)
         ]
-        lines.append([step * batch, np.nan, *training, loss, metric])
+        lines.append([images, seconds, *training, loss, metric])
         before = step
     return Curve(run.name, label, np.array(lines).reshape(-1, 6), run.metric)
 
@@ -144,14 +146,6 @@ def _settings(run: TrainedRun) -> str:
     left |= {"exp_name", "dataset", "initial_weights"}
     told = {key: value for key, value in run.params.items() if key not in left}
     return repr(sorted(told.items()))
-
-
-def images_to(history: History, batch_size: int, level: float = 0.9) -> int | None:
-    """Training images at the first validation whose metric reached the level; None if none did."""
-    for step, metric in zip(history.validation_step, history.validation_metric, strict=True):
-        if metric >= level:
-            return step * batch_size
-    return None
 
 
 def learning_curves(curves: Sequence[Curve]) -> Figure:

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -32,10 +33,13 @@ from dataset_processing import contour_length
 from dataset_processing.augmentations import Augmentations
 from dataset_processing.loader import Loader
 from support import shell
+from support.errors import UserError
 from support.files import read_arrays, write_arrays, write_csv, write_json
 from support.progress import Progress
 from support.tables import text_table
+from training.provenance import options_of
 from training.step import GraphedForward
+from training.weights import fingerprint as weights_fingerprint
 
 IMAGES = 10_000
 WORKERS = 8
@@ -55,6 +59,7 @@ class Evaluation:
         logits: (n, 2) float32.
         distance: (n,) between the markers, pixels of the stimulus; not a number where not found.
         about: what was evaluated: weights, step, lesions, timesteps, seed …
+        kept: whether these answers were computed before, and read now.
     """
 
     run: str
@@ -64,6 +69,7 @@ class Evaluation:
     logits: np.ndarray
     distance: np.ndarray
     about: dict[str, Any]
+    kept: bool = False
 
     @property
     def correct(self) -> np.ndarray:
@@ -180,20 +186,29 @@ def evaluate(
 def evaluated(
     run: TrainedRun, dataset: str, images: int = IMAGES, *, seed: int = 0,
     lesion: Sequence[str] = (), timesteps: int | None = None, fold: str = "val",
-    workers: int | None = None,
+    workers: int | None = None, again: bool = False, resize: bool = True,
 ) -> tuple[Evaluation, Path]:  # fmt: skip
     """As :func:`evaluate`, kept under ``condition_evaluations``: what is there is not done again.
+
+    What is kept is known by the weights, the circuit, the code, the input size, the preprocessing
+    and the images, whatever the run and its step are called.
+
+    Args:
+        again: compute it anew, and keep that.
+        resize: whether images of another size than those that the run was trained on may be
+            resized (by the run's own preprocessing), with a warning.
 
     Returns:
         The evaluation, and the ``.npz`` file of its answers, beside the ``.json`` of its numbers.
     """
     data = open_images(dataset, run.config, run.params, images, seed, fold)
+    check_size(run, dataset, data, resize)
     wanted = _about(run, data, images, seed, lesion, timesteps, fold)
     key = hashlib.sha256(json.dumps([dataset, wanted], sort_keys=True).encode()).hexdigest()[:8]
     words = [title(dataset), f"step{run.step}", *(f"lesion_{name}" for name in lesion)]
     words += [f"T{timesteps}"] if timesteps else []
     path = run.config.condition_evaluations / run.name / f"{'_'.join(words)}_{key}.npz"
-    if path.exists():
+    if path.exists() and not again:
         found = _read(run, dataset, path)
         if {**wanted, "seconds": found.about.get("seconds")} == found.about:
             return found, path
@@ -207,6 +222,25 @@ def evaluated(
     )  # fmt: skip
     write_json(path.with_suffix(".json"), found.summary())
     return found, path
+
+
+def check_size(run: TrainedRun, dataset: str, data: Any, resize: bool) -> None:
+    """Warn of images of another size than the run was trained on.
+
+    Raises:
+        UserError: they are of another size and not to be resized.
+    """
+    size = getattr(data, "im_size", None) or np.shape(data[0][0])
+    height, width = run.stimulus_size
+    if tuple(size[:2]) == (height, width):
+        return
+    text = (
+        f"{title(dataset)}: the images are {size[0]}×{size[1]} pixels (height × width), the run "
+        f"takes {height}×{width}"
+    )
+    if not resize:
+        raise UserError(f"{text}; --resize resizes them")
+    warnings.warn(f"{text}: they are resized", stacklevel=2)
 
 
 def kept(
@@ -226,8 +260,8 @@ def kept(
         The evaluation and its file; None where there is none.
     """
     wanted = {
-        "step": run.step, "fold": "val", "images_at_most": images, "seed": seed, "lesion": [],
-        "timesteps": _timesteps(run, None),
+        "fold": "val", "images_at_most": images, "seed": seed, "lesion": [],
+        "timesteps": _timesteps(run, None), **_identity(run),
     }  # fmt: skip
     if fingerprint is not None:
         wanted["set"] = fingerprint
@@ -244,7 +278,7 @@ def _read(run: TrainedRun, dataset: str, path: Path) -> Evaluation:
     arrays = read_arrays(path)
     return Evaluation(
         run.name, dataset, arrays["record"], arrays["label"], arrays["logits"],
-        arrays["distance"], json.loads(str(arrays["about"])),
+        arrays["distance"], json.loads(str(arrays["about"])), kept=True,
     )  # fmt: skip
 
 
@@ -292,6 +326,7 @@ def _about(
 ) -> dict[str, Any]:  # fmt: skip
     """What the numbers of an evaluation depend on."""
     return {
+        **_identity(run),
         "model_name": run.model_name,
         "weights": run.weights,
         "step": run.step,
@@ -303,9 +338,19 @@ def _about(
         "lesion": sorted(lesion),
         "timesteps": _timesteps(run, timesteps),
         "batch_size": int(run.params["batch_size"]),
-        "val_augmentations": list(run.params["val_augmentations"]),
         "device": run.device.type,
         "torch": torch.__version__,
+    }
+
+
+def _identity(run: TrainedRun) -> dict[str, Any]:
+    """What a network's answers follow from: its weights, options and code, and what it is given."""
+    return {
+        "weights_fingerprint": weights_fingerprint(run.network),
+        "network": options_of(run.network),
+        "code": run.code,
+        "input_size": list(run.image_size),
+        "val_augmentations": list(run.params["val_augmentations"]),
     }
 
 
@@ -341,6 +386,7 @@ def table(found: Sequence[Evaluation], exact: bool = False) -> list[dict[str, An
                 "accuracy (95%)": percent(numbers),
                 "loss": f"{numbers['loss']:.4f}",
                 "AUC": f"{numbers['auc']:.4f}",
+                "computed": "before (kept)" if one.kept else "now",
             }
         )
     return rows
@@ -360,26 +406,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parse.add_argument(
         "--exact", action="store_true", help="Clopper–Pearson intervals rather than Wilson's"
     )
+    parse.add_argument(
+        "--again", action="store_true", help="compute anew what was kept from another time"
+    )
+    parse.add_argument(
+        "--resize", action="store_true", help="resize images of another size than the run takes"
+    )
     parse.add_device()
     options = parse.parse_args(arguments)
     config = Config()
     found, paths = [], []
-    for which in options.runs:
-        run = load_run(which, options.weights, options.device, config)
+    runs = [load_run(which, options.weights, options.device, config) for which in options.runs]
+    for run in runs:
         own = run.params.get("val_dataset") or run.params["dataset"]
         for name in options.dataset or [own]:
             one, path = evaluated(
                 run, name, options.images, seed=options.seed, lesion=options.lesion,
                 timesteps=options.timesteps, fold=options.fold, workers=options.workers,
+                again=options.again, resize=options.resize,
             )  # fmt: skip
             found.append(one)
             paths += [path, path.with_suffix(".json")]
     report(found, paths, config, options.exact)
 
 
-def report(
-    found: Sequence[Evaluation], paths: list[Path], config: Config, exact: bool
-) -> None:
+def report(found: Sequence[Evaluation], paths: list[Path], config: Config, exact: bool) -> None:
     """Print the tables, and write the rows of all evaluations as a table file."""
     print(text_table(table(found, exact)))
     for one in found:

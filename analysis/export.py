@@ -24,17 +24,17 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from analysis import origin
-from analysis.card import began_with, evaluations, model_card
+from analysis.card import evaluations, model_card
 from analysis.evaluate import percent
 from analysis.probing import default_generator
-from analysis.trained import FORMAT, TrainedRun, load_run
+from analysis.trained import TrainedRun, load_run
 from config import CLONE, Config
 from layers.horizontal import horizontal_method
 from models.tf_variables import tf_variables
 from support import shell
 from support.files import write_bytes, write_text
 from training.experiment import plain
+from training.weights import FORMAT
 
 FORMATS = ("safetensors", "card", "npy", "torch")
 TOLERANCE = 1e-4  # largest difference, relative to the largest value, that an export may show
@@ -48,27 +48,24 @@ def export_safetensors(run: TrainedRun, path: Path) -> Path:
     left out.
     """
     measured = evaluations(run)
-    record = origin.portable(
-        {
-            **run.record, "parameters": run.params, "evaluations": measured,
-            "began_with": began_with(run),
-        }
-    )  # fmt: skip
+    record = {**run.portable(), "parameters": run.params, "evaluations": measured}
     tensors = {name: t.contiguous().cpu() for name, t in run.network.state_dict().items()}
     metadata = {
         "format": FORMAT,
         "run": run.name,
         "step": str(run.step),
         "weights": run.weights,
-        "data": origin.data(run.record),
+        "data": run.trained_on,
         "images_seen": str(run.images_seen),
+        "seconds": "nan" if run.seconds is None else f"{run.seconds:.1f}",
         "seed": str(run.seed),
-        "command": origin.command(run.record),
-        "commit": origin.commits(run.record, run.step) or "not known",
+        "command": run.command,
+        "commit": run.commits or "not known",
         "accuracy": "; ".join(
             f"{one['dataset']}: {percent(one)} of {one['images']:,} images" for one in measured
-        ) or "not evaluated",
-        "record": json.dumps(plain(record)),
+        )
+        or "not evaluated",
+        "record": json.dumps(plain(record), sort_keys=True),
     }
     return write_bytes(path, _ordered(safetensors.torch.save(tensors, metadata)))
 

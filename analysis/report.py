@@ -277,16 +277,20 @@ def _settings(
 def _versions(runs: Sequence[TrainedRun]) -> list[dict[str, Any]]:
     columns = _column_names(runs)
     wanted = (
-        "git_commit", "git_dirty", "torch", "python", "numpy", "cuda", "device", "processes",
+        "torch", "python", "numpy", "cuda", "device", "processes",
         "system", "command",
     )  # fmt: skip
     rows = []
     for key in wanted:
         row = {"what": key}
         for column, run in zip(columns, runs, strict=True):
-            value = (run.record.get("environment") or {}).get(key)
+            value = run.environment.get(key)
             row[column] = shlex.join(value) if key == "command" and value else _text(value)
         rows.append(row)
+    commits = {c: run.commits or "–" for c, run in zip(columns, runs, strict=True)}
+    rows.insert(0, {"what": "commit", **commits})
+    seen = {c: "×".join(map(str, run.image_size)) for c, run in zip(columns, runs, strict=True)}
+    rows.append({"what": "the network is given", **seen})
     data = {"what": "training data"}
     for column, run in zip(columns, runs, strict=True):
         found = (run.record.get("data") or {}).get("train") or {}

@@ -21,14 +21,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from analysis import comparison, curves, origin
+from analysis import comparison, curves
 from analysis.comparison import LEVEL, Point
 from analysis.curves import Curve
 from analysis.evaluate import IMAGES, evaluated, kept
 from analysis.image_sets import title
 from analysis.style import save
 from analysis.trained import TrainedRun, load_run
-from analysis.training_time import training_time
 from config import Config
 from support import shell
 from support.errors import MissingError, UserError, refusals
@@ -70,19 +69,15 @@ def gather(
             f"{run.name} validated on other images of {dataset} than those here: fingerprint "
             f"{validated} there, {here} here; evaluate it where it was trained"
         )
-    time = training_time(run.files, run.record)
     drawn = curves.curve(run, label)
-    batch = int(run.params["batch_size"])
-    for line in drawn.table:
-        line[1] = time.until(int(line[0]) // batch) or 0.0
     (point,) = comparison.Member(run, label, {dataset: evaluation}).points()
     row = vars(replace(point, trained_on=_trained_on(run))) | {
         "run": run.name,
-        "began_with": run.record.get("began_with") or run.params.get("initial_weights"),
-        "seconds": time.until(run.step),
-        "device": origin.devices(run.record, run.step),
-        "commit": origin.commits(run.record, run.step),
-        "command": origin.command(run.record),
+        "began_with": run.began_with,
+        "seconds": run.seconds,
+        "device": run.devices,
+        "commit": run.commits,
+        "command": run.command,
     }
     return row, drawn
 

@@ -1,30 +1,30 @@
-"""A run as it was trained: its settings, its network with the weights of a step, its history."""
+"""A run as it was trained: its record, its network with the weights of a step, its history."""
 
 import importlib.util
-import json
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from config import CLONE, Config
 from dataset_processing import load_set
-from dataset_processing.base import PathfinderSet
-from models.tf_variables import load_tf_variables
-from support.files import read_arrays
+from support.errors import MissingError, UserError, unknown
 from support.memory import keep_memory
-from training.checkpoints import CheckpointFolder, State, load
 from training.distribution import device_of
 from training.history import History
-from training.run import TIMESTAMP, Run, find_run, runs
-from training.weights import set_weights
+from training.provenance import code_fingerprint, options_of
+from training.run import TIMESTAMP, Run
+from training.weights import NOT_NEEDED, find_weights, history_of
 
 IMAGE_SIZE = (150, 150)  # that networks are given unless a run or its data set says otherwise
 STIMULUS_SIZE = (300, 300)  # of the stimuli that are brought to that size
-FORMAT = "hgru weights"  # what a .safetensors file of this project says of itself
+# What goes with weights to other machines; the machine's name, its folders and the command lines of
+# the sessions stay behind.
+ENVIRONMENT = ("python", "torch", "numpy", "cuda", "cudnn", "device", "processes", "threads")
+CODE = ("commit", "dirty", "difference", "fingerprint")
 
 
 @dataclass
@@ -34,13 +34,15 @@ class TrainedRun:
     Attributes:
         name: the run's name.
         params: its parameters (as ``experiment_params`` gives, with what was set).
-        record: all of ``settings.yaml``: parameters, seed, data, versions, command.
+        record: what the run recorded of itself (see ``training.run``).
         network: on ``device``, in evaluation mode, with the weights of ``step``.
         step: updates done when the weights were these.
         weights: 'last', 'best', or the step asked for.
-        history: losses and metrics up to now (empty for a file of weights).
         device: where the network is.
         config: the project's paths.
+        images_seen: training images up to ``step``, repeats counted.
+        seconds: that it had trained up to ``step``; None where that was not counted.
+        history: losses and metrics of the whole run (empty for a file of weights).
         files: where the run's files lie; None for a file of weights.
     """
 
@@ -52,6 +54,8 @@ class TrainedRun:
     weights: str
     device: torch.device
     config: Config
+    images_seen: int = 0
+    seconds: float | None = None
     history: History = field(default_factory=History)
     files: Run | None = None
 
@@ -71,43 +75,142 @@ class TrainedRun:
         return str(self.params["model_name"])
 
     @property
+    def script(self) -> str:
+        """File name of the script that trained it."""
+        return Path(self.record.get("script") or f"{self.model_name}.py").name
+
+    @property
     def parameters(self) -> int:
         """Numbers that were trained."""
         return sum(p.numel() for p in self.network.parameters())
 
     @property
+    def metric(self) -> str:
+        """Name of the metric in the history."""
+        return str(self.params.get("score_metric") or "accuracy")
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """(H, W) that the network is given, in pixels."""
-        size = self.params.get("model_input_image_size")
-        if not size:
-            own = self._data_set()
-            size = own.model_input_image_size if own else IMAGE_SIZE
+        size = (self.record.get("network") or {}).get("input_size")
+        size = size or self.params.get("model_input_image_size")
+        if not size:  # an earlier version did not record it
+            size = IMAGE_SIZE if self._is_stream() else self._data_set().model_input_image_size
         return int(size[0]), int(size[1])
 
     @property
     def stimulus_size(self) -> tuple[int, int]:
         """(H, W) of the stimuli as they come, in pixels."""
-        own = self._data_set()
-        size = (self.params.get("stream_settings") or {}).get("window", STIMULUS_SIZE)
-        if own:
-            size = own.im_size
-        height, width = (size, size) if isinstance(size, int) else size
+        size = self._train_data().get("im_size")
+        if not size and self._is_stream():
+            size = (self.params.get("stream_settings") or {}).get("window", STIMULUS_SIZE)
+        if not size:
+            size = self._data_set().im_size
+        height, width = (size, size) if isinstance(size, int) else size[:2]
         return int(height), int(width)
 
-    def _data_set(self) -> PathfinderSet | None:
-        """The module of the set that it trained on; None for a stream."""
-        name = str(self.params["dataset"])
-        return load_set(name, self.config) if not name.endswith("_stream") else None
+    @property
+    def trained_on(self) -> str:
+        """The set that it trained on, its images and their fingerprint."""
+        name, found = str(self.params["dataset"]), self._train_data()
+        if "images" not in found:
+            return name
+        kind = "fresh images an epoch" if self._is_stream() else "images"
+        return f"{name}, {found['images']:,} {kind}, fingerprint {found.get('fingerprint')}"
 
     @property
-    def images_seen(self) -> int:
-        """Training images up to ``step``, repeats counted."""
-        return self.step * int(self.params["batch_size"])
+    def sessions(self) -> list[dict[str, Any]]:
+        """The start and the resumptions whose updates are in the weights."""
+        known = self.record.get("sessions") or [{"step": 0}]
+        ends = [*(int(session["step"]) for session in known[1:]), self.step]
+        return [
+            session
+            for session, end in zip(known, ends, strict=True)
+            if min(end, self.step) > int(session["step"]) or len(known) == 1
+        ]
 
     @property
-    def metric(self) -> str:
-        """Name of the metric in the history."""
-        return str(self.params.get("score_metric") or "accuracy")
+    def environment(self) -> dict[str, Any]:
+        """Versions, device and command line of the first session; empty where not known."""
+        return ((self.record.get("sessions") or [{}])[0]).get("environment") or {}
+
+    @property
+    def devices(self) -> str | None:
+        """Names of the devices that trained the weights; None where they are not known."""
+        names = []
+        for session in self.sessions:
+            where = session.get("environment") or {}
+            several = f"{where['processes']} × " if where.get("processes", 1) > 1 else ""
+            names += [several + where["device"]] if where.get("device") else []
+        return ", ".join(dict.fromkeys(names)) or None
+
+    @property
+    def commits(self) -> str | None:
+        """Commits of the code that trained the weights; None where git did not say."""
+        names = []
+        for session in self.sessions:
+            code = session.get("code") or {}
+            if code.get("commit"):
+                dirty = " (with uncommitted changes)" if code.get("dirty") else ""
+                names.append(code["commit"][:12] + dirty)
+        return ", ".join(dict.fromkeys(names)) or None
+
+    @property
+    def overrides(self) -> dict[str, str]:
+        """Its ``key=value`` overrides by key, in order; of several of one key the last counts."""
+        last: dict[str, str] = {}
+        for text in self.record.get("overrides") or []:
+            key = text.partition("=")[0].strip()
+            last.pop(key, None)
+            last[key] = text
+        return last
+
+    @property
+    def command(self) -> str:
+        """The command that trains it anew: script, overrides and seed."""
+        processes = self.environment.get("processes") or 1
+        words = ["torchrun", f"--nproc_per_node={processes}"] if processes > 1 else ["python"]
+        words.append(self.script)
+        words += [word for text in self.overrides.values() for word in ("--set", text)]
+        words += ["--seed", str(self.seed)]
+        return shlex.join([*words, *(["--deterministic"] * bool(self.record.get("deterministic")))])
+
+    @property
+    def began_with(self) -> str | None:
+        """The trained weights that it began with, and what they had seen; None where random."""
+        return _told(self.record.get("initial_weights"))
+
+    @property
+    def code(self) -> dict[str, str]:
+        """Fingerprints of the code here that decides the network's answers."""
+        found = code_fingerprint(Path(script_of(self.record).__file__))
+        return {part: found[part] for part in ("script", "layers", "models")}
+
+    def portable(self) -> dict[str, Any]:
+        """The record as it goes with weights to other machines: without host and paths."""
+        kept = {k: v for k, v in self.record.items() if k not in ("run", "sessions")}
+        kept["sessions"] = [
+            {
+                **{k: v for k, v in session.items() if k not in ("code", "environment")},
+                "code": _only(CODE, session.get("code")),
+                "environment": _only(ENVIRONMENT, session.get("environment")),
+            }
+            for session in self.record.get("sessions") or []
+        ]
+        kept["data"] = {
+            fold: {key: value for key, value in found.items() if key != "description"}
+            for fold, found in (self.record.get("data") or {}).items()
+        }
+        return kept
+
+    def _train_data(self) -> dict[str, Any]:
+        return (self.record.get("data") or {}).get("train") or {}
+
+    def _is_stream(self) -> bool:
+        return str(self.params["dataset"]).endswith("_stream")
+
+    def _data_set(self) -> Any:
+        return load_set(str(self.params["dataset"]), self.config)
 
 
 def load_run(
@@ -116,50 +219,85 @@ def load_run(
     device: str = "auto",
     config: Config | None = None,
 ) -> TrainedRun:
-    """Load a run, or a file of weights that :mod:`analysis.export` wrote.
+    """Load a run, or weights by themselves that say how they were trained.
 
     Args:
-        which: the run's name, the path of one of its files or folders, 'latest' (the newest run of
-            all), or a ``.safetensors`` file.
-        weights: 'last' (the newest checkpoint; where none was copied along, the newest weights of
-            a validation), 'best' (the best validation), or a step.
+        which: see :func:`training.weights.find_weights`; a path means exactly that file.
+        weights: 'last', 'best' (the best validation), or a step; of a run.
         device: 'auto' (a GPU where there is one), 'cpu', 'cuda', 'cuda:1' …
         config: the project's paths; None reads the project's.
 
     Raises:
-        ValueError, FileNotFoundError: there is no such run, or no such weights in it, or they do
-            not fit the script's network; the message says what and where.
+        UserError, MissingError: there is no such run, or no such weights in it, or they do not fit
+            the script's network; the message says what and where.
     """
     config = config or Config()
     place = device_of(device)
     if place.type == "cpu":
         keep_memory()
-    if str(which).endswith(".safetensors"):
-        return _from_safetensors(Path(which), place, config)
-    files = _find(str(which), config)
-    record = files.record()
-    params = dict(record["parameters"])
-    network = build_network(record)
-    step = _load_weights(network, files, str(weights))
-    history = _history(files, str(params.get("score_metric") or "accuracy"))
+    found = find_weights(which, config, weights)
+    if found.record is None or found.step is None:
+        raise UserError(
+            f"{found.path} does not say how its weights were trained, so their network cannot be "
+            "built; a script can begin with them: --set initial_weights=…"
+        )
+    network = build_network(found.record)
+    found.into(network)
+    record = found.record
+    history = history_of(found.run, record) if found.run else History()
+    if not history.validation_step and found.history:
+        history = found.history
     return TrainedRun(
-        files.name, params, record, network.to(place).eval(), step, str(weights), place, config,
-        history, files,
-    )  # fmt: skip
+        str(record.get("run") or (found.run.name if found.run else found.path.stem)),
+        dict(record["parameters"]),
+        record,
+        network.to(place).eval(),
+        found.step,
+        str(weights) if found.run is None or found.run.file is None else found.path.stem,
+        place,
+        config,
+        found.images or 0,
+        found.seconds,
+        history,
+        found.run,
+    )
 
 
 def build_network(record: dict[str, Any]) -> nn.Module:
-    """The network that a run's script builds with the run's parameters.
+    """The network of a run, with the options that it was built with, whatever its script says now.
 
     Raises:
-        FileNotFoundError: the clone has no such script.
-        ValueError: the script cannot build a network with these parameters.
+        MissingError: the clone has no such script.
+        UserError: the script cannot build that network any more.
     """
-    module = script_of(record)
+    module, parameters = script_of(record), record["parameters"]
+    recorded = record.get("network") or {}
+    options = {**(parameters.get("aux") or {}), **(recorded.get("options") or {})}
     try:
-        return module.build_model(record["parameters"])
+        network: nn.Module = module.build_model(parameters)
+        if recorded and _other(recorded, network):
+            network = module.build_model({**parameters, "aux": options})
     except TypeError as error:
-        raise ValueError(f"{module.__file__} cannot build the run's network: {error}") from error
+        raise UserError(f"{module.__file__} cannot build the run's network: {error}") from error
+    if recorded and _other(recorded, network):
+        raise UserError(
+            f"{module.__file__} builds another network than the run's: "
+            f"{'; '.join(_other(recorded, network))}. Set it back"
+        )
+    return network
+
+
+def _other(recorded: dict[str, Any], network: nn.Module) -> list[str]:
+    """What a network has otherwise than a record says."""
+    here = options_of(network)
+    pairs = {"class": (recorded.get("class"), here["class"])}
+    for key, value in (recorded.get("options") or {}).items():
+        pairs[key] = value, here["options"].get(key)
+    return [
+        f"{key} {there!r} there, {now!r} here"
+        for key, (there, now) in pairs.items()
+        if there != now and key not in NOT_NEEDED
+    ]
 
 
 def script_of(record: dict[str, Any]) -> Any:
@@ -170,14 +308,14 @@ def script_of(record: dict[str, Any]) -> Any:
             the script is that of the parameter ``model_name``.
 
     Raises:
-        FileNotFoundError: the clone has no such script.
+        MissingError: the clone has no such script.
     """
     names = [Path(str(record.get("script") or "")).stem, str(record["parameters"]["model_name"])]
     for name in names:
         if _is_script(CLONE / f"{name}.py"):
             return script_module(name)
     tried = ", ".join(f"{name}.py" for name in dict.fromkeys(names) if name)
-    raise FileNotFoundError(
+    raise MissingError(
         f"{CLONE} has no script with build_model() for this run (looked for {tried}); put the "
         "script that trained it back"
     )
@@ -190,12 +328,11 @@ def script_module(name: str) -> Any:
         name: its file's name, without .py.
 
     Raises:
-        FileNotFoundError: the clone has no script of that name with ``build_model``.
+        UserError: the clone has no script of that name with ``build_model``.
     """
     script = CLONE / f"{name}.py"
     if not _is_script(script):
-        known = sorted(path.stem for path in CLONE.glob("*.py") if _is_script(path))
-        raise FileNotFoundError(f"{script}: no such script; there are: {', '.join(known)}")
+        raise unknown("script", name, sorted(p.stem for p in CLONE.glob("*.py") if _is_script(p)))
     spec = importlib.util.spec_from_file_location(f"script_{name}", script)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -207,89 +344,18 @@ def _is_script(path: Path) -> bool:
     return path.is_file() and "\ndef build_model(" in path.read_text(encoding="utf-8")
 
 
-def _find(which: str, config: Config) -> Run:
-    if which == "latest":
-        known = runs(config)
-        if not known:
-            raise ValueError(f"no run in {config.log_dir}; train one with  python hgru.py")
-        return known[-1]
-    try:
-        return find_run(config, which, which)
-    except ValueError as error:
-        raise ValueError(str(error).replace("--resume ", "RUN ")) from None
+def _only(keys: tuple[str, ...], values: dict[str, Any] | None) -> dict[str, Any]:
+    return {key: values[key] for key in keys if values and key in values}
 
 
-def _load_weights(network: nn.Module, files: Run, weights: str) -> int:
-    """Set the network's weights; the step they are of."""
-    folder = CheckpointFolder(files.checkpoints)
-    saved = {int(file.stem[8:]): file for file in files.weights.glob("weights_*.npz")}
-    if weights == "best":
-        return _set(network, load(folder.best), folder.best)
-    if weights == "last":
-        newest = folder.newest()
-        if newest is not None:
-            return _set(network, load(newest), newest)
-        if not saved:
-            raise FileNotFoundError(
-                f"{files.name} has no weights: no checkpoint in {files.checkpoints}, no "
-                f"weights_*.npz in {files.weights}"
-            )
-        load_tf_variables(network, read_arrays(saved[max(saved)]))
-        return max(saved)
-    if not weights.isdigit():
-        raise ValueError(f"weights must be last, best or the number of a step, found {weights!r}")
-    step = int(weights)
-    if step in folder.files():
-        return _set(network, load(folder.path(step)), folder.path(step))
-    if step not in saved:
-        steps = sorted({*folder.files(), *saved})
-        raise FileNotFoundError(
-            f"{files.name} has no weights of step {step}; it has those of "
-            f"{', '.join(map(str, steps)) or 'none'}"
-        )
-    load_tf_variables(network, read_arrays(saved[step]))
-    return step
-
-
-def _set(network: nn.Module, state: State, path: Path) -> int:
-    set_weights(network, state["model"], path)
-    return int(state["step"])
-
-
-def _history(files: Run, metric: str) -> History:
-    """What the results file holds; empty before the first validation."""
-    if not files.results.exists():
-        return History()
-    arrays = read_arrays(files.results)
-    names = {
-        "train_loss": "train_loss", "train_metric": f"train_{metric}",
-        "gradient_norm": "train_gradient_norm", "validation_step": "val_step",
-        "validation_loss": "val_loss", "validation_metric": f"val_{metric}",
-    }  # fmt: skip
-    missing = [name for name in names.values() if name not in arrays]
-    if missing:
-        raise ValueError(f"{files.results} lacks {', '.join(missing)}: it is no run's results")
-    return History(**{ours: arrays[theirs].tolist() for ours, theirs in names.items()})
-
-
-def _from_safetensors(path: Path, device: torch.device, config: Config) -> TrainedRun:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from error
-    if about.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} has no settings of this project in its metadata; write it with  python -m "
-            "analysis.export"
-        )
-    record = json.loads(about["record"])
-    network = build_network(record)
-    step = _set(network, {"model": state, "step": int(about["step"])}, path)
-    return TrainedRun(
-        about["run"], dict(record["parameters"]), record, network.to(device).eval(), step,
-        about["weights"], device, config,
-    )  # fmt: skip
+def _told(initial: dict[str, Any] | None) -> str | None:
+    """What a record says of initial weights, in words."""
+    if not initial:
+        return None
+    if initial.get("said"):
+        return str(initial["said"])
+    text = f"{initial['source']}, fingerprint {initial['fingerprint']}"
+    if initial.get("images") is not None:
+        text += f", after {initial['images']:,} images of {initial.get('data')}"
+    before = _told(initial.get("initial_weights"))
+    return text + (f"; these began with {before}" if before else "")

@@ -82,6 +82,7 @@ class HGRU(nn.Module):
         generator: source of the initial values.
 
     Attributes:
+        options: what the layer was built with, by the names above.
         noise_generator: source of the random hidden state (None: PyTorch's default generator).
         draw_images, draw_offset: where the images at hand are images ``draw_offset``… of a total
             batch of ``draw_images`` (several processes), so that all draw what one would.
@@ -125,7 +126,11 @@ class HGRU(nn.Module):
         recompute: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
+        options = dict(locals())
         super().__init__()
+        for name in ("self", "__class__", "channels", "generator"):
+            del options[name]
+        self.options = options
         _check_choice("recurrent_nl", recurrent_nl, NONLINEARITIES)
         _check_choice("gate_nl", gate_nl, NONLINEARITIES)
         _check_choice("hidden_init", hidden_init, HIDDEN_INITS)

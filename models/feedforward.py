@@ -40,6 +40,12 @@ class FeedforwardNetwork(nn.Module):
         ):  # fmt: skip
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, found {size!r}")
+        self.options = {
+            "layers": layers,
+            "filters": filters,
+            "kernel_size": kernel_size,
+            "gabor_size": gabor_size,
+        }
         self.drive = GaborDrive(gabor_size)
         inputs = [self.drive.channels] + [filters] * (layers - 1)
         self.kernels = nn.ParameterList(

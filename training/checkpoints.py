@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from support.errors import UserError, refusals
 from support.files import WholeFile
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ NAME = re.compile(r"step_(\d{8,})\.pt")
 State = dict[str, Any]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that cannot be used; the message names the file and why."""
 
 
@@ -62,7 +63,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> State:
         DamagedCheckpointError: its bytes are not those that were written.
         CheckpointError: it is none of ours, or of another version.
     """
-    whole = path.read_bytes()
+    with refusals(path, "cannot be read"):
+        whole = path.read_bytes()
     content, comment = whole[:-COMMENT], whole[-COMMENT:]
     if comment.startswith(MARK):
         if hashlib.sha256(content).hexdigest().encode() != comment[len(MARK) :]:

@@ -1,10 +1,17 @@
 """What a run has measured so far."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from support.errors import UserError
+
+WHOLE = ("train_images", "validation_step", "validation_images")
 
 
 @dataclass
@@ -13,16 +20,23 @@ class History:
 
     Attributes:
         train_loss, train_metric, gradient_norm: one number an update; the first is that of step 1.
+        train_images: training images up to and with each update.
         validation_step: updates done before each validation.
         validation_loss, validation_metric: means over the images of each validation.
+        validation_images: training images seen before each validation.
+        validation_seconds: seconds trained up to and with each validation, over all sessions and
+            without the pauses between them; not a number where that was not counted.
     """
 
     train_loss: list[float] = field(default_factory=list)
     train_metric: list[float] = field(default_factory=list)
     gradient_norm: list[float] = field(default_factory=list)
+    train_images: list[int] = field(default_factory=list)
     validation_step: list[int] = field(default_factory=list)
     validation_loss: list[float] = field(default_factory=list)
     validation_metric: list[float] = field(default_factory=list)
+    validation_images: list[int] = field(default_factory=list)
+    validation_seconds: list[float] = field(default_factory=list)
 
     def validated_at(self, step: int) -> bool:
         """Whether the last validation was at this step."""
@@ -35,32 +49,71 @@ class History:
         scores = list(zip(self.validation_metric, self.validation_loss, strict=True))
         return max(range(len(scores)), key=lambda i: (scores[i][0], -scores[i][1], -i))
 
+    def until(self, step: int) -> "History":
+        """The history up to a step, its validation included."""
+        validations = sum(at <= step for at in self.validation_step)
+        return History(
+            **{
+                name: values[: validations if name.startswith("validation") else step]
+                for name, values in vars(self).items()
+            }
+        )
+
     def state(self) -> dict[str, torch.Tensor]:
-        """Tensors for a checkpoint (float64, steps int64)."""
+        """Tensors for a checkpoint (float64; counts int64)."""
         return {
-            name: torch.tensor(
-                values, dtype=torch.int64 if name == "validation_step" else torch.float64
-            )
+            name: torch.tensor(values, dtype=torch.int64 if name in WHOLE else torch.float64)
             for name, values in vars(self).items()
         }
 
     @classmethod
-    def of(cls, state: dict[str, torch.Tensor]) -> "History":
-        """The history that :meth:`state` gave."""
-        return cls(**{name: values.tolist() for name, values in state.items()})
+    def of(cls, state: Mapping[str, Any], batch_size: int) -> "History":
+        """The history that :meth:`state` gave.
 
-    def results(self, metric: str) -> dict[str, Any]:
+        An earlier version did not count: images are then those of full batches, seconds unknown.
+
+        Args:
+            state: sequences by name: tensors or arrays.
+            batch_size: images of a full batch.
+        """
+        history = cls(**{name: values.tolist() for name, values in state.items()})
+        if "train_images" not in state:
+            history.train_images = [batch_size * n for n in range(1, len(history.train_loss) + 1)]
+            history.validation_images = [batch_size * step for step in history.validation_step]
+            history.validation_seconds = [math.nan] * len(history.validation_step)
+        return history
+
+    def results(self, metric: str) -> dict[str, np.ndarray]:
         """Arrays for the results file.
 
         Args:
             metric: the metric's name.
         """
-        return {
-            "train_step": np.arange(1, len(self.train_loss) + 1),
-            "train_loss": np.array(self.train_loss),
-            f"train_{metric}": np.array(self.train_metric),
-            "train_gradient_norm": np.array(self.gradient_norm),
-            "val_step": np.array(self.validation_step, dtype=np.int64),
-            "val_loss": np.array(self.validation_loss),
-            f"val_{metric}": np.array(self.validation_metric),
-        }
+        named = _names(metric)
+        arrays = {named[name]: tensor.numpy() for name, tensor in self.state().items()}
+        return {"train_step": np.arange(1, len(self.train_loss) + 1), **arrays}
+
+    @classmethod
+    def of_results(
+        cls, arrays: Mapping[str, np.ndarray], metric: str, batch_size: int, path: Path
+    ) -> "History":
+        """The history that a results file holds.
+
+        Raises:
+            UserError: arrays are missing.
+        """
+        found = {ours: arrays[there] for ours, there in _names(metric).items() if there in arrays}
+        counted = {"train_images", "validation_images", "validation_seconds"}
+        missing = sorted(_names(metric)[name] for name in _names(metric).keys() - found - counted)
+        if missing:
+            raise UserError(f"{path} lacks {', '.join(missing)}: it is no run's results")
+        return cls.of(found, batch_size)
+
+
+def _names(metric: str) -> dict[str, str]:
+    """Names of the attributes in a results file."""
+    names = {
+        name: name.replace("validation_", "val_").replace("_metric", f"_{metric}")
+        for name in vars(History())
+    }
+    return {**names, "gradient_norm": "train_gradient_norm"}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from support.errors import SystemRefusal
 from support.files import WholeFile
 from support.progress import Progress
 from training.run import Run
@@ -128,7 +129,7 @@ class _Lines:
         try:
             self._file.write(text.encode())
         except OSError as error:
-            raise RuntimeError(f"{self.path}: could not be written ({error.strerror})") from error
+            raise SystemRefusal(f"{self.path}: could not be written ({error.strerror})") from error
 
     def close(self) -> None:
         self._file.close()

@@ -26,6 +26,7 @@ from training.log import RunLog
 from training.losses import loss_function
 from training.metrics import metric_function
 from training.optimizers import network_optimizer
+from training.provenance import options_of
 from training.run import Run
 from training.schedule import Schedule
 from training.seeds import Generators
@@ -67,6 +68,9 @@ class Training:
     Attributes:
         step: updates done.
         epoch, position: epochs done, and batches done of the one at hand.
+        images: training images seen, repeats counted.
+        seconds: of updates, with their waiting for images, and of validations, over all sessions;
+            not a number where an earlier version, which did not count them, trained a part.
         history: what was measured.
     """
 
@@ -114,12 +118,16 @@ class Training:
         self.identity = {
             "parameters": plain(settings),
             "seed": seed,
+            "network": options_of(model),
+            "input size": list(self._image_size[:2]),
             "train data": self.train_set.fingerprint(),
             "validation data": self.validation_set.fingerprint(),
         }
-        self.step = self.epoch = self.position = 0
+        self.step = self.epoch = self.position = self.images = 0
+        self.seconds = 0.0
         self.history = History()
-        self._pending: list[tuple[Tensor, Tensor]] = []  # measurements, and the batch's records
+        # Measurements, the batch's records, and the images seen so far.
+        self._pending: list[tuple[Tensor, Tensor, int]] = []
         self._read_every = READ_EVERY.get(ranks.device.type, READ_SELDOM)
         self._saved_step: int | None = None
         self._saved_at = time.monotonic()
@@ -128,7 +136,7 @@ class Training:
         several = ranks.world_size > 1
         self._ahead = AHEAD.get(ranks.device.type, FAR_AHEAD) if several else 0
         self._busy = self._waited = 0.0
-        self._images = 0
+        self._logged_images = 0
 
     def state(self) -> dict[str, Any]:
         """All that a checkpoint holds."""
@@ -136,6 +144,8 @@ class Training:
             "step": self.step,
             "epoch": self.epoch,
             "position": self.position,
+            "images": self.images,
+            "seconds": self.seconds,
             "identity": self.identity,
             "model": self.model.state_dict(),
             "optimizer": self.train_step.optimizer.state_dict(),
@@ -146,9 +156,13 @@ class Training:
         """Go on from what :meth:`state` gave."""
         self.model.load_state_dict(state["model"])
         self.train_step.optimizer.load_state_dict(state["optimizer"])
-        self.history = History.of(state["history"])
+        self.history = History.of(state["history"], self.settings["batch_size"])
         self.step = self._saved_step = state["step"]
         self.epoch, self.position = state["epoch"], state["position"]
+        done = self.position * self.settings["batch_size"]
+        self.images = state.get("images", self.epoch * len(self.train_set) + done)
+        self.seconds = state.get("seconds", math.nan)
+        self._logged_images = self.images
         if self.position >= self.loader.batches_per_epoch:  # with more processes than before
             self.epoch, self.position = self.epoch + 1, 0
 
@@ -160,14 +174,32 @@ class Training:
 
     def data(self) -> dict[str, dict[str, Any]]:
         """What is trained and validated on: names, sizes, fingerprints."""
-        sets = {"train": self.train_set, "validation": self.validation_set}
+        name, other = self.settings["dataset"], self.settings["val_dataset"]
+        sets = {
+            "train": (name, self.train_set),
+            "validation": (other or name, self.validation_set),
+        }
         return {
             fold: {
+                "name": name,
                 "images": len(data_set),
+                "im_size": list(data_set.im_size),
                 "fingerprint": data_set.fingerprint(),
                 "description": data_set.describe(),
             }
-            for fold, data_set in sets.items()
+            for fold, (name, data_set) in sets.items()
+        }
+
+    def network(self) -> dict[str, Any]:
+        """What is trained: the network as built, and what it is given."""
+        return {
+            **self.identity["network"],
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "input_size": self.identity["input size"],
+            "preprocessing": {
+                "train": self.settings["data_augmentations"],
+                "validation": self.settings["val_augmentations"],
+            },
         }
 
     def finished(self) -> bool:
@@ -213,7 +245,7 @@ class Training:
         self._asked.clear()
         while self.step < self.total:
             self._validate_if_due()
-            began = time.perf_counter()
+            entered = began = time.perf_counter()
             batch, word, sizes = self._next(stop)
             self._waited += time.perf_counter() - began
             if word == STOP:
@@ -222,12 +254,13 @@ class Training:
                 return reasons[0]
             if word == SAVE:
                 self._save()
-                began = time.perf_counter()
+                began = entered = time.perf_counter()
             if 0 in sizes:
                 self._skip(sizes)
                 continue
             self._update(batch, sizes)
             self._busy += time.perf_counter() - began
+            self.seconds += time.perf_counter() - entered
             if self.step % self.settings["log_iters"] == 0:
                 self._log_interval()
         self._validate_if_due(last=True)
@@ -278,8 +311,8 @@ class Training:
         images = self.augment(batch.images, self.generators.images, *place)
         self.schedule.set(self.step, self.total)
         numbers = self.train_step(images, batch.labels)
-        self._pending.append((torch.stack(numbers), batch.records))
-        self._images += sum(sizes)
+        self.images += sum(sizes)
+        self._pending.append((torch.stack(numbers), batch.records, self.images))
         self.step += 1
         self._advance()
         if len(self._pending) >= self._read_every:
@@ -307,8 +340,8 @@ class Training:
         if not self._pending:
             return
         pending, self._pending = self._pending, []
-        numbers = torch.stack([numbers for numbers, _ in pending]).double().tolist()
-        for (loss, metric, norm), (_, records) in zip(numbers, pending, strict=True):
+        numbers = torch.stack([one[0] for one in pending]).double().tolist()
+        for (loss, metric, norm), (_, records, images) in zip(numbers, pending, strict=True):
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 step = len(self.history.train_loss) + 1
                 what = f"the loss is {loss:g} and the gradient's norm {norm:g}"
@@ -316,6 +349,7 @@ class Training:
             self.history.train_loss.append(loss)
             self.history.train_metric.append(metric)
             self.history.gradient_norm.append(norm)
+            self.history.train_images.append(images)
 
     def _not_finite(self, step: int, what: str, records: Tensor | None) -> NotFiniteError:
         """The error for numbers that are not finite, which names what led to them."""
@@ -349,6 +383,7 @@ class Training:
         began = time.perf_counter()
         self._read()
         self._busy += time.perf_counter() - began
+        self.seconds += time.perf_counter() - began
         n = self.settings["log_iters"]
         device = self.ranks.device
         values = {
@@ -356,16 +391,16 @@ class Training:
             self.settings["score_metric"]: float(np.mean(self.history.train_metric[-n:])),
             "gradient_norm": float(np.mean(self.history.gradient_norm[-n:])),
             "learning_rate": self.schedule.at(self.step - 1, self.total),
-            "images_per_second": self._images / self._busy,
+            "images_per_second": (self.images - self._logged_images) / self._busy,
             "data_wait_share": self._waited / self._busy,
         }
         if device.type == "cuda":
             values["memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
         self._busy = self._waited = 0.0
-        self._images = 0
+        self._logged_images = self.images
         epoch = self.epoch + self.position / self.loader.batches_per_epoch
         text = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
-        self.log.event("train", self.step, {"epoch": epoch, **values})
+        self.log.event("train", self.step, {**self._counts(), "epoch": epoch, **values})
         self.log.scalars("train", self.step, values)
         self.log.note(f"step {self.step}/{self.total}  epoch {epoch:.3f}  {text}")
 
@@ -377,31 +412,37 @@ class Training:
             return
         if not last and self.step % self.settings["validation_iters"]:
             return
-        self._read()
         began = time.perf_counter()
+        self._read()
         loss, metric, images = self.validation.measure()
         if not math.isfinite(loss):
             raise self._not_finite(self.step, f"the validation loss is {loss:g}", None)
         self.history.validation_step.append(self.step)
         self.history.validation_loss.append(loss)
         self.history.validation_metric.append(metric)
+        self.seconds += time.perf_counter() - began
+        self.history.validation_images.append(self.images)
+        self.history.validation_seconds.append(self.seconds)
         values = {"loss": loss, self.settings["score_metric"]: metric}
-        seconds = time.perf_counter() - began
+        counts = {**self._counts(), "validation_images": images}
         text = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
 
         def write() -> None:
-            self.log.event(
-                "validation", self.step, {**values, "images": images, "seconds": seconds}
-            )
+            self.log.event("validation", self.step, {**counts, **values})
             self.log.scalars("validation", self.step, values)
             self.log.say(f"step {self.step}/{self.total}  validation: {text}  ({images} images)")
             if self.settings["save_weights"]:
                 path = self.run.weights / f"weights_{self.step:08d}.npz"
                 _write_arrays(path, tf_variables(self.model))
-            self.write_results()
 
         self.ranks.first(write)
+        self._saved_step = None  # a checkpoint of this step, if there is one, lacks the validation
         self._save()
+
+    def _counts(self) -> dict[str, Any]:
+        """Images and seconds up to here, for the log."""
+        seconds = self.seconds if math.isfinite(self.seconds) else None
+        return {"images": self.images, "seconds": seconds}
 
     def write_results(self) -> None:
         """Write ``results/<run>.npz``: what was measured so far, and the run's settings."""
@@ -417,7 +458,9 @@ class Training:
 
     def _save(self) -> None:
         """Write a checkpoint, once all that is to be saved is known to be finite."""
+        began = time.perf_counter()
         self._read()
+        self.seconds += time.perf_counter() - began
         tensors = [t for t in self.model.state_dict().values() if t.is_floating_point()]
         if not torch.stack(torch._foreach_norm(tensors)).isfinite().all():
             raise self._not_finite(self.step, "a weight is not finite after this update", None)
@@ -430,7 +473,9 @@ class Training:
     def _write_checkpoint(self) -> None:
         best = self.history.best()
         is_best = best is not None and self.history.validation_step[best] == self.step
-        self.checkpoints.save(self.step, self.state(), is_best)
+        state = {**self.state(), "record": self.run.about}
+        self.checkpoints.save(self.step, state, is_best)
+        self.write_results()
         self.log.flush()
 
     def close(self) -> None:

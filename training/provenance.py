@@ -1,5 +1,7 @@
-"""What a run ran on: versions, device, code and command line."""
+"""What a run is made of and ran on: code, network, versions, device, command line."""
 
+import hashlib
+import inspect
 import os
 import platform
 import subprocess
@@ -9,12 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-CLONE = Path(__file__).resolve().parent.parent
+from config import CLONE
+
+FOLDERS = ("layers", "models", "training")
+PLAIN = (bool, int, float, str, type(None))
 
 
 def environment(device: torch.device, world_size: int) -> dict[str, Any]:
-    """Versions, device, git commit and whether the code differs from it, and the command line."""
+    """Versions, device, threads and the command line."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -29,7 +35,6 @@ def environment(device: torch.device, world_size: int) -> dict[str, Any]:
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "command": [sys.executable, *sys.argv],
         "working_directory": os.getcwd(),
-        **commit(),
     }
 
 
@@ -38,23 +43,61 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
-def commit() -> dict[str, Any]:
-    """The clone's git commit and the files that differ from it; None where git does not say."""
-    head = _git("rev-parse", "HEAD")
+def code(script: Path) -> dict[str, Any]:
+    """Which code this is: fingerprints, git commit, and what differs from it.
+
+    ``commit``, ``changed_files`` and ``difference`` (a hash of ``git diff HEAD``) are None where
+    git does not say.
+
+    Args:
+        script: the file that builds the network.
+    """
     changed = _git("status", "--porcelain")
+    difference = _git("diff", "HEAD")
     return {
-        "git_commit": head,
-        "git_dirty": None if changed is None else bool(changed),
-        "git_changed_files": (changed or "").splitlines()[:50],
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if changed is None else bool(changed),
+        "changed_files": (changed or "").splitlines()[:50],
+        "difference": _hash(difference.encode()) if difference else None,
+        "fingerprint": code_fingerprint(script),
     }
+
+
+def code_fingerprint(script: Path) -> dict[str, str]:
+    """A hash of the script, and one of the Python files of each folder that decides the numbers."""
+    parts = {"script": script.read_bytes() if script.is_file() else b""}
+    for folder in FOLDERS:
+        files = sorted((CLONE / folder).rglob("*.py"))
+        parts[folder] = b"".join(file.name.encode() + file.read_bytes() for file in files)
+    return {part: _hash(content) for part, content in parts.items()}
+
+
+def options_of(network: nn.Module) -> dict[str, Any]:
+    """A network's class, and the options that it was built with, those left at their default too.
+
+    They are the network's attribute ``options``; of a network without one, those arguments of its
+    constructor that it keeps as attributes.
+    """
+    options = getattr(network, "options", None)
+    if not isinstance(options, dict):
+        names = inspect.signature(type(network).__init__).parameters
+        options = {name: getattr(network, name, ...) for name in names}
+    plain = {name: value for name, value in options.items() if isinstance(value, PLAIN)}
+    return {"class": type(network).__name__, "options": plain}
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _git(*arguments: str) -> str | None:
     try:
         answer = subprocess.run(
             ["git", "-C", str(CLONE), *arguments],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
+            capture_output=True,
+            timeout=10,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.rstrip()
+    return answer.stdout.decode(errors="replace").rstrip()

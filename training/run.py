@@ -1,4 +1,4 @@
-"""Where a run's files lie, and how they are found again.
+"""A run: where its files lie, what it records of itself, how it is found again.
 
 A run is named ``<exp_name>_<timestamp>``. Its files lie in ``config.py``'s folders, by kind:
 
@@ -7,14 +7,34 @@ A run is named ``<exp_name>_<timestamp>``. Its files lie in ``config.py``'s fold
 ``summaries/<run>/``                            TensorBoard events
 ``checkpoints/<run>/``                          ``step_00001000.pt`` …, ``best.pt``
 ``experiment_evaluations/<run>/``               weights at each validation, ``weights_00001000.npz``
-``results/<run>.npz``                           losses, accuracies, steps, settings
+``results/<run>.npz``                           losses, accuracies, steps, images, seconds, settings
 ``<run>/``                                      links to all of these
 ==============================================  ==================================================
+
+``settings.yaml`` is the run's record, written when the run begins and each time that it goes on;
+every checkpoint has a copy of it:
+
+==================  ==============================================================================
+``format``          2; records of an earlier version have none, and are brought into this form
+``run, script``     names of the run and of the script's file
+``parameters``      the settings; ``overrides``, those that the command line gave; ``seed``;
+                    ``deterministic``
+``network``         ``class``, ``options`` as built, ``parameters`` (their number), ``input_size``,
+                    ``preprocessing`` of ``train`` and ``validation``
+``data``            of ``train`` and ``validation``: ``name, images, im_size, fingerprint,
+                    description``
+``initial_weights`` ``source, fingerprint, step, images, data`` and what these began with,
+                    ``initial_weights``; None where the run began with random weights
+``sessions``        of the start and of each resumption: ``step, images, seconds`` at which it
+                    began, ``code`` and ``environment`` (training/provenance.py)
+==================  ==============================================================================
 """
 
 import contextlib
+import difflib
 import errno
 import fcntl
+import json
 import os
 import re
 import time
@@ -24,33 +44,82 @@ from typing import IO, Any
 import yaml
 
 from config import Config
-from support.files import WholeFile
-from training.checkpoints import CheckpointFolder, load
+from support.errors import MissingError, SystemRefusal, UserError, refusals
+from support.files import WholeFile, read_arrays
 from training.experiment import plain
 
+FORMAT = 2
 TIMESTAMP = re.compile(r"_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?$")
 PARTIAL = ".partial"
 
 
 class Run:
-    """The paths of one run.
+    """A run's files and its record.
 
     Args:
         config: the project's paths.
         name: the run's name.
+        folder: where all files lie that were copied out of a project together; None: in the
+            project's folders.
+
+    Attributes:
+        about: the record, once it was written or read here.
+        file: the file of weights that was asked for by its path; None: the run as a whole.
     """
 
-    def __init__(self, config: Config, name: str) -> None:
+    def __init__(self, config: Config, name: str, folder: Path | None = None) -> None:
         self.name = name
-        self.folder = config.project_directory / name
-        self.logs = config.log_dir / name
+        self.folder = folder or config.project_directory / name
+        self.logs = folder or config.log_dir / name
         self.log = self.logs / "log.txt"
         self.json_log = self.logs / "log.jsonl"
         self.settings = self.logs / "settings.yaml"
-        self.summaries = config.summaries / name
-        self.checkpoints = config.checkpoints / name
-        self.weights = config.experiment_evaluations / name
-        self.results = config.results / f"{name}.npz"
+        self.summaries = folder / "summaries" if folder else config.summaries / name
+        self.checkpoints = folder / "checkpoints" if folder else config.checkpoints / name
+        self.weights = folder / "weights" if folder else config.experiment_evaluations / name
+        self.results = folder / "results.npz" if folder else config.results / f"{name}.npz"
+        self.about: dict[str, Any] = {}
+        self.file: Path | None = None
+
+    @classmethod
+    def find(cls, which: str | Path, config: Config) -> "Run":
+        """The run that a name or a path means.
+
+        Args:
+            which: the name of a run of this project; 'latest', the one that was started or resumed
+                last; or the path of a file or folder of a run of any project, which means exactly
+                that: ``file`` of the answer is then the file of weights that was named.
+            config: the paths of this project.
+
+        Raises:
+            UserError, MissingError: there is no such run or file, or it belongs to no run.
+        """
+        if which == "latest":
+            known = runs(config)
+            if not known:
+                raise MissingError(f"no run in {config.log_dir}; train one with  python hgru.py")
+            return known[-1]
+        text = str(which)
+        if os.sep not in text and text not in (".", "..") and cls(config, text).exists():
+            return cls(config, text)
+        path = Path(which)
+        if not path.exists():
+            raise MissingError(_nothing_there(path, config))
+        # Links may lead out of a project, or into it.
+        named, place = path.absolute(), path.resolve()
+        for folder in (named, *named.parents, place, *place.parents):
+            run = _run_of(folder, config)
+            if run is not None:
+                of_weights = place.suffix in (".pt", ".npz") and place != run.results.resolve()
+                run.file = named if of_weights else None
+                return run
+        raise UserError(
+            f"{which} belongs to no run: no settings.yaml lies with it; copy it with its run's logs"
+        )
+
+    def exists(self) -> bool:
+        """Whether there is such a run."""
+        return self.settings.is_file()
 
     def places(self) -> dict[str, Path]:
         """What there is to look at, by name."""
@@ -64,10 +133,14 @@ class Run:
             "results": self.results,
         }
 
-    def begin(self, record: dict[str, Any]) -> None:
-        """Make the run's folders, write ``settings.yaml`` and link everything together."""
+    def saved_weights(self) -> dict[int, Path]:
+        """The files of weights at validations, by step."""
+        found = {int(file.stem[8:]): file for file in self.weights.glob("weights_*.npz")}
+        return dict(sorted(found.items()))
+
+    def begin(self) -> None:
+        """Make the run's folders and link everything together."""
         self.logs.mkdir(parents=True, exist_ok=True)
-        write_yaml(self.settings, record)
         self.folder.mkdir(parents=True, exist_ok=True)
         links = {place.name: place for place in (self.log, self.json_log, self.settings)}
         links |= {
@@ -85,16 +158,17 @@ class Run:
         """Keep the run for this process until it ends.
 
         Raises:
-            RuntimeError: another process trains it.
+            SystemRefusal: another process trains it, or its folder cannot be written.
         """
-        self._lock: IO[str] | None = open(self.logs / "lock", "w")
+        with refusals(self.logs / "lock", "cannot be written"):
+            self._lock: IO[str] | None = open(self.logs / "lock", "w")
         try:
             # A lock of the process, not of the open file: the loader's workers do not inherit it.
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 return  # a file system without locks
-            raise RuntimeError(
+            raise SystemRefusal(
                 f"{self.name} is being trained by another process; wait for it, or end it first"
             ) from error
 
@@ -102,27 +176,54 @@ class Run:
         return {key: value for key, value in vars(self).items() if key != "_lock"}
 
     def record(self) -> dict[str, Any]:
-        """What ``settings.yaml`` holds.
+        """What ``settings.yaml`` holds; that of an earlier version in today's form.
 
         Raises:
-            ValueError: the file is missing or damaged.
+            UserError: the file is missing or damaged.
         """
         try:
             record = yaml.safe_load(self.settings.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ValueError(f"{self.settings} is missing: {self.name} is no run") from None
+            raise MissingError(f"{self.settings} is missing: {self.name} is no run") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{self.settings} cannot be read as YAML: {error}") from None
+            raise UserError(f"{self.settings} cannot be read as YAML: {error}") from None
         if not isinstance(record, dict) or "parameters" not in record:
-            raise ValueError(f"{self.settings} has no 'parameters': it is not a run's settings")
-        return record
+            raise UserError(f"{self.settings} has no 'parameters': it is not a run's settings")
+        self.about = todays(record)
+        return self.about
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Write ``settings.yaml``, whole or not at all."""
+        self.about = {"format": FORMAT, **plain(record), "run": self.name}
+        text = yaml.safe_dump(self.about, sort_keys=False, allow_unicode=True, width=100)
+        with WholeFile(self.settings) as file:
+            file.append(text.encode())
+
+    def events(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """The lines of ``log.jsonl``, of one kind if named; one that was cut off is left out."""
+        if not self.json_log.exists():
+            return []
+        found = []
+        for line in self.json_log.read_bytes().splitlines(keepends=True):
+            with contextlib.suppress(ValueError):
+                event = json.loads(line) if line.endswith(b"\n") else None
+                if isinstance(event, dict) and isinstance(event.get("step"), int):
+                    found.append(event)
+        return [event for event in found if kind in (None, event.get("event"))]
+
+    def reached(self) -> int:
+        """The last step of which something is left: log, results or weights."""
+        steps = [0, *(event["step"] for event in self.events()), *self.saved_weights()]
+        if self.results.exists():
+            steps.append(len(read_arrays(self.results).get("train_step", ())))
+        return max(steps)
 
     def clear_partial_files(self) -> None:
         """Delete what a killed process left half-written."""
-        for folder in (self.logs, self.checkpoints, self.weights, self.results.parent):
+        for folder in (self.logs, self.checkpoints, self.weights):
             for file in folder.glob(f"*{PARTIAL}"):
-                if folder != self.results.parent or file.name.startswith(self.name):
-                    file.unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
+        self.results.with_name(self.results.name + PARTIAL).unlink(missing_ok=True)
 
 
 def new_run(config: Config, exp_name: str) -> Run:
@@ -132,69 +233,89 @@ def new_run(config: Config, exp_name: str) -> Run:
     while True:
         name = f"{exp_name}_{stamp}" + (f"_{number}" if number > 1 else "")
         run = Run(config, name)
-        run.logs.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            run.logs.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return run
+        with refusals(run.logs, "cannot be made"):
+            run.logs.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                run.logs.mkdir()
+                return run
+            except FileExistsError:
+                number += 1
 
 
-def runs(config: Config, exp_name: str | None = None) -> list[Run]:
-    """All runs, of one experiment if named, oldest first."""
+def runs(config: Config, exp_name: str | None = None, script: str | None = None) -> list[Run]:
+    """All runs, of one experiment or script if named; that which was begun or resumed last, last.
+
+    Args:
+        exp_name: the experiment's name.
+        script: the script's file name.
+    """
     found = []
     for settings in config.log_dir.glob("*/settings.yaml"):
         name = settings.parent.name
         if exp_name is None or TIMESTAMP.sub("", name) == exp_name:
             found.append((settings.stat().st_mtime_ns, name))
-    return [Run(config, name) for _, name in sorted(found)]
+    known = [Run(config, name) for _, name in sorted(found)]
+    return [run for run in known if script is None or run.record().get("script") == script]
 
 
-def find_run(config: Config, which: str, exp_name: str) -> Run:
-    """The run that ``--resume`` means.
+def todays(record: dict[str, Any]) -> dict[str, Any]:
+    """A record in today's form.
 
-    Args:
-        which: a run's name, the path of one of its folders or files, or ``'latest'``: the newest
-            run of the experiment.
-        exp_name: the experiment's name.
+    An earlier version recorded neither the network's options, input size and preprocessing nor
+    images, seconds and the code's fingerprint; they stay out.
 
     Raises:
-        ValueError: there is no such run.
+        UserError: it is of a later version.
     """
-    if which == "latest":
-        of_experiment = runs(config, exp_name)
-        if not of_experiment:
-            raise ValueError(
-                f"--resume latest: {config.log_dir} holds no run of {exp_name!r} "
-                "(--set exp_name=... names another experiment)"
-            )
-        return of_experiment[-1]
-    path = Path(which)
-    if path.suffix == ".pt" and path.is_file():
-        _check_newest(path)
-    for part in (path.name, *(parent.name for parent in path.resolve().parents)):
-        name = part.removesuffix(".npz")
-        if name and (config.log_dir / name / "settings.yaml").exists():
-            return Run(config, name)
-    known = [run.name for run in runs(config)][-5:]
-    newest = f"; the newest are: {', '.join(known)}" if known else ""
-    raise ValueError(f"--resume {which}: {config.log_dir} holds no run of that name{newest}")
-
-
-def _check_newest(checkpoint: Path) -> None:
-    """Raise ValueError unless this is an intact checkpoint of ours and its run's newest."""
-    load(checkpoint)
-    newest = list(CheckpointFolder(checkpoint.parent).files().values())[-1:]
-    if [checkpoint.name] != [file.name for file in newest]:
-        raise ValueError(
-            f"--resume {checkpoint}: a run goes on from its newest checkpoint, and this is not it. "
-            "To go back to this one, move the newer step_*.pt away"
+    form = record.get("format", 1)
+    if form == FORMAT:
+        return record
+    if not isinstance(form, int) or form > FORMAT:
+        raise UserError(
+            f"the record of {record.get('run')} has the format {form!r}, this version reads "
+            f"{FORMAT} and those before: use the version that wrote it"
         )
+    new = {k: v for k, v in record.items() if k not in ("environment", "resumed", "began_with")}
+    first = {"step": 0, "environment": record.get("environment") or {}}
+    new["sessions"] = []
+    for session in (first, *(record.get("resumed") or [])):
+        where = dict(session.get("environment") or {})
+        code = {k: where.pop(f"git_{k}", None) for k in ("commit", "dirty", "changed_files")}
+        new["sessions"].append({"step": int(session["step"]), "code": code, "environment": where})
+    if record.get("initial_weights"):
+        new["initial_weights"] = {
+            "source": record["parameters"].get("initial_weights"),
+            "fingerprint": record["initial_weights"],
+            "said": record.get("began_with"),
+        }
+    return new
 
 
-def write_yaml(path: Path, value: Any) -> None:
-    """Write plain values as YAML, whole or not at all."""
-    text = yaml.safe_dump(plain(value), sort_keys=False, allow_unicode=True, width=100)
-    with WholeFile(path) as file:
-        file.append(text.encode())
+def _run_of(folder: Path, config: Config) -> Run | None:
+    """The run one of whose files or folders this is; None if of none."""
+    kinds = (config.log_dir, config.summaries, config.checkpoints, config.experiment_evaluations)
+    name = folder.name.removesuffix(".npz")
+    if folder.parent.name in {place.name for place in (*kinds, config.results)}:
+        run = Run(Config.of_project(folder.parent.parent), name)
+        if run.exists():
+            return run
+    run = Run(Config.of_project(folder.parent), name)  # its folder of links
+    if run.exists():
+        return run
+    run = Run(config, name, folder)  # a copy of that folder
+    return run if run.exists() and run.checkpoints.is_dir() else None
+
+
+def _nothing_there(path: Path, config: Config) -> str:
+    """What to say of a name or path that means nothing: what comes near."""
+    if path.parent != Path("."):
+        there = path.parent.exists()
+        names = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+        head = f"{path}: no such file or folder" + ("" if there else f" ({path.parent} neither)")
+    else:
+        names = [run.name for run in runs(config)]
+        head = f"{path}: {config.log_dir} holds no run of that name, and no such file is here"
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
+    if near:
+        return f"{head}; did you mean {near[0]!r}?"
+    return f"{head}; there are: {', '.join(names[-5:])}" if names else head

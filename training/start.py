@@ -1,7 +1,9 @@
 """One call of a script: find or make the run, train, and say where everything is."""
 
 import contextlib
+import inspect
 import logging
+import math
 import os
 import re
 import sys
@@ -17,7 +19,7 @@ import torch
 from config import Config
 from dataset_processing import demonstration, prepare
 from dataset_processing.sets import demonstration_notice
-from support.errors import UserError
+from support.errors import MissingError, UserError
 from support.memory import keep_memory
 from training.checkpoints import CheckpointError, CheckpointFolder, load
 from training.distribution import Ranks
@@ -25,11 +27,11 @@ from training.experiment import SETTINGS, Experiment, Settings, differences, pla
 from training.log import NOTICES, RunLog
 from training.loop import Training
 from training.optimizers import dead_weights
-from training.provenance import environment
-from training.run import Run, find_run, new_run, runs, write_yaml
+from training.provenance import code, environment
+from training.run import Run, new_run, runs
 from training.seeds import seed_of
 from training.signals import Stop
-from training.weights import fingerprint, load_initial_weights
+from training.weights import Weights, brought, find_weights, origin, other_options
 
 log = logging.getLogger(__name__)
 
@@ -82,11 +84,17 @@ def train(
     for name in dict.fromkeys([exp.dataset, exp.val_dataset]):
         if name is not None:
             ranks.first(partial(prepare, name, config))
+    checkpoint = ranks.first(partial(_checkpoint, run)) if run else None
+    initial, which = None, exp.initial_weights
+    if which and not checkpoint:
+        initial = ranks.first(partial(_named, which, config))
+        more = brought(initial, exp.aux)
+        exp = Experiment.of(params, [*exp.overrides, *more])
+        if more and ranks.is_first:
+            log.warning("the initial weights bring the options they need: %s", ", ".join(more))
     network = _build(build_model, exp)
-    checkpoint = ranks.first(CheckpointFolder(run.checkpoints).newest) if run else None
-    if exp.initial_weights and not checkpoint:
-        network.load_state_dict(ranks.first(lambda: _initial_weights(network, exp, config)))
-        record["initial_weights"] = fingerprint(network)
+    if initial is not None:
+        record["initial_weights"] = _begin_with(initial, network, exp, ranks.is_first)
     training = Training(
         exp,
         network,
@@ -97,18 +105,22 @@ def train(
         options.on_bad_record,
         captured=not options.eager,
     )
+    here = ranks.first(lambda: code(Path(inspect.getfile(build_model))))
     if run and checkpoint:
         state = load(checkpoint, ranks.device)
         _check_identity(run, state, training)
         training.restore(state)
+        if ranks.is_first:
+            _compare_code(record["sessions"][-1]["code"], here)
     if ranks.is_first:
         for caution in exp.cautions():
             log.warning(caution)
     record |= {"parameters": exp.as_dict(), "overrides": list(exp.overrides)}
     record |= {"seed": seed, "deterministic": deterministic}
-    run = ranks.first(lambda: _recorded(config, run, record, training))
+    resumed = run is not None
+    run = ranks.first(lambda: _recorded(config, run, record, here, training))
     stop.begin()
-    return _go(training, run, stop, "resumed" in record, record.get("demonstration"))
+    return _go(training, run, stop, resumed, record.get("demonstration"))
 
 
 def _agree(ranks: Ranks, exp: Experiment, options: Any) -> None:
@@ -128,19 +140,31 @@ def _agree(ranks: Ranks, exp: Experiment, options: Any) -> None:
             )
 
 
-def _recorded(config: Config, run: Run | None, record: dict[str, Any], training: Training) -> Run:
-    """A new run, or the locked one to go on with; its ``settings.yaml`` says how it was called."""
-    where = environment(training.ranks.device, training.ranks.world_size)
-    if run is None:
-        run = new_run(config, training.settings["exp_name"])
-        run.lock()
-        record |= {"data": training.data(), "environment": where}
-        run.begin({"run": run.name, "script": Path(sys.argv[0]).name, **record})
-    else:
+def _recorded(
+    config: Config,
+    run: Run | None,
+    record: dict[str, Any],
+    code: dict[str, Any],
+    training: Training,
+) -> Run:
+    """A new run, or the locked one to go on with; its record says how it was called."""
+    record |= {"network": training.network(), "data": training.data()}
+    session = {
+        "step": training.step,
+        "images": training.images,
+        "seconds": training.seconds if math.isfinite(training.seconds) else None,
+        "code": code,
+        "environment": environment(training.ranks.device, training.ranks.world_size),
+    }
+    record["sessions"] = [*record.get("sessions", []), session]
+    if run is not None:
         run.clear_partial_files()
-        resumed = [*record.get("resumed", []), {"step": training.step, "environment": where}]
-        record["resumed"] = resumed
-        write_yaml(run.settings, record)
+        run.write(record)
+        return run
+    run = new_run(config, training.settings["exp_name"])
+    run.lock()
+    run.write({"run": run.name, "script": Path(sys.argv[0]).name, **record})
+    run.begin()
     return run
 
 
@@ -176,7 +200,8 @@ def _go(training: Training, run: Run, stop: Stop, resumed: bool, note: str | Non
 
 def _opening(training: Training, run: Run, resumed: bool, note: str | None) -> str:
     settings, ranks = training.settings, training.ranks
-    weights = sum(p.numel() for p in training.model.parameters())
+    network = training.network()
+    height, width = network["input_size"]
     processes = f", {ranks.world_size} processes" if ranks.world_size > 1 else ""
     data = training.data()
     start = None if resumed else settings["initial_weights"]
@@ -185,9 +210,12 @@ def _opening(training: Training, run: Run, resumed: bool, note: str | None) -> s
         f"{'resumed' if resumed else 'run'} {run.name}"
         + (f" at step {training.step}" if resumed else "")
         + (f": {note}" if note else ""),
-        f"  {settings['model_name']}: {weights} parameters on {ranks.device}{processes}",
+        f"  {settings['model_name']}: {network['parameters']} parameters on "
+        f"{ranks.device}{processes}",
         *([f"  begins with the weights {start}"] if start else []),
         *([f"  updates as_released: {_as_released(training.model)}"] if released else []),
+        f"  the network is given {height}×{width} pixels, after "
+        f"{', '.join(network['preprocessing']['train']) or 'no preprocessing'}",
         f"  training on {data['train']['description']}",
         f"  validating on {data['validation']['description']}",
         f"  {training.total} steps: {settings['epochs']} epochs of "
@@ -242,16 +270,34 @@ def _run_to_resume(config: Config, which: str, exp: Experiment, asked: Experimen
 
     'auto' is the experiment's newest, or None. 'latest' is this script's that was started or
     resumed last; of one experiment, where the command line names that.
+
+    Raises:
+        UserError: there is no such run, or it cannot go on from the file that is named.
     """
     if which == "auto":
         own = runs(config, exp.exp_name)
         return own[-1] if own else None
-    if which == "latest" and not asked.changed & {"exp_name", "model_name", "dataset"}:
-        script = Path(sys.argv[0]).name
-        own = [run for run in runs(config) if run.record().get("script") == script]
-        if own:
-            return own[-1]
-    return find_run(config, which, exp.exp_name)
+    if which == "latest":
+        named = asked.changed & {"exp_name", "model_name", "dataset"}
+        own = runs(config, exp.exp_name) if named else runs(config, script=Path(sys.argv[0]).name)
+        if not own:
+            whose = repr(exp.exp_name) if named else f"{Path(sys.argv[0]).name} ({exp.exp_name!r})"
+            raise MissingError(f"--resume latest: {config.log_dir} holds no run of {whose}")
+        return own[-1]
+    try:
+        if which.endswith(".pt") and Path(which).is_file():
+            load(Path(which))  # damaged, or none of ours
+        run = Run.find(which, config)
+    except UserError as error:
+        raise type(error)(f"--resume {error}") from error
+    newest = list(CheckpointFolder(run.checkpoints).files().values())[-1:]
+    if run.file is not None and [run.file.resolve()] != [file.resolve() for file in newest]:
+        raise UserError(
+            f"--resume {which}: a run goes on from its newest checkpoint, and this is not it. To "
+            f"begin a new run with these weights: --set initial_weights={which}; to go back to an "
+            "older step_*.pt, move the newer ones away"
+        )
+    return run
 
 
 def _locked(run: Run | None) -> Run | None:
@@ -286,9 +332,59 @@ def _build(build_model: Callable[[Settings], Any], exp: Experiment) -> Any:
     return network
 
 
-def _initial_weights(network: Any, exp: Experiment, config: Config) -> Any:
-    load_initial_weights(network, exp["initial_weights"], config)
-    return network.state_dict()
+def _checkpoint(run: Run) -> Path | None:
+    """The run's newest checkpoint; None where it was killed before the first.
+
+    Raises:
+        UserError: it has trained, but its checkpoints are gone.
+    """
+    newest = CheckpointFolder(run.checkpoints).newest()
+    if newest is None and run.reached():
+        raise UserError(
+            f"{run.name} reached step {run.reached()}, but {run.checkpoints} holds no checkpoint: "
+            "put them back, or start a new run without --resume"
+        )
+    return newest
+
+
+def _named(which: str, config: Config) -> Weights:
+    """The weights that ``initial_weights`` names."""
+    try:
+        return find_weights(which, config)
+    except UserError as error:
+        raise type(error)(f"initial_weights={which}: {error}") from error
+
+
+def _begin_with(
+    initial: Weights, network: Any, exp: Experiment, first: bool
+) -> dict[str, Any]:
+    """Set the network's weights; what the run records of them."""
+    which = str(exp.initial_weights)
+    try:
+        initial.into(network)
+    except UserError as error:
+        raise type(error)(f"initial_weights={which}: {error}") from error
+    others = other_options(initial, network)
+    if others and first:
+        log.warning("the initial weights were trained with other options: %s", "; ".join(others))
+    return origin(initial, which, network)
+
+
+def _compare_code(before: dict[str, Any], here: dict[str, Any]) -> None:
+    """Warn where the code is not the one that trained the run so far."""
+    there = before.get("fingerprint")
+    if there is None:
+        log.warning(
+            "this run was begun by an earlier version, which recorded neither the network's "
+            "options nor the code: whether they are the same cannot be checked"
+        )
+        return
+    changed = [part for part, value in here["fingerprint"].items() if there.get(part) != value]
+    if changed:
+        log.warning(
+            "the code differs from the one that trained this run so far: %s (commit %s there, %s "
+            "here)", ", ".join(changed), before.get("commit"), here["commit"],
+        )  # fmt: skip
 
 
 def _check_identity(run: Run, state: dict[str, Any], training: Training) -> None:
@@ -299,8 +395,7 @@ def _check_identity(run: Run, state: dict[str, Any], training: Training) -> None
         changeable.remove("epochs")  # the learning rate so far depends on where the run ends
     lines = differences(found["parameters"], here["parameters"])
     lines = [line for line in lines if line.split(":")[0] not in changeable]
-    others = {key: value for key, value in found.items() if key != "parameters"}
-    lines += differences(others, {k: v for k, v in here.items() if k != "parameters"})
+    lines += differences(_flat(found, here), _flat(here, here))
     if lines:
         raise CheckpointError(
             f"the checkpoint of {run.name} is of other settings (there: the checkpoint; here: this "
@@ -312,6 +407,14 @@ def _check_identity(run: Run, state: dict[str, Any], training: Training) -> None
             f"epochs is {here['parameters']['epochs']}, but {run.name} is in its epoch {done} "
             f"already (step {state['step']}); give {done} or more"
         )
+
+
+def _flat(identity: dict[str, Any], all_of: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint is of, beside its parameters; what an earlier version did not record is
+    taken to be the same."""
+    flat = {key: identity.get(key, value) for key, value in all_of.items() if key != "parameters"}
+    network = flat.pop("network")
+    return {**flat, "class": network["class"], **network["options"]}
 
 
 def _chosen_seed(given: int | None, recorded: int | None) -> int:

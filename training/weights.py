@@ -1,67 +1,97 @@
-"""Initial weights that were trained before: by another run, or by the original."""
+"""Trained weights: those of a run, a checkpoint, a file or the original, read in one place."""
 
 import hashlib
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
-from safetensors import SafetensorError
+import yaml
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from config import Config
 from models.tf_variables import load_npy_folder, load_tf_variables
+from support.errors import MissingError, UserError
+from support.files import read_arrays
 from training.checkpoints import CheckpointError, CheckpointFolder, load
-from training.run import find_run
+from training.history import History
+from training.run import Run, todays
+
+FORMAT = "hgru weights"  # what a .safetensors file of this project says of itself
+# Options that bear on initial values, speed or memory alone: trained weights do not need them.
+NOT_NEEDED = {
+    "normal_initializer", "symmetric_inits", "gate_bias_init", "eta_init", "recompute",
+}  # fmt: skip
 
 
-def load_initial_weights(network: nn.Module, which: str, config: Config) -> None:
-    """Set a network's weights and running averages to trained ones.
+@dataclass
+class Weights:
+    """Weights that were found, and what is known of them.
+
+    Attributes:
+        path: the file or folder that they are read from.
+        into: sets a network's weights and running averages; raises a UserError where they do not
+            fit, and then changes nothing.
+        step: updates behind them; None where that is not known.
+        record: the record of the run that trained them (see ``training.run``); None if not known.
+        run: that run, where its files are here.
+        images: training images behind them; None where that is not known.
+        seconds: that the run had trained; None where that is not known.
+        history: what was measured up to them; None where they are no checkpoint.
+    """
+
+    path: Path
+    into: Callable[[nn.Module], None]
+    step: int | None = None
+    record: dict[str, Any] | None = None
+    run: Run | None = None
+    images: int | None = None
+    seconds: float | None = None
+    history: History | None = None
+
+
+def find_weights(which: str | Path, config: Config, weights: str | int = "last") -> Weights:
+    """Trained weights by a name or a path.
 
     Args:
-        network: on the CPU.
         which: a ``.safetensors`` file (analysis.export), an ``.npz`` file or a folder of ``.npy``
-            files with the original's variables, a checkpoint (``.pt``), or a run's name or folder:
-            its newest checkpoint.
+            files with the original's variables, a checkpoint (``.pt``), or whatever
+            :meth:`training.run.Run.find` takes. A file means exactly that file.
         config: the project's paths.
+        weights: of a run, which: 'last' (the newest checkpoint; where none was copied along, the
+            newest weights of a validation), 'best' (the best validation), or a step.
 
     Raises:
-        FileNotFoundError, ValueError: there are no such weights, or they do not fit the network,
-            which then stays as it was; the message names them.
+        UserError, MissingError: there are no such weights; the message names them.
     """
-    try:
-        _load(network, which, config)
-    except (FileNotFoundError, ValueError) as error:
-        text = str(error).removeprefix(f"--resume {which}: ")
-        raise type(error)(f"initial_weights={which}: {text}") from error
+    path, choice = Path(which), str(weights)
+    if path.suffix in (".safetensors", ".npz", ".pt"):
+        if not path.is_file():
+            raise MissingError(f"{which}: no such file")
+        found = _of_file(path, config)
+        if isinstance(found, Weights):
+            if choice != "last":
+                raise UserError(f"weights {choice}: {which} is one file; name its run to choose")
+            return found
+        return _of_checkpoint(*_choice(found, choice))
+    if path.is_dir() and any(path.glob("*.npy")):
+        return Weights(path, partial(_from_npy, path))
+    run = Run.find(which, config)
+    return _of_checkpoint(*_choice(run, choice))
 
 
-def _load(network: nn.Module, which: str, config: Config) -> None:
-    path = Path(which)
-    if path.suffix in (".safetensors", ".npz", ".pt") and not path.is_file():
-        raise FileNotFoundError("no such file")
-    if path.suffix == ".safetensors":
-        try:
-            set_weights(network, safetensors.torch.load_file(path), path)
-        except SafetensorError as error:
-            raise ValueError(f"it is not a safetensors file: {error}") from error
-    elif path.suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                variables = dict(file)
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"it cannot be read as arrays: {error}") from error
-        load_tf_variables(network, variables)
-    elif path.suffix == ".pt":
-        set_weights(network, load(path)["model"], path)
-    elif path.is_dir() and any(path.glob("*.npy")):
-        load_npy_folder(network, path)
-    else:
-        run = find_run(config, which, which)
-        newest = CheckpointFolder(run.checkpoints).newest()
-        if newest is None:
-            raise FileNotFoundError(f"{run.checkpoints} holds no checkpoint")
-        set_weights(network, load(newest)["model"], newest)
+def fingerprint(network: nn.Module) -> str:
+    """16 hexadecimal digits that follow from all weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def set_weights(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -90,9 +120,161 @@ def _fits(name: str, found: Tensor, own: Tensor) -> bool:
     return found.shape == own.shape or (of_a_batch and found.shape[1] == own.shape[-3])
 
 
-def fingerprint(network: nn.Module) -> str:
-    """16 hexadecimal digits that follow from all weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+def brought(found: Weights, aux: Mapping[str, Any]) -> list[str]:
+    """Overrides of the options that weights were trained with and that are not set here.
+
+    Args:
+        found: the weights.
+        aux: the options that are set here.
+    """
+    theirs = ((found.record or {}).get("parameters") or {}).get("aux") or {}
+    wanted = {k: v for k, v in theirs.items() if k not in aux and k not in NOT_NEEDED}
+    return [f"aux.{key}={_as_text(value)}" for key, value in wanted.items()]
+
+
+def other_options(found: Weights, network: nn.Module) -> list[str]:
+    """One line for each option of the circuit that weights were trained with and that this network
+    has otherwise."""
+    theirs = ((found.record or {}).get("network") or {}).get("options") or {}
+    theirs = {**(((found.record or {}).get("parameters") or {}).get("aux") or {}), **theirs}
+    own: dict[str, Any] = getattr(network, "options", None) or {}
+    return [
+        f"{key}: {value!r} there, {own[key]!r} here"
+        for key, value in theirs.items()
+        if key in own and own[key] != value and key not in NOT_NEEDED
+    ]
+
+
+def origin(found: Weights, which: str, network: nn.Module) -> dict[str, Any]:
+    """What a run records of the weights that it begins with: ``initial_weights``."""
+    record = found.record or {}
+    return {
+        "source": str(which),
+        "fingerprint": fingerprint(network),
+        "step": found.step,
+        "images": found.images,
+        "data": (record.get("parameters") or {}).get("dataset"),
+        "initial_weights": record.get("initial_weights"),
+    }
+
+
+def _of_file(path: Path, config: Config) -> Weights | Run:
+    """The weights of a file; the run, where the file is its results."""
+    if path.suffix == ".safetensors":
+        return _of_safetensors(path)
+    try:
+        run = Run.find(path.absolute(), config)
+    except UserError:
+        run = None  # a file by itself
+    if path.suffix == ".pt":
+        return _of_checkpoint(run, path)
+    if run is not None:
+        return run if run.file is None else _of_checkpoint(run, path)
+    arrays = read_arrays(path)
+    return Weights(path, partial(_from_variables, arrays))
+
+
+def _choice(run: Run, choice: str) -> tuple[Run, Path]:
+    """The file of weights that is meant of a run."""
+    folder, saved = CheckpointFolder(run.checkpoints), run.saved_weights()
+    if choice == "best":
+        if not folder.best.is_file():
+            raise MissingError(f"{folder.best}: no such file; {run.name} has no best validation")
+        return run, folder.best
+    if choice == "last":
+        newest = folder.newest() or (saved[max(saved)] if saved else None)
+        if newest is None:
+            raise MissingError(
+                f"{run.name} has no weights: {run.checkpoints} holds no checkpoint, {run.weights} "
+                "no weights_*.npz"
+            )
+        return run, newest
+    if not choice.isdecimal():
+        raise UserError(f"weights must be last, best or the number of a step, found {choice!r}")
+    step, files = int(choice), {**saved, **folder.files()}
+    if step not in files:
+        raise MissingError(
+            f"{run.name} has no weights of step {step}; it has those of "
+            f"{', '.join(map(str, sorted(files))) or 'none'}"
+        )
+    return run, files[step]
+
+
+def _of_checkpoint(run: Run | None, path: Path) -> Weights:
+    """The weights of a checkpoint, or of a validation of a run."""
+    if path.suffix == ".npz" and run is not None:
+        arrays = read_arrays(path)
+        found = Weights(path, partial(_from_variables, arrays), run=run)
+        found.step, found.record = int(path.stem.rpartition("_")[2]), run.record()
+        _count(found)
+        return found
+    state = load(path)
+    tensors, parameters = state["model"], state["identity"]["parameters"]
+    found = Weights(path, partial(_from_tensors, tensors, path), run=run)
+    found.step = int(state["step"])
+    found.record = state.get("record") or (run.record() if run else {"parameters": parameters})
+    found.history = History.of(state["history"], int(parameters["batch_size"]))
+    if "images" in state:
+        found.images, found.seconds = int(state["images"]), _known(state["seconds"])
+    else:
+        _count(found)
+    return found
+
+
+def _count(found: Weights) -> None:
+    """Images and seconds of weights that do not say so themselves: what the run measured."""
+    record, step = found.record or {}, found.step or 0
+    history = found.history or (history_of(found.run, record) if found.run else History())
+    if 0 < step <= len(history.train_images):
+        found.images = history.train_images[step - 1]
+    else:
+        found.images = step * int(record["parameters"]["batch_size"])
+    if step in history.validation_step:
+        place = history.validation_step.index(step)
+        found.seconds = _known(history.validation_seconds[place])
+
+
+def history_of(run: Run, record: dict[str, Any]) -> History:
+    """What a run's results file holds; empty where there is none."""
+    if not run.results.exists():
+        return History()
+    parameters = record["parameters"]
+    metric = str(parameters.get("score_metric") or "accuracy")
+    arrays = read_arrays(run.results)
+    return History.of_results(arrays, metric, int(parameters["batch_size"]), run.results)
+
+
+def _of_safetensors(path: Path) -> Weights:
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+        tensors = safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a safetensors file: {error}") from error
+    found = Weights(path, partial(_from_tensors, tensors, path))
+    if about.get("format") == FORMAT:
+        found.step = int(about["step"])
+        found.record = {"run": about["run"], **todays(json.loads(about["record"]))}
+        found.images = int(about["images_seen"])
+        found.seconds = _known(float(about.get("seconds", "nan")))
+    return found
+
+
+def _known(seconds: float) -> float | None:
+    return seconds if math.isfinite(seconds) else None
+
+
+def _as_text(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()
+
+
+def _from_npy(folder: Path, network: nn.Module) -> None:
+    load_npy_folder(network, folder)
+
+
+def _from_variables(variables: Mapping[str, np.ndarray], network: nn.Module) -> None:
+    load_tf_variables(network, variables)
+
+
+def _from_tensors(tensors: Mapping[str, Tensor], path: Path, network: nn.Module) -> None:
+    set_weights(network, tensors, path)

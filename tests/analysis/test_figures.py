@@ -85,7 +85,7 @@ def test_learning_curves_have_a_line_for_each_seed(config, names):
     runs = [load_run(names[n], device="cpu", config=config) for n in ("hgru", "ff_5")]
     figure = curves.learning_curves(curves.of_runs(runs))
     for run in runs:
-        images = [4 * step for step in run.history.validation_step]
+        images = run.history.validation_images
         assert holds(figure, images, run.history.validation_metric)
         assert holds(figure, images, run.history.validation_loss)
     with pytest.raises(UserError):
@@ -123,7 +123,7 @@ def test_runs_of_one_name_are_seeds_only_if_their_settings_are_alike(config, nam
 
 def test_a_curve_is_the_history_up_to_its_weights(run):
     history, found = run.history, curves.curve(run, "x")
-    assert found.table[:, 0].tolist() == [4 * step for step in history.validation_step]
+    assert found.table[:, 0].tolist() == history.validation_images
     first, second = history.validation_step[:2]
     assert found.table[1, 2] == pytest.approx(np.mean(history.train_loss[first:second]))
     assert np.isnan(found.table[0, 2])
@@ -131,7 +131,7 @@ def test_a_curve_is_the_history_up_to_its_weights(run):
     assert len(curves.curve(run, "x").table) == 2
     history.validation_metric[:3] = [0.5, 0.9, 0.95]
     run.step = 12
-    assert curves.curve(run, "x").images_to(0.9) == 4 * second
+    assert curves.curve(run, "x").images_to(0.9) == history.validation_images[1]
     assert curves.curve(run, "x").images_to(1.1) is None
 
 

@@ -161,8 +161,8 @@ def test_settings_and_versions_are_there_and_changes_marked(written, read):
     assert re.search(r'>batch_size</th><td class="[^"]*changed', text)
     assert not re.search(r'>lr</th><td class="[^"]*changed', text)
     versions = {row[0]: row[1] for row in read.tables["Code, machine and data of the training"][1:]}
-    commit = written[1][0].record["environment"]["git_commit"]
-    assert versions["git_commit"] == (commit or "none")
+    assert versions["commit"] == (written[1][0].commits or "–")
+    assert versions["the network is given"] == "24×24"
 
 
 def test_text_is_escaped(run, tmp_path):

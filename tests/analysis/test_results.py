@@ -7,18 +7,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors import safe_open
 
 import hgru
-from analysis import evaluate, export, figures, origin, predict, results
+from analysis import evaluate, export, figures, predict, results
 from analysis.evaluate import evaluated, kept
-from analysis.trained import load_run
-from analysis.training_time import read_events, training_time
+from analysis.trained import TrainedRun, load_run
 from config import CLONE, Config
 from support.errors import UserError
 from support.files import read_arrays, write_arrays
@@ -26,7 +25,6 @@ from support.shell import exit_code
 from tests.analysis.conftest import DATASET
 from training.command_line import run_script
 
-RECORD = {"parameters": {"batch_size": 4}, "data": {"train": {"images": 22}}}  # 6 updates an epoch
 CPU = ["--device", "cpu"]
 
 
@@ -60,93 +58,49 @@ def as_on_a_gpu(names, copied_with_data) -> list[str]:
     return [names["hgru"], names["multiplicative_lesion"]]
 
 
-def log(folder: Path, *events: tuple) -> SimpleNamespace:
-    """A run's files with these events: (step, images a second) or (step, 'validation', seconds)."""
-    lines = [
-        {"event": "train", "step": event[0], "images_per_second": event[1]}
-        if len(event) == 2
-        else {"event": event[1], "step": event[0], "seconds": event[2]}
-        for event in events
-    ]
-    path = folder / "log.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return SimpleNamespace(json_log=path)
-
-
-def test_time_is_that_of_updates_and_validations(tmp_path):
-    files = log(tmp_path, (0, "validation", 2.0), (3, 6.0), (3, "validation", 1.0), (6, 10.0))
-    found = training_time(files, RECORD)
-    # 12 images at 6 a second; 10 at 10 a second: an epoch's last batch has 2
-    assert [found.until(step) for step in (0, 3, 6)] == pytest.approx([2, 5, 6])
-    assert found.until(4) == pytest.approx(5 + 1 / 3)
-    assert found.until(8) == pytest.approx(6 + 2 / 3)  # not logged: as fast as before
-    assert found.images_per_second == pytest.approx(22 / 3)
-
-
-def test_pauses_and_lost_work_are_not_counted(tmp_path):
-    """Left at 4, killed past 8, gone on from there; intervals of 3 updates and parts of them."""
-    record = {**RECORD, "data": {}, "resumed": [{"step": 4}, {"step": 8}]}
-    files = log(tmp_path, (3, 4.0), (4, "end", 0), (6, 2.0), (9, 1.0))
-    found = training_time(files, record)
-    # 1–3: 3 s; 4, not logged: 1 s; 5–6: 4 s; 7–8, not logged: 4 s; 9: 4 s
-    assert [found.until(step) for step in (3, 4, 6, 8, 9)] == pytest.approx([3, 4, 8, 12, 16])
-    # A session that began further back takes back those after it.
-    record["resumed"] = [{"step": 4}, {"step": 8}, {"step": 6}]
-    assert training_time(files, record).until(9) == pytest.approx(3 + 1 + 4 + 12)
-
-
-def test_a_run_without_an_interval_has_no_time(tmp_path):
-    found = training_time(log(tmp_path, (0, "validation", 2.0)), RECORD)
-    assert found.until(5) is None and found.images_per_second is None
-
-
-def test_a_log_that_cannot_be_used_is_said(tmp_path):
-    path = tmp_path / "log.jsonl"
-    with pytest.raises(FileNotFoundError, match=r"log.jsonl is missing: copy it with the run"):
-        read_events(path)
-    path.write_text('{"event": "train", "step": 3}\n{"event": "tra')
-    assert [event["step"] for event in read_events(path)] == [3]  # a killed process's last line
-    for line in ("nonsense", "3", '{"step": 4}'):
-        path.write_text(f'{{"event": "train", "step": 3}}\n{line}\n')
-        with pytest.raises(ValueError, match=r"log.jsonl, line 2: a JSON object .* is expected"):
-            read_events(path)
+def bare(record, step=0):
+    """A run of this record alone."""
+    params = {"model_name": "hgru", "dataset": DATASET}
+    return TrainedRun("x", params, record, None, step, "last", torch.device("cpu"), Config())
 
 
 def test_the_command_repeats_the_run():
-    record = {
-        "script": "hgru.py",
-        "parameters": {"model_name": "hgru"},
-        "overrides": ["epochs=2", "aux.timesteps=6", "model_input_image_size=[16,16]", "epochs=4"],
-        "seed": 3,
-    }
+    overrides = ["epochs=2", "aux.timesteps=6", "model_input_image_size=[16,16]", "epochs=4"]
+    record = {"script": "hgru.py", "overrides": overrides, "seed": 3}
     expected = (
         "python hgru.py --set aux.timesteps=6 --set 'model_input_image_size=[16,16]' "
         "--set epochs=4 --seed 3"
     )
-    assert origin.command(record) == expected
-    record |= {"deterministic": True, "environment": {"processes": 4}, "script": None}
-    assert origin.command(record).startswith("torchrun --nproc_per_node=4 hgru.py --set aux")
-    assert origin.command(record).endswith("--seed 3 --deterministic")
+    assert bare(record).command == expected
+    sessions = [{"step": 0, "environment": {"processes": 4}}]
+    record |= {"deterministic": True, "sessions": sessions, "script": None}
+    assert bare(record).command.startswith("torchrun --nproc_per_node=4 hgru.py --set aux")
+    assert bare(record).command.endswith("--seed 3 --deterministic")
 
 
 def test_devices_and_commits_are_those_of_the_sessions_that_count():
-    def session(step, device, commit, **more):
-        return {"step": step, "environment": {"device": device, "git_commit": commit, **more}}
+    def session(step, device, commit, processes=1, dirty=False):
+        code = {"commit": commit, "dirty": dirty}
+        return {
+            "step": step,
+            "code": code,
+            "environment": {"device": device, "processes": processes},
+        }
 
     record = {
-        **session(0, "H100", "a" * 40),
-        "resumed": [
+        "sessions": [
+            session(0, "H100", "a" * 40),
             session(10, "H200", "b" * 40, processes=2),
             session(20, "killed before a checkpoint", None),
-            session(20, "H100", "a" * 40, git_dirty=True),
+            session(20, "H100", "a" * 40, dirty=True),
             session(30, "looked at only", "c" * 40),
-        ],
+        ]
     }
-    assert origin.devices(record, 30) == "H100, 2 × H200"
+    assert bare(record, 30).devices == "H100, 2 × H200"
     expected = "aaaaaaaaaaaa, bbbbbbbbbbbb, aaaaaaaaaaaa (with uncommitted changes)"
-    assert origin.commits(record, 30) == expected
-    assert origin.devices(record, 10) == "H100"
-    assert origin.devices({}, 10) is None and origin.commits({}, 10) is None
+    assert bare(record, 30).commits == expected
+    assert bare(record, 10).devices == "H100"
+    assert bare({}, 10).devices is None and bare({}, 10).commits is None
 
 
 def test_only_an_evaluation_of_the_same_kind_is_taken(as_on_a_gpu, copied):
@@ -161,26 +115,29 @@ def test_only_an_evaluation_of_the_same_kind_is_taken(as_on_a_gpu, copied):
     assert kept(run, DATASET) is None
 
 
-def test_a_run_resumed_with_a_pause_has_the_time_of_its_sessions(
+def test_a_run_resumed_with_a_pause_has_the_images_and_seconds_of_its_sessions(
     copied_with_data, names, monkeypatch
 ):
     config, name = copied_with_data, names["hgru"]
-    first = training_time(*_files(name, config)).until(12)
+    first = load_run(name, device="cpu", config=config)
     time.sleep(1.5)
     monkeypatch.setattr(sys, "argv", ["hgru.py"])
     began = time.perf_counter()
     arguments = ["--resume", name, "--set", "epochs=4", *CPU, "--workers", "0"]
     assert run_script(hgru.experiment_params, hgru.build_model, arguments) == 0
     passed = time.perf_counter() - began
-    assert load_run(name, device="cpu", config=config).step == 24
-    spent = training_time(*_files(name, config))
-    assert spent.until(12) == pytest.approx(first, rel=0.2)
-    assert 0 < spent.until(24) - spent.until(12) < passed
-
-
-def _files(name, config):
-    run = load_run(name, device="cpu", config=config)
-    return run.files, run.record
+    again = load_run(name, device="cpu", config=config)
+    assert (again.step, again.images_seen) == (24, 88)  # 22 images an epoch, not 6 batches of 4
+    assert 0 < again.seconds - first.seconds < passed
+    assert again.history.validation_images[-1] == 88
+    assert again.history.validation_seconds[-1] == pytest.approx(again.seconds, rel=0.01)
+    assert again.history.until(12).validation_seconds == first.history.validation_seconds
+    (start, more) = again.record["sessions"]
+    assert (start["step"], start["images"], start["seconds"]) == (0, 0, 0)
+    assert (more["step"], more["images"], more["seconds"]) == (12, 44, first.seconds)
+    events = again.files.events("train")
+    assert [event["images"] for event in events] == [22 + 16, 66 + 8]  # steps 10 and 20, 6 an epoch
+    assert events[0]["seconds"] < first.seconds < events[1]["seconds"]
 
 
 @pytest.fixture
@@ -199,17 +156,17 @@ def weights(copied_with_data, names, tmp_path, monkeypatch) -> Path:
 def test_a_file_of_weights_says_what_it_is(weights, names, tmp_path):
     with safe_open(weights, framework="pt") as file:
         about = file.metadata()
-    assert about["run"] == names["hgru"] and about["images_seen"] == "48" and about["seed"] == "0"
+    assert about["run"] == names["hgru"] and about["images_seen"] == "44" and about["seed"] == "0"
     assert about["data"].startswith(f"{DATASET}, 22 images, fingerprint ")
     assert about["accuracy"].startswith(f"{DATASET}: ") and "of 9 images" in about["accuracy"]
     assert about["command"].startswith("python hgru.py --set batch_size=4 ")
-    environment = json.loads(about["record"])["environment"]
-    assert (environment["git_commit"] or "not known")[:12] in about["commit"]
+    (session,) = json.loads(about["record"])["sessions"]
+    assert (session["code"]["commit"] or "not known")[:12] in about["commit"]
     whole = json.dumps(about)
     assert str(tmp_path) not in whole and "working_directory" not in whole and "host" not in whole
     card = weights.with_suffix(".md").read_text()
     for fact in (about["data"], f"`{about['command']}`", about["commit"], "| seed | 0 |",
-                 "48, repeats counted (12 updates of 4)", f"| {DATASET} | 9 |"):  # fmt: skip
+                 "44, repeats counted (12 updates of 4)", f"| {DATASET} | 9 |"):  # fmt: skip
         assert fact in card, fact
     arguments = ["--format", "card", "--output", str(weights.parent), "--name", "w"]
     assert exit_code(export.main, [str(weights), *arguments, *CPU]) == 0
@@ -272,7 +229,7 @@ def test_the_page_has_what_the_runs_recorded(page, copied_with_data, names, caps
     run = load_run(names["ff_5"], device="cpu", config=copied_with_data)
     accuracy = evaluate.evaluate(run, DATASET).accuracy()
     assert table["tiny_ff_5"]["accuracy (95%)"].startswith(f"{100 * accuracy['accuracy']:.1f}%")
-    assert table["tiny_ff_5"]["training images"] == "48"
+    assert table["tiny_ff_5"]["training images"] == "44"
     assert "2 seeds" in table["tiny_hgru"]["accuracy (95%)"]
     for figure in (page.parent / "figures").iterdir():
         assert f"](figures/{figure.name})" in page.read_text()
@@ -283,7 +240,7 @@ def test_the_page_has_what_the_runs_recorded(page, copied_with_data, names, caps
     with page.with_name("r_curves.csv").open(newline="") as file:
         curve = [row for row in csv.DictReader(file) if row["run"] == names["hgru"]]
     history = load_run(names["hgru"], device="cpu", config=copied_with_data).history
-    assert [int(row["training_images"]) // 4 for row in curve] == history.validation_step
+    assert [int(row["training_images"]) for row in curve] == history.validation_images
     for row, accuracy in zip(curve, history.validation_metric, strict=True):
         assert float(row["validation_accuracy"]) == pytest.approx(accuracy, abs=1e-5)
     assert str(page.parent) not in page.read_text()
@@ -328,7 +285,7 @@ def test_the_projects_own_page_is_that_of_its_tables(tmp_path):
 def test_a_row_is_of_the_runs_data_and_weights(copied_with_data, names):
     run = load_run(names["hgru"], "6", "cpu", copied_with_data)
     row, drawn = results.gather(run, "x")
-    assert row["training_images"] == 24 and row["command"].startswith("python hgru.py --set ")
+    assert row["training_images"] == 22 and row["command"].startswith("python hgru.py --set ")
     assert drawn.table[-1, 0] <= 24 and row["images_to"] == drawn.images_to(0.9)
 
 

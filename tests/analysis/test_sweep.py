@@ -66,7 +66,7 @@ def test_help_shows_examples_and_defaults(capsys):
     [
         ([], "a sweep needs scripts="),
         (["script=hgru"], "axis 'script' is not known; did you mean 'scripts'"),
-        (["scripts=hgrru"], "hgrru.py: no such script; there are: additive_lesion, ff_5, hgru,"),
+        (["scripts=hgrru"], "script 'hgrru' is not known; did you mean 'hgru'?"),
         (["scripts=hgru", "seeds=one"], "seeds must be whole numbers of 0 or more, found 'one'"),
         (["scripts="], "scripts= has no value"),
         (["hgru"], "expected name=value,value"),
@@ -177,8 +177,8 @@ def test_a_point_is_a_run_on_a_set(config, names):
     (found,) = member.points()
     expected = stats.binomtest(30, 50).proportion_ci(method="wilson")
     assert (found.low, found.high) == pytest.approx(tuple(expected))
-    assert (found.accuracy, found.images, found.training_images) == (0.6, 50, 48)
-    assert found.images_to == 4 * run.history.validation_step[1]
+    assert (found.accuracy, found.images, found.training_images) == (0.6, 50, 44)
+    assert found.images_to == run.history.validation_images[1]
     assert found.parameters == sum(p.numel() for p in run.network.parameters())
 
 

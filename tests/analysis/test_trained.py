@@ -35,7 +35,7 @@ def test_a_run_has_its_weights_settings_and_history(run, config, names):
     with np.load(config.results / f"{run.name}.npz", allow_pickle=False) as results:
         assert run.history.validation_metric == results["val_accuracy"].tolist()
         assert run.history.train_loss == results["train_loss"].tolist()
-    assert run.step == 12 and run.images_seen == 48 and run.seed == 0
+    assert run.step == 12 and run.images_seen == 44 and run.seed == 0
     assert run.image_size == (24, 24) and run.stimulus_size == (300, 300)
     assert run.params["aux"]["h_ext"] == 5 and not run.network.training
     state = load(config.checkpoints / run.name / "step_00000012.pt")["model"]
@@ -65,7 +65,7 @@ def test_a_run_is_found_by_any_of_its_paths(run, config):
 @pytest.mark.parametrize(
     ("which", "weights", "message"),
     [
-        ("nonsense", "last", "RUN nonsense: .* holds no run of that name; the newest are"),
+        ("nonsense", "last", "nonsense: .* holds no run of that name"),
         (None, "7", "has no weights of step 7; it has those of 0, "),
         (None, "newest", "weights must be last, best or the number of a step, found 'newest'"),
         ("nowhere.safetensors", "last", "nowhere.safetensors: no such file"),
@@ -130,7 +130,9 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path, config):
     from safetensors.torch import save_file
 
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match="no settings of this project in its metadata"):
+    with pytest.raises(
+        ValueError, match=r"x\.safetensors does not say"
+    ):
         load_run(tmp_path / "x.safetensors", config=config)
     (tmp_path / "y.safetensors").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="not a safetensors file"):
@@ -158,7 +160,7 @@ def test_the_card_has_what_was_trained_and_what_was_measured(config, names, tmp_
                  f"| parameters | {run.parameters:,} |", "nadam, lr 0.001 (constant)"):  # fmt: skip
         assert fact in text, fact
     assert "initial weights" not in text
-    run.params["initial_weights"], run.record["initial_weights"] = "w.npz", "0123456789abcdef"
+    run.record["initial_weights"] = {"source": "w.npz", "fingerprint": "0123456789abcdef"}
     assert "| initial weights | w.npz, fingerprint 0123456789abcdef |" in model_card(run, "w")
     assert "evaluate w --dataset pathfinder_14\n" in model_card(run, "w")
     run.params["dataset"] = "pathfinder_6_stream"

@@ -13,6 +13,7 @@ from tests.training import tiny
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["tests.training.preload"])
+TIMED = ("settings", "val_seconds")  # of results: what is not the same twice, or not compared here
 SECONDS = 120  # longest that a test waits for a process
 
 Process = multiprocessing.process.BaseProcess
@@ -70,10 +71,10 @@ def outcome(project: Path) -> dict[str, Any]:
     found = {f"model {k}": v for k, v in state["model"].items()}
     for number, tensors in state["optimizer"]["state"].items():
         found |= {f"optimizer {number} {k}": v for k, v in tensors.items()}
-    found |= {f"history {k}": v for k, v in state["history"].items()}
+    found |= {f"history {k}": v for k, v in state["history"].items() if "seconds" not in k}
     (results,) = project.glob("results/*.npz")
     with np.load(results, allow_pickle=False) as arrays:
-        found |= {f"results {k}": v for k, v in arrays.items() if k != "settings"}
+        found |= {f"results {k}": v for k, v in arrays.items() if k not in TIMED}
     return found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tests.training import tiny
@@ -162,12 +163,20 @@ def test_the_run_records_what_it_ran_on(script: Script, project: Path) -> None:
     assert record["overrides"] == ["epochs=1", "clip_gradients=0.5", "aux.timesteps=2"]
     assert record["seed"] == 4
     assert len(record["data"]["train"]["fingerprint"]) >= 8
-    environment = record["environment"]
+    (session,) = record["sessions"]
+    environment = session["environment"]
     assert environment["torch"].startswith("2.") and environment["device"] == "cpu"
     head = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=CLONE, capture_output=True, text=True
     ).stdout.strip()
-    assert environment["git_commit"] == (head or None)
+    assert session["code"]["commit"] == (head or None)
+    assert environment["threads"] == torch.get_num_threads()
+    assert record["network"]["options"]["timesteps"] == 2
+    assert record["network"]["options"]["recurrent_nl"] == "tanh"  # left at the script's own
+    assert record["network"]["input_size"] == [12, 12]
+    assert record["network"]["preprocessing"]["validation"] == ["uint8_rescale", "resize"]
+    assert record["data"]["train"]["im_size"] == [300, 300]
+    assert set(session["code"]["fingerprint"]) == {"script", "layers", "models", "training"}
 
 
 def test_tensorboard_has_the_curves(script: Script, project: Path) -> None:

@@ -60,7 +60,10 @@ def test_a_run_begins_where_the_other_ended(
         assert after["val_loss"][-1] != last
     record = yaml.safe_load(next(project.glob("logs/after_*/settings.yaml")).read_text())
     assert record["parameters"]["initial_weights"] == chosen
-    assert len(record["initial_weights"]) == 16
+    began = record["initial_weights"]
+    assert began["source"] == chosen and len(began["fingerprint"]) == 16
+    if kind in ("run", "checkpoint"):
+        assert (began["step"], began["images"]) == (tiny.STEPS, tiny.EPOCHS * tiny.TRAIN)
 
 
 def test_a_run_goes_on_from_its_own_checkpoint(trained: str, script: Script, project: Path) -> None:
@@ -70,7 +73,7 @@ def test_a_run_goes_on_from_its_own_checkpoint(trained: str, script: Script, pro
     Path(chosen).unlink()
     assert script(*options, "--set", "epochs=2", "--resume", "latest") == COMPLETE
     record = yaml.safe_load(next(project.glob("logs/after_*/settings.yaml")).read_text())
-    assert len(record["initial_weights"]) == 16
+    assert len(record["initial_weights"]["fingerprint"]) == 16
 
 
 def test_what_cannot_be_is_said(
@@ -82,11 +85,11 @@ def test_what_cannot_be_is_said(
         assert sorted(project.glob("logs/*")) == before
         return capsys.readouterr().err
 
-    assert "initial_weights=none.npz: no such file" in says("none.npz")
+    assert "none.npz: no such file" in says("none.npz")
     assert "initial_weights=nobody: " in says("nobody")
     broken = project / "broken.safetensors"
     broken.write_bytes(b"not that")
-    assert f"initial_weights={broken}: it is not a safetensors file" in says(broken)
+    assert f"{broken} is not a safetensors file" in says(broken)
     said = says(trained, "--set", "aux.timesteps=2")
     assert f"initial_weights={trained}: " in said
     assert "hgru.eta has the shape (3,), expected (2,)" in said
