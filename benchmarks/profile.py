@@ -29,6 +29,16 @@ FAMILIES = {
     "_add_transposed_kernel": "mix gate, backward",
     "_gate_gradient_kernel": "gates' gradients",
     "_fold_kernel": "to and from the folded layout",
+    "_gain_bn_kernel": "gain",
+    "_gain_back_bn_kernel": "gain, backward",
+    "_inhibit_bn_kernel": "inhibition",
+    "_inhibit_back_bn_kernel": "inhibition, backward",
+    "_mix_bn_kernel": "mixing",
+    "_mix_back_bn_kernel": "mixing, backward",
+    "_norm_moments_kernel": "normalisation",
+    "_norm_apply_kernel": "normalisation",
+    "_norm_sums_kernel": "normalisation, backward",
+    "_norm_back_kernel": "normalisation, backward",
 }
 
 

@@ -1,67 +1,124 @@
-"""Which circuits the fused operations of layers/circuit_triton.py and layers/circuit_bn_triton.py
-compute, and how they are called."""
+"""Who computes a pass of the circuit: the equations as they are written, or fused kernels.
+
+The fused operations of layers/kernels compute what HGRU.forward says, for the circuits that they
+know. They take the prepared parameters of a pass, not the layer.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+import hashlib
+import inspect
+import io
+import textwrap
+import tokenize
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from layers.horizontal import HorizontalKernel
+from layers.normalisation import BatchNormalisation
 
-if TYPE_CHECKING:
-    from layers.hgru import HGRU
+CHANNELS = 32  # at most, in the fused kernels
+# Of HGRU.forward and HGRU._normalise as the fused kernels compute them; see `fingerprint`.
+PUBLISHED = "b69eb009983e80eb"
 
-CHANNELS = 32  # at most
+
+class Pass(NamedTuple):
+    """The prepared parameters of one pass. K channels, T steps.
+
+    ``horizontal`` are W1 and W2 (twice the same where one serves for both); ``gates`` U1, b_gain,
+    U2, b_mix with U (K, K, h, w) and b (K,); ``letters`` α, μ, γ, κ, ω, each (K, 1, 1) or a
+    constant (1 and 0 for κ and ω without the multiplicative term: Ĥ = f(1 (H1 + E) + 0 H1 E));
+    ``eta`` (T,), or None; ``norms`` those of g1, c1, g2 and c2, one for all steps or one a step, or
+    None.
+    """
+
+    horizontal: tuple[HorizontalKernel, HorizontalKernel]
+    gates: tuple[Tensor, Tensor, Tensor, Tensor]
+    letters: tuple[Tensor | float, ...]
+    eta: Tensor | None
+    norms: dict[str, Sequence[BatchNormalisation]] | None
+    timesteps: int
+    nonlinearity: Callable[[Tensor], Tensor]
+    gate_nonlinearity: Callable[[Tensor], Tensor]
+    recompute: bool
+
+    def norm(self, name: str, t: int) -> BatchNormalisation:
+        """The normalisation of 'g1', 'c1', 'g2' or 'c2' at step t."""
+        assert self.norms is not None
+        return self.norms[name][t if len(self.norms[name]) > 1 else 0]
+
+    def fused_letters(self, X: Tensor) -> list[Tensor]:
+        """All five letters as (K,)."""
+        return [
+            v.flatten() if isinstance(v, Tensor) else X.new_full(X.shape[1:2], v)
+            for v in self.letters
+        ]
 
 
-def applies(layer: HGRU, X: Tensor) -> bool:
-    """Whether the fused operation computes this layer's forward pass on this drive.
+def applies(p: Pass, X: Tensor) -> bool:
+    """Whether a fused operation computes this pass on this drive (N, K, H, W).
 
     It knows the circuits with tanh or relu, logistic gates of one pixel and up to 32 channels,
-    where the horizontal convolution takes its Triton path (float32 on a CUDA device, see
-    HorizontalKernel.method_for); with batch normalisation, those that normalise by the batch at
-    hand, of one process or of several. A probe needs the steps in the open.
+    where the horizontal convolution takes its Triton path (see HorizontalKernel.method_for); with
+    batch normalisation, those that normalise by the batch at hand, of one process or of several.
     """
-    if layer.probe is not None or layer.channels > CHANNELS:
+    if p.horizontal[0].method_for(X) != "triton" or X.shape[1] > CHANNELS:
         return False
-    if layer.batch_norm and not all(map(_by_batch, layer.norms_of("g1"))):
+    norms = p.norms["g1"] if p.norms else ()
+    if not all(norm.training or norm.validation == "batch" for norm in norms):
         return False
-    if layer.recurrent_nl not in ("tanh", "relu") or layer.gate_nl != "sigmoid":
-        return False
-    if layer.gate_filter != 1 or torch.is_autocast_enabled(X.device.type):
-        return False
-    return HorizontalKernel(layer.W1).method_for(X) == "triton"
+    known = p.nonlinearity in (torch.tanh, F.relu) and p.gate_nonlinearity is torch.sigmoid
+    return known and p.gates[0].shape[-1] == 1
 
 
-def run(layer: HGRU, X: Tensor) -> Tensor:
-    """The layer's hidden state after its last step, (N, K, H, W); what its forward would give."""
-    from layers import circuit_bn_triton  # needs Triton, which not all machines have
-    from layers.circuit_triton import circuit
+def run(p: Pass, X: Tensor, H2: Tensor) -> Tensor:
+    """The hidden state after the last step, (N, K, H, W), by a fused operation.
 
-    letters = [_letter(layer, name, X) for name in ("alpha", "mu", "gamma")]
-    if layer.multiplicative_excitation:
-        letters += [_letter(layer, name, X) for name in ("kappa", "omega")]
-    else:
-        letters += [X.new_ones(layer.channels), X.new_zeros(layer.channels)]
-    eta = layer.eta[: layer.timesteps] if layer.adaptation else X.new_ones(layer.timesteps)
-    if layer.batch_norm:
-        return circuit_bn_triton.run(layer, X, letters, eta)
-    W1, W2 = layer._horizontal_kernels()
-    U1, U2 = (U.flatten(1) for U in layer._gate_kernels())
+    Args:
+        p: the parameters.
+        X: feedforward drive (N, K, H, W).
+        H2: the hidden state before the first step, likewise.
+    """
+    if p.norms:
+        from layers.kernels import circuit_bn  # needs Triton, which not all machines have
+
+        return circuit_bn.run(p, X, H2)
+    from layers.kernels.circuit import circuit
+
+    W1, W2 = p.horizontal
+    U1, b_gain, U2, b_mix = p.gates
     return circuit(
-        X, layer.initial_hidden(X), (W1.W, W2.W if layer.separate_kernels else None),
-        (U1, layer.b_gain, U2, layer.b_mix), letters, eta,
-        tanh=layer.recurrent_nl == "tanh", recompute=layer.recompute,
-    )  # fmt: skip
+        X,
+        H2,
+        (W1.W, None if W2 is W1 else W2.W),
+        (U1.flatten(1), b_gain, U2.flatten(1), b_mix),
+        p.fused_letters(X),
+        X.new_ones(p.timesteps) if p.eta is None else p.eta,
+        tanh=p.nonlinearity is torch.tanh,
+        recompute=p.recompute,
+    )
 
 
-def _by_batch(norm: Any) -> bool:
-    """Whether a normalisation takes the statistics of the batch at hand, now."""
-    return norm.training or norm.validation == "batch"
+@functools.cache
+def as_published(*functions: Callable) -> bool:
+    """Whether these are still the equations that the fused kernels compute."""
+    try:
+        return fingerprint(*functions) == PUBLISHED
+    except OSError:  # there is no source to look at, hence none that was edited
+        return True
 
 
-def _letter(layer: HGRU, name: str, X: Tensor) -> Tensor:
-    value = layer._letter(name)
-    return value.flatten() if isinstance(value, Tensor) else X.new_full((layer.channels,), value)
+def fingerprint(*functions: Callable) -> str:
+    """A number of the functions' source, whatever their comments and layout."""
+    digest = hashlib.sha256()
+    for function in functions:
+        source = textwrap.dedent(inspect.getsource(function))
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type in (tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING):
+                digest.update(f"{token.string} ".encode())
+    return digest.hexdigest()[:16]

@@ -3,8 +3,10 @@
 One layer gives the six circuits of the 2018 release; each is a choice of options.
 """
 
+import contextlib
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from layers import circuit, initial
 from layers.horizontal import HorizontalKernel
+from layers.methods import in_weights_precision
 from layers.normalisation import BatchNormalisation
 
 NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -165,6 +168,7 @@ class HGRU(nn.Module):
         self.draw_offset = 0
         self.lesioned: frozenset[str] = frozenset()
         self.probe: Callable[[int, dict[str, Tensor]], None] | None = None
+        self._same_noise = False
 
         K, T, uniform = channels, timesteps, not normal_initializer
 
@@ -219,18 +223,28 @@ class HGRU(nn.Module):
                 }
             )  # fmt: skip
 
-    def forward(self, X: Tensor) -> Tensor:
-        self._check(X)
-        if circuit.applies(self, X):
-            return circuit.run(self, X)  # the same equations in fused kernels
-        f, σ = NONLINEARITIES[self.recurrent_nl], NONLINEARITIES[self.gate_nl]
-        α, μ, γ, κ, ω = (self._letter(name) for name in LETTERS)
-        W1, W2 = self._horizontal_kernels()
-        U1, U2 = self._gate_kernels()
-        b_gain, b_mix = self.b_gain, self.b_mix
-        BN = self._normalise
+    @in_weights_precision("W1")
+    def forward(
+        self, X: Tensor, return_states: bool = False
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """The equations above.
 
+        Args:
+            X: feedforward drive (N, K, H, W).
+            return_states: give the states of all steps as well.
+
+        Returns:
+            H2 after the last step (N, K, H, W); with ``return_states`` also G1, C1, H1, G2, C2 and
+            H2 by name, each (T, N, K, H, W).
+        """
+        p = self._prepared(X)
         H2 = self.initial_hidden(X)  # (N, K, H, W), as is every capital below
+        if not return_states and self._fused(p, X):
+            return circuit.run(p, X, H2)  # the same equations in fused kernels
+        f, σ, BN = p.nonlinearity, p.gate_nonlinearity, self._normalise
+        (W1, W2), (U1, b_gain, U2, b_mix), (α, μ, γ, κ, ω) = p.horizontal, p.gates, p.letters
+
+        states: list[dict[str, Tensor]] = []
         for t in range(self.timesteps):
             G1 = σ(BN("g1", t, F.conv2d(H2, U1, b_gain, padding="same")))
             C1 = BN("c1", t, W1(H2 * G1))
@@ -245,9 +259,53 @@ class HGRU(nn.Module):
             H2 = G2 * H2 + (1 - G2) * Ĥ
             if self.adaptation:
                 H2 = self.eta[t] * H2
+            if return_states or self.probe is not None:
+                states.append({"G1": G1, "C1": C1, "H1": H1, "G2": G2, "C2": C2, "H2": H2})
             if self.probe is not None:
-                self.probe(t, {"G1": G1, "C1": C1, "H1": H1, "G2": G2, "C2": C2, "H2": H2})
+                self.probe(t, states.pop() if not return_states else states[-1])
+        if return_states:
+            return H2, {name: torch.stack([s[name] for s in states]) for name in states[0]}
         return H2
+
+    def _prepared(self, X: Tensor) -> circuit.Pass:
+        """The parameters of one pass."""
+        self._check(X)
+        W1 = HorizontalKernel(self.W1, symmetric=self.symmetric_weights)
+        W2 = W1
+        if self.separate_kernels:
+            W2 = HorizontalKernel(self.W2, symmetric=self.symmetric_weights)
+        U1: Tensor = self.U1
+        U2: Tensor = self.U2
+        if self.symmetric_gate_weights:
+            U1, U2 = initial.symmetric_gradient(U1), initial.symmetric_gradient(U2)
+        letters = [self._letter(name) for name in LETTERS]
+        if not self.multiplicative_excitation:
+            letters[3:] = [1.0, 0.0]
+        return circuit.Pass(
+            horizontal=(W1, W2),
+            gates=(U1, self.b_gain, U2, self.b_mix),
+            letters=tuple(letters),
+            eta=self.eta[: self.timesteps] if self.adaptation else None,
+            norms=dict(self.norms.items()) if self.batch_norm else None,  # type: ignore[arg-type]
+            timesteps=self.timesteps,
+            nonlinearity=NONLINEARITIES[self.recurrent_nl],
+            gate_nonlinearity=NONLINEARITIES[self.gate_nl],
+            recompute=self.recompute,
+        )
+
+    def _fused(self, p: circuit.Pass, X: Tensor) -> bool:
+        """Whether fused kernels compute this pass: where they know it, nobody asks for the steps,
+        and nobody has changed the equations."""
+        if self.probe is not None or not circuit.applies(p, X):
+            return False
+        if circuit.as_published(HGRU.forward, type(self)._normalise):
+            return True
+        warnings.warn(
+            "the equations of HGRU.forward were edited: they are computed as they stand, without "
+            "the fused kernels, which is several times slower",
+            stacklevel=3,
+        )
+        return False
 
     def initial_hidden(self, X: Tensor) -> Tensor:
         """H2 before the first step, by ``hidden_init``; shaped as X (N, K, H, W)."""
@@ -265,6 +323,7 @@ class HGRU(nn.Module):
                     f"{tuple(self.hidden.shape)}, found {tuple(X.shape)}"
                 )
             return own
+        self._refuse_other_noise()
         n, K, height, width = X.shape
         total, first = self.draw_images or n, self.draw_offset
         # The original's rule takes the shape (N, H, W, K) for a kernel's (h, w, in, out).
@@ -282,6 +341,41 @@ class HGRU(nn.Module):
             if drawn is not own:
                 own.copy_(drawn[ours.start - start : ours.stop - start])
         return noise
+
+    def _refuse_other_noise(self) -> None:
+        """torch.utils.checkpoint computes a pass again in backward, and brings PyTorch's own
+        generators back for it, but not ``noise_generator``."""
+        if self.noise_generator is None or torch.compiler.is_compiling() or self._same_noise:
+            return
+        if torch._C._current_graph_task_id() != -1:
+            raise RuntimeError(
+                "a pass that is computed again in backward (torch.utils.checkpoint) would draw "
+                "another hidden state from noise_generator, and give wrong gradients; call "
+                "checkpoint(..., use_reentrant=False, context_fn=layer.same_noise), or set "
+                "noise_generator to None"
+            )
+
+    def same_noise(self) -> tuple[contextlib.AbstractContextManager, ...]:
+        """``context_fn`` of torch.utils.checkpoint: the pass that is computed again in backward
+        draws the hidden state that the first one drew from ``noise_generator``."""
+        generator = self.noise_generator
+        state = None if generator is None else generator.get_state()
+
+        @contextlib.contextmanager
+        def again() -> Iterator[None]:
+            if generator is None or state is None:
+                yield
+                return
+            now = generator.get_state()
+            generator.set_state(state)
+            self._same_noise = True
+            try:
+                yield
+            finally:
+                self._same_noise = False
+                generator.set_state(now)
+
+        return contextlib.nullcontext(), again()
 
     def lesion(self, *letters: str) -> None:
         """Hold these letters at 0 from now on, whatever was learned; none lifts all lesions.
@@ -311,17 +405,6 @@ class HGRU(nn.Module):
 
     def _letter(self, name: str) -> Tensor | float:
         return 0.0 if name in self.lesioned else getattr(self, name)
-
-    def _horizontal_kernels(self) -> tuple[HorizontalKernel, HorizontalKernel]:
-        W1 = HorizontalKernel(self.W1, symmetric=self.symmetric_weights)
-        if not self.separate_kernels:
-            return W1, W1
-        return W1, HorizontalKernel(self.W2, symmetric=self.symmetric_weights)
-
-    def _gate_kernels(self) -> tuple[Tensor, Tensor]:
-        if self.symmetric_gate_weights:
-            return initial.symmetric_gradient(self.U1), initial.symmetric_gradient(self.U2)
-        return self.U1, self.U2
 
     def _normalise(self, name: str, t: int, x: Tensor) -> Tensor:
         if not self.batch_norm:

@@ -10,20 +10,15 @@ prepared once a pass and then applied to as many activities as the circuit likes
 Three methods give the same numbers to rounding. ``direct`` is PyTorch's own convolution, the plain
 reference. ``fft`` multiplies spectra: the kernel's is computed once and shared by every
 application, and the kernel's gradient is summed over applications in the frequency domain and
-brought back once. ``triton`` (layers/spectral_triton.py) is the same product on a CUDA device, with
-the transforms as matrix products on its matrix units; it rounds to TF32 where PyTorch's own
+brought back once. ``triton`` (layers/kernels/spectral.py) is the same product on a CUDA device,
+with the transforms as matrix products on its matrix units; it rounds to TF32 where PyTorch's own
 convolutions may (torch.backends.cudnn.allow_tf32). :func:`horizontal_method` forces one.
 """
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
-import functools
-import importlib.util
 import math
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,35 +26,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from layers.initial import symmetric_gradient
+from layers.methods import (
+    GradientSum,
+    forced_method,
+    has_triton,
+    horizontal_method,
+    in_weights_precision,
+    known_method,
+    refuse_double_backward,
+    transformed,
+)
 
-METHODS = ("auto", "direct", "fft", "triton")
-_forced: contextvars.ContextVar[str] = contextvars.ContextVar("horizontal_method", default="auto")
+__all__ = ["HorizontalKernel", "direct_convolution", "horizontal_method"]
 
 # From here up, by the kernel's taps (height × width), the method is faster than `direct`
 # (benchmarks/scaling.py); Triton's in a captured step.
 FFT_TAPS_CPU = 81
 FFT_TAPS_CUDA = 400
 TRITON_TAPS = 49
-
-
-@contextlib.contextmanager
-def horizontal_method(method: str) -> Iterator[None]:
-    """Within the block, every kernel made without a method of its own uses this one.
-
-    ``method``: 'auto' (chosen by shape and device), 'direct', 'fft' or 'triton'. Raises
-    ValueError for another name.
-    """
-    token = _forced.set(_known(method))
-    try:
-        yield
-    finally:
-        _forced.reset(token)
-
-
-def _known(method: str) -> str:
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
-    return method
 
 
 def same_padding(size: int) -> tuple[int, int]:
@@ -91,14 +75,17 @@ class HorizontalKernel:
                 f"a symmetric W needs as many output as input channels, got {tuple(W.shape)}"
             )
         self.W = symmetric_gradient(W) if symmetric else W
-        self.method = _known(method or _forced.get())
+        self.method = known_method(method or forced_method())
         self._prepared: dict[tuple, Callable[[Tensor], Tensor]] = {}
 
+    @in_weights_precision("W")
     def __call__(self, activity: Tensor) -> Tensor:
         self._check(activity)
         method = self.method_for(activity)
         if method == "direct":
             return direct_convolution(activity, self.W)
+        if method == "fft" and transformed():
+            return spectral_ref(activity, self.W)
         sizes = (*activity.shape[-2:], *self.W.shape[-2:])
         if (method, sizes) not in self._prepared:
             self._prepared[method, sizes] = self._prepare(method, sizes)
@@ -111,21 +98,27 @@ class HorizontalKernel:
         if activity.dtype not in (torch.float32, torch.float64) or activity.numel() == 0:
             return "direct"
         taps = self.W.shape[-2] * self.W.shape[-1]
+        if transformed():
+            return "direct" if activity.is_cuda or taps < FFT_TAPS_CPU else "fft"
+        if not activity.is_cuda:
+            return "fft" if taps >= FFT_TAPS_CPU else "direct"
         if self._fits_triton(activity):
             return "triton" if taps >= TRITON_TAPS else "direct"
-        return "fft" if taps >= (FFT_TAPS_CUDA if activity.is_cuda else FFT_TAPS_CPU) else "direct"
+        return "fft" if taps >= FFT_TAPS_CUDA else "direct"
 
     def _prepare(self, method: str, sizes: tuple[int, int, int, int]) -> Callable[[Tensor], Tensor]:
         if method == "fft":
             return _FFTKernel(self.W, sizes)
-        from layers.spectral_triton import TritonKernel  # needs Triton, which not all machines have
+        from layers.kernels.spectral import (
+            TritonKernel,  # needs Triton, which not all machines have
+        )
 
         return TritonKernel(self.W, sizes)
 
     def _fits_triton(self, activity: Tensor) -> bool:
         """Float32, at most 64 channels, and tensors of fewer than 2³¹ numbers, on a recent GPU."""
         channels = max(self.W.shape[:2])
-        if not activity.is_cuda or activity.dtype != torch.float32 or channels > 64:
+        if activity.dtype != torch.float32 or channels > 64:
             return False
         spread = activity.shape[0] * channels * (activity.shape[2] + 64) * (activity.shape[3] + 64)
         return 2 * spread < 2**31 and has_triton(activity.device)
@@ -141,23 +134,9 @@ class HorizontalKernel:
         if self.method == "triton" and not self._fits_triton(activity):
             raise ValueError(
                 "method 'triton' needs float32, at most 64 channels and a CUDA device of compute "
-                f"capability 8.0 or more with Triton installed; got {activity.dtype}, "
-                f"{max(self.W.shape[:2])} channels, {activity.device}"
+                "capability 8.0 or more with Triton installed (or its interpreter); got "
+                f"{activity.dtype}, {max(self.W.shape[:2])} channels, {activity.device}"
             )
-
-
-@functools.cache
-def has_triton(device: torch.device) -> bool:
-    """Whether Triton is installed and this CUDA device has matrix units that take TF32."""
-    if importlib.util.find_spec("triton") is None:
-        return False
-    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
-
-
-def wants_triton(device: torch.device) -> bool:
-    """Whether fused kernels may take the place of PyTorch's own here: where Triton runs, unless
-    :func:`horizontal_method` asks for 'direct'."""
-    return device.type == "cuda" and _forced.get() != "direct" and has_triton(device)
 
 
 def direct_convolution(activity: Tensor, W: Tensor) -> Tensor:
@@ -167,6 +146,23 @@ def direct_convolution(activity: Tensor, W: Tensor) -> Tensor:
     if (top, left) == (bottom, right):
         return F.conv2d(activity, W, padding=(top, left))
     return F.conv2d(F.pad(activity, (left, right, top, bottom)), W)
+
+
+def spectral_ref(activity: Tensor, W: Tensor) -> Tensor:
+    """The spectral method in plain operations, which autograd, compilers and transforms can follow.
+
+    With θ the frequencies of a transform that is long enough for nothing to wrap round,
+    X̂(θ) = Σ_d x(d) exp(−iθd) and Ŵ(θ) = Σ_d W(d) exp(+iθd), d counted from the tap that lies on
+    the output's pixel: Ŷ = Σ over input channels of Ŵ X̂. Shapes as :func:`direct_convolution`.
+    """
+    (height, width), (taps_y, taps_x) = activity.shape[-2:], W.shape[-2:]
+    plan = _Plan.of(height, width, taps_y, taps_x)
+    lengths = (plan.rows, plan.columns)
+    down, along = (w.to(activity.device) for w in plan.waves(W))
+    kernel = torch.einsum("uy,vx,oiyx->oiuv", down, along, W.to(down.dtype))
+    spectrum = torch.fft.rfft2(activity, lengths)
+    product = torch.einsum("oiuv,niuv->nouv", kernel, spectrum)
+    return torch.fft.irfft2(product, lengths)[..., :height, :width]
 
 
 @dataclass(frozen=True)
@@ -203,7 +199,8 @@ def _waves(length: int, frequencies: int, taps: int, like: Tensor) -> Tensor:
     k = torch.arange(frequencies, dtype=torch.float64)
     turn = torch.remainder(torch.outer(k, d), length) / length
     waves = torch.polar(torch.ones_like(turn), 2 * math.pi * turn)
-    return waves.to(device=like.device, dtype=like.dtype.to_complex())
+    kind = torch.complex128 if like.dtype == torch.float64 else torch.complex64
+    return waves.to(device=like.device, dtype=kind)
 
 
 def fast_length(least: int) -> int:
@@ -217,29 +214,6 @@ def fast_length(least: int) -> int:
         if rest == 1:
             return n
         n += 2
-
-
-class GradientSum:
-    """Where one pass's applications add up the gradient of the spectrum they share.
-
-    Autograd would add sixteen large tensors; instead the first application to run backward hands
-    its tensor to autograd and the others add into that same one. Only autograd keeps it alive, so
-    a pass that was broken off, or that asked for no gradient of W, leaves nothing behind.
-    """
-
-    def __init__(self) -> None:
-        self._tensor: weakref.ref[Tensor] | None = None
-
-    def add(self, put: Callable[[], Tensor], join: Callable[[Tensor], object]) -> Tensor | None:
-        """`put` makes the sum's first term, `join` adds to the sum in place. Returns what to hand
-        to autograd: the sum if it is new, None if autograd holds it already."""
-        held = self._tensor() if self._tensor else None
-        if held is not None:
-            join(held)
-            return None
-        held = put()
-        self._tensor = weakref.ref(held)
-        return held
 
 
 class _FFTKernel:
@@ -340,11 +314,3 @@ def _inverse(product: Tensor, plan: _Plan) -> Tensor:
     spectrum = torch.view_as_complex(parts.contiguous())  # (N, K, rows, half row)
     full = torch.fft.irfft2(spectrum, (plan.rows, plan.columns))
     return full[..., : plan.height, : plan.width].contiguous()
-
-
-def refuse_double_backward() -> None:
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "the spectral horizontal convolution has no second derivative; for double backward "
-            "(create_graph=True) run the forward pass within horizontal_method('direct')"
-        )

@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+from layers.methods import transformed
+
 TRUNCATION = 2.0  # the normal rule draws again beyond this many standard deviations
 
 
@@ -85,4 +87,7 @@ def symmetric_gradient(weight: Tensor) -> Tensor:
 
     A kernel that starts symmetric then stays symmetric (the release's ``SymmetricConv`` gradient).
     """
+    if transformed():  # the same in operations that compilers and transforms can follow
+        even = symmetric(weight)
+        return even + (weight - even).detach()
     return _SymmetricGradient.apply(weight)

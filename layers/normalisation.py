@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layers.horizontal import wants_triton
+from layers.methods import wants_triton
 
 EPSILON = 1e-3
 OverRanks = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor, int | Tensor]]
@@ -68,6 +68,8 @@ class BatchNormalisation(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.numel() == 0 and self.over_ranks is None:  # no image: nothing to normalise by
+            return x * self.weight.view((-1,) + (1,) * (x.dim() - 2))
         if not self.training and self.validation == "running":
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.epsilon
@@ -95,7 +97,7 @@ class BatchNormalisation(nn.Module):
         return y
 
     def _by_triton(self, x: Tensor) -> Tensor:
-        from layers.normalisation_triton import batch_normalisation  # needs Triton
+        from layers.kernels.normalisation import batch_normalisation  # needs Triton
 
         y, mean, variance, count = batch_normalisation(
             x, self.weight, self.bias, self.epsilon, self.over_ranks, self.sum_over_ranks

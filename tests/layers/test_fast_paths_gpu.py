@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 
-from layers import circuit
 from layers.hgru import HGRU
 from layers.horizontal import HorizontalKernel, horizontal_method
 from layers.normalisation import BatchNormalisation
@@ -14,7 +13,10 @@ from training.distribution import Ranks
 from training.optimizers import optimizer
 from training.step import GraphedForward, TrainStep
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
 CUDA = torch.device("cuda")
 # Largest ‖difference‖ / ‖reference‖ with TF32 and without, of outputs and of gradients. A relu
 # whose input's sign is a matter of rounding has another gradient: hence more room for its circuit.
@@ -99,7 +101,7 @@ def test_circuit_with_batch_normalisation(options, size, tf32):
     layer = HGRU(6, timesteps=4, hidden_init="identity", batch_norm=True, **options).to(CUDA)
     X = torch.rand(3, 6, *size, device=CUDA, requires_grad=True)
     g = torch.randn(3, 6, *size, device=CUDA)
-    assert circuit.applies(layer, X)
+    assert layer._fused(layer._prepared(X), X)
 
     def results(layer, X, g):
         y = layer(X)
@@ -111,7 +113,7 @@ def test_circuit_with_batch_normalisation(options, size, tf32):
     found = results(layer, X, g)
     with horizontal_method("direct"):
         exact = results(plain, X.double(), g.double())
-        assert not circuit.applies(plain, X)
+        assert not plain._fused(plain._prepared(X.double()), X.double())
     pairs = list(zip(found, exact, strict=True))
     if tf32 and options.get("recurrent_nl") == "relu":
         # The letters' gradients hang on the signs of a few pixels near 0; float32 compares them.
@@ -129,7 +131,7 @@ def test_circuit_with_batch_normalisation_over_processes():
         if isinstance(norm, BatchNormalisation):
             norm.over_ranks = lambda mean, variance, n: (mean, variance, mean.new_tensor(2.0 * n))
             norm.sum_over_ranks = lambda sums: 2 * sums
-    assert circuit.applies(layer, X)
+    assert layer._fused(layer._prepared(X), X)
 
     def results(layer, X, g):
         X.requires_grad_()
@@ -147,6 +149,20 @@ def test_circuit_with_batch_normalisation_over_processes():
         assert difference(2 * a, b) < 1e-2
     for a, b in zip(layer.buffers(), plain.buffers(), strict=True):
         assert difference(a, b) < 1e-2
+
+
+def test_circuit_is_differentiated_twice_over():
+    """With retain_graph, to the same bits; an edited weight is noticed."""
+    layer = HGRU(6, timesteps=2, hidden_init="identity").to(CUDA)
+    X = torch.rand(1, 6, 20, 20, device=CUDA, requires_grad=True)
+    loss, weights = layer(X).square().sum(), list(layer.parameters())
+    first = torch.autograd.grad(loss, weights, retain_graph=True)
+    for a, b in zip(first, torch.autograd.grad(loss, weights, retain_graph=True), strict=True):
+        assert torch.equal(a, b)
+    with torch.no_grad():
+        layer.U1.mul_(2)
+    with pytest.raises(RuntimeError, match="inplace operation"):
+        torch.autograd.grad(loss, weights)
 
 
 def test_circuit_refuses_a_second_derivative():

@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 from layers.horizontal import HorizontalKernel
 from tests.layers.test_fast_paths_gpu import CUDA, TOLERANCE, difference
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
 
 
 def results(x, W, g, method):
@@ -24,18 +27,20 @@ def largest_difference(x, W, g):
     return max(difference(a.detach(), b.detach()) for a, b in pairs)
 
 
-# A few shapes only: every new size of image or kernel compiles its kernels first.
+# Three sizes only, as every new one compiles its kernels first.
 @settings(
     max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     images=st.integers(1, 40),
     channels=st.tuples(st.integers(1, 40), st.integers(1, 40)),
-    size=st.tuples(st.integers(8, 180), st.integers(8, 180)),
-    taps=st.tuples(st.integers(3, 31), st.integers(3, 31)),
+    shape=st.sampled_from(
+        [((8, 41), (3, 15)), ((150, 77), (15, 20)), ((180, 53), (31, 4))]  # (size, taps)
+    ),
     seed=st.integers(0, 2**31),
 )
-def test_random_shapes(tf32, images, channels, size, taps, seed):
+def test_random_shapes(tf32, images, channels, shape, seed):
+    size, taps = shape
     generator = torch.Generator(CUDA).manual_seed(seed)
     outputs, inputs = channels
 

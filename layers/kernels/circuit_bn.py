@@ -18,7 +18,7 @@ A normalised value is n = (x − mean) r, r = 1 / √(variance + ε), and enters
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,13 +26,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from layers.circuit_triton import CHUNK, WARPS, _f, _f_slope
-from layers.horizontal import refuse_double_backward
-from layers.normalisation import BatchNormalisation
-from layers.normalisation_triton import moments
+from layers.kernels.circuit import CHUNK, WARPS, _f, _f_slope
+from layers.kernels.normalisation import moments
+from layers.methods import refuse_double_backward
 
 if TYPE_CHECKING:
-    from layers.hgru import HGRU
+    from layers.circuit import Pass
+    from layers.normalisation import BatchNormalisation
 
 
 @triton.jit
@@ -63,7 +63,7 @@ def _through(g, n, k, means, number: tl.constexpr, channels, inverse, weight):
 
 
 @triton.jit
-def _gain_kernel(
+def _gain_bn_kernel(
     h2, a1, mean, inverse, weight, p, pixels, channels, chunks, PIXELS: tl.constexpr
 ):
     at, mask, k = _place(pixels, channels, chunks, PIXELS)
@@ -73,7 +73,7 @@ def _gain_kernel(
 
 
 @triton.jit
-def _gain_back_kernel(
+def _gain_back_bn_kernel(
     dp, h2, a1, mean, inverse, weight, means, sums, dh2, da1, pixels, channels, chunks,
     SUMS: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
@@ -92,7 +92,7 @@ def _gain_back_kernel(
 
 
 @triton.jit
-def _inhibit_kernel(
+def _inhibit_bn_kernel(
     x, h2, c1, mean, inverse, weight, alpha, mu, h1, pixels, channels, chunks,
     TANH: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
@@ -104,7 +104,7 @@ def _inhibit_kernel(
 
 
 @triton.jit
-def _inhibit_back_kernel(
+def _inhibit_back_bn_kernel(
     dh1, h1, h2, c1, mean, inverse, weight, alpha, mu, means, sums, dx, dh2, dc1,
     pixels, channels, chunks, SUMS: tl.constexpr, TANH: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
@@ -129,7 +129,7 @@ def _inhibit_back_kernel(
 
 
 @triton.jit
-def _mix_kernel(
+def _mix_bn_kernel(
     h1, h2, a2, a_mean, a_inverse, a_weight, c2, c_mean, c_inverse, c_weight,
     gamma, kappa, omega, eta, out, pixels, channels, chunks,
     TANH: tl.constexpr, PIXELS: tl.constexpr,
@@ -145,7 +145,7 @@ def _mix_kernel(
 
 
 @triton.jit
-def _mix_back_kernel(
+def _mix_back_bn_kernel(
     grad, h1, h2, a2, a_mean, a_inverse, a_weight, c2, c_mean, c_inverse, c_weight,
     gamma, kappa, omega, eta, means, sums, dh1, dh2, da2, dc2, pixels, channels, chunks,
     SUMS: tl.constexpr, TANH: tl.constexpr, PIXELS: tl.constexpr,
@@ -235,15 +235,15 @@ class _Gain(torch.autograd.Function):
         ctx.save_for_backward(h2, a1, mean, inverse, weight)
         ctx.batch = batch
         p = torch.empty_like(h2)
-        _launch(_gain_kernel, h2, a1, mean, inverse, weight, p, like=h2)
+        _launch(_gain_bn_kernel, h2, a1, mean, inverse, weight, p, like=h2)
         return p
 
     @staticmethod
     def backward(ctx, dp):
         refuse_double_backward()
         arguments = dp.contiguous(), *ctx.saved_tensors
-        sums = _sums(_gain_back_kernel, 2, 2, *arguments, like=dp)
-        dh2, da1 = _gradients(_gain_back_kernel, 2, ctx.batch.means(sums), *arguments, like=dp)
+        sums = _sums(_gain_back_bn_kernel, 2, 2, *arguments, like=dp)
+        dh2, da1 = _gradients(_gain_back_bn_kernel, 2, ctx.batch.means(sums), *arguments, like=dp)
         return dh2, da1, sums[1], None, None, None
 
 
@@ -254,7 +254,7 @@ class _Inhibit(torch.autograd.Function):
     def forward(ctx, x, h2, c1, weight, mean, inverse, batch, alpha, mu, tanh):
         h1 = torch.empty_like(x)
         _launch(
-            _inhibit_kernel, x, h2, c1, mean, inverse, weight, alpha, mu, h1, like=x, TANH=tanh
+            _inhibit_bn_kernel, x, h2, c1, mean, inverse, weight, alpha, mu, h1, like=x, TANH=tanh
         )
         ctx.save_for_backward(h1, h2, c1, mean, inverse, weight, alpha, mu)
         ctx.batch, ctx.tanh = batch, tanh
@@ -265,9 +265,9 @@ class _Inhibit(torch.autograd.Function):
         refuse_double_backward()
         arguments = dh1.contiguous(), *ctx.saved_tensors
         options = {"like": dh1, "TANH": ctx.tanh}
-        sums = _sums(_inhibit_back_kernel, 4, 3, *arguments, **options)
+        sums = _sums(_inhibit_back_bn_kernel, 4, 3, *arguments, **options)
         means = ctx.batch.means(sums[:2])
-        dx, dh2, dc1 = _gradients(_inhibit_back_kernel, 3, means, *arguments, **options)
+        dx, dh2, dc1 = _gradients(_inhibit_back_bn_kernel, 3, means, *arguments, **options)
         return dx, dh2, dc1, sums[1], None, None, None, sums[2], sums[3], None
 
 
@@ -282,7 +282,7 @@ class _Mix(torch.autograd.Function):
             gamma, kappa, omega, eta,
         )  # fmt: skip
         out = torch.empty_like(h2)
-        _launch(_mix_kernel, *taken, out, like=h2, TANH=tanh)
+        _launch(_mix_bn_kernel, *taken, out, like=h2, TANH=tanh)
         ctx.save_for_backward(*taken)
         ctx.batch, ctx.tanh = batch, tanh
         return out
@@ -292,9 +292,9 @@ class _Mix(torch.autograd.Function):
         refuse_double_backward()
         arguments = grad.contiguous(), *ctx.saved_tensors
         options = {"like": grad, "TANH": ctx.tanh}
-        sums = _sums(_mix_back_kernel, 8, 4, *arguments, **options)
+        sums = _sums(_mix_back_bn_kernel, 8, 4, *arguments, **options)
         means = ctx.batch.means(sums[:4])
-        dh1, dh2, da2, dc2 = _gradients(_mix_back_kernel, 4, means, *arguments, **options)
+        dh1, dh2, da2, dc2 = _gradients(_mix_back_bn_kernel, 4, means, *arguments, **options)
         return (
             dh1, dh2, da2, sums[1], None, None, None, dc2, sums[3], None, None, None,
             *sums[4:7], sums[7].sum(), None,
@@ -321,38 +321,35 @@ def _statistics(*pairs: tuple[BatchNormalisation, Tensor]) -> list[tuple[Any, ..
         return results
 
 
-def run(layer: HGRU, X: Tensor, letters: list[Tensor], eta: Tensor) -> Tensor:
-    """The layer's hidden state after its last step, (N, K, H, W); what its forward would give.
+def run(p: Pass, X: Tensor, H2: Tensor) -> Tensor:
+    """The hidden state after the last step, (N, K, H, W).
 
     Args:
-        layer: one with batch normalisation.
+        p: parameters with normalisations.
         X: feedforward drive (N, K, H, W), float32 on a CUDA device.
-        letters: α, μ, γ, κ, ω, each (K,); constants as well.
-        eta: η (T,), ones without adaptation.
+        H2: the hidden state before the first step, likewise.
 
     Raises RuntimeError from a double backward.
     """
-    W1, W2 = layer._horizontal_kernels()
-    U1, U2 = layer._gate_kernels()
-    α, μ, γ, κ, ω = letters
-    tanh = layer.recurrent_nl == "tanh"
+    W1, W2 = p.horizontal
+    U1, b_gain, U2, b_mix = p.gates
+    α, μ, γ, κ, ω = p.fused_letters(X)
+    eta = X.new_ones(p.timesteps) if p.eta is None else p.eta
+    tanh = p.nonlinearity is torch.tanh
 
     def statistics(t: int, **inputs: Tensor) -> list[tuple[Any, ...]]:
-        norms = [layer.norms_of(name)[0 if layer.reuse else t] for name in inputs]
-        return _statistics(
-            *zip(cast("list[BatchNormalisation]", norms), inputs.values(), strict=True)
-        )
+        return _statistics(*((p.norm(name, t), x) for name, x in inputs.items()))
 
     X = X.contiguous()
-    H2 = layer.initial_hidden(X).contiguous()
-    for t in range(layer.timesteps):
-        A1 = F.conv2d(H2, U1, layer.b_gain)
+    H2 = H2.contiguous()
+    for t in range(p.timesteps):
+        A1 = F.conv2d(H2, U1, b_gain)
         (g1,) = statistics(t, g1=A1)
         P = _Gain.apply(H2, A1, *g1)
         C1 = W1(P)
         (c1,) = statistics(t, c1=C1)
         H1 = _Inhibit.apply(X, H2, C1, *c1, α, μ, tanh)
-        A2 = F.conv2d(H1, U2, layer.b_mix)
+        A2 = F.conv2d(H1, U2, b_mix)
         C2 = W2(H1)
         g2, c2 = statistics(t, g2=A2, c2=C2)
         H2 = _Mix.apply(H1, H2, A2, *g2, C2, *c2, γ, κ, ω, eta[t], tanh)

@@ -42,7 +42,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from layers.horizontal import GradientSum, refuse_double_backward
+from layers.methods import GradientSum, refuse_double_backward
 
 STEP = 16  # a matrix unit's depth: the frequencies are a multiple of it
 HALF_PRECISION, FLOAT32 = "half", "float32"
@@ -178,6 +178,8 @@ def add_product(high, low, m_high, m_low, sum, PRECISION: tl.constexpr):
 @triton.jit
 def power_above(x):
     """The power of two above x ≥ 0 (2⁻¹²⁶ for 0)."""
+    # Of a float32, bits 23 to 30 are the exponent: kept, and one more. 0x7D000000 is 2¹²³: NaN,
+    # infinity and what is near them count as that, so that the result stays finite.
     bits = tl.minimum(x.to(tl.int32, bitcast=True), 0x7D000000)
     return ((bits & 0x7F800000) + 0x00800000).to(tl.float32, bitcast=True)
 
@@ -389,7 +391,13 @@ def _back_kernel(
 
 @triton.jit
 def _join(spectrum, at, size, mask):
-    """The complex values at (u, v) and (u, −v) from the four real numbers of a pair."""
+    """The complex values at (u, v) and (u, −v) from the four real numbers of a pair.
+
+    The row transform makes p − iq of a row, and the column transform p − iq of each of these two.
+    With names row first: X(u, v) = (pp − i pq) − i (qp − i qq) = (pp − qq) − i (qp + pq). At −v the
+    columns' sines change sign, so pq and qq do: X(u, −v) = (pp + qq) + i (pq − qp). The way back
+    solves for the four numbers; the ½ is in the inverse's scale.
+    """
     pp = tl.load(spectrum + at, mask=mask, other=0.0).to(tl.float32)
     qp = tl.load(spectrum + at + size, mask=mask, other=0.0).to(tl.float32)
     pq = tl.load(spectrum + at + 2 * size, mask=mask, other=0.0).to(tl.float32)

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from layers.horizontal import refuse_double_backward
+from layers.methods import refuse_double_backward
 
 if TYPE_CHECKING:
     from layers.normalisation import OverRanks, SumOverRanks
@@ -22,7 +22,7 @@ CHUNK = 2048  # pixels that a program takes at a time
 
 
 @triton.jit
-def _moments_kernel(x, means, spreads, pixels, CHUNK: tl.constexpr):
+def _norm_moments_kernel(x, means, spreads, pixels, CHUNK: tl.constexpr):
     """Of a plane: the mean, and the sum of squared differences from it."""
     at = x + tl.program_id(0).to(tl.int64) * pixels
     total = tl.zeros((CHUNK,), tl.float32)
@@ -40,7 +40,7 @@ def _moments_kernel(x, means, spreads, pixels, CHUNK: tl.constexpr):
 
 
 @triton.jit
-def _apply_kernel(x, y, mean, scale, shift, pixels, channels, chunks, CHUNK: tl.constexpr):
+def _norm_apply_kernel(x, y, mean, scale, shift, pixels, channels, chunks, CHUNK: tl.constexpr):
     """y = (x − mean) scale + shift."""
     plane = tl.program_id(0) // chunks
     channel = plane % channels
@@ -52,7 +52,7 @@ def _apply_kernel(x, y, mean, scale, shift, pixels, channels, chunks, CHUNK: tl.
 
 
 @triton.jit
-def _sums_kernel(gradient, x, mean, sums, products, pixels, channels, CHUNK: tl.constexpr):
+def _norm_sums_kernel(gradient, x, mean, sums, products, pixels, channels, CHUNK: tl.constexpr):
     """Of a plane: Σ g and Σ g (x − mean)."""
     plane = tl.program_id(0)
     middle = tl.load(mean + plane % channels)
@@ -69,7 +69,7 @@ def _sums_kernel(gradient, x, mean, sums, products, pixels, channels, CHUNK: tl.
 
 
 @triton.jit
-def _back_kernel(
+def _norm_back_kernel(
     gradient, x, out, mean, scale, level, slope, pixels, channels, chunks, CHUNK: tl.constexpr
 ):
     """out = scale (g − level − slope (x − mean))."""
@@ -89,7 +89,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     images, channels = x.shape[:2]
     pixels = x[0, 0].numel()
     means, spreads = x.new_empty(2, images, channels)
-    _moments_kernel[(images * channels,)](x, means, spreads, pixels, CHUNK=CHUNK, num_warps=8)
+    _norm_moments_kernel[(images * channels,)](x, means, spreads, pixels, CHUNK=CHUNK, num_warps=8)
     mean = means.mean(0)
     between = (means - mean).square().sum(0) * pixels
     return mean, (spreads.sum(0) + between) / (images * pixels)
@@ -108,7 +108,7 @@ class _BatchNormalisation(torch.autograd.Function):
         scale = weight * inverse
         y = torch.empty_like(x)
         chunks = triton.cdiv(pixels, CHUNK)
-        _apply_kernel[(images * channels * chunks,)](
+        _norm_apply_kernel[(images * channels * chunks,)](
             x, y, mean, scale, torch.zeros_like(mean) if bias is None else bias,
             pixels, channels, chunks, CHUNK=CHUNK, num_warps=8,
         )  # fmt: skip
@@ -125,7 +125,7 @@ class _BatchNormalisation(torch.autograd.Function):
         images, channels = x.shape[:2]
         pixels = x[0, 0].numel()
         sums, products = x.new_empty(2, images, channels)
-        _sums_kernel[(images * channels,)](
+        _norm_sums_kernel[(images * channels,)](
             gradient, x, mean, sums, products, pixels, channels, CHUNK=CHUNK, num_warps=8
         )
         total, product = sums.sum(0), products.sum(0)
@@ -133,7 +133,7 @@ class _BatchNormalisation(torch.autograd.Function):
         level, slope = means if ctx.sum_over_ranks is None else ctx.sum_over_ranks(means)
         out = torch.empty_like(x)
         chunks = triton.cdiv(pixels, CHUNK)
-        _back_kernel[(images * channels * chunks,)](
+        _norm_back_kernel[(images * channels * chunks,)](
             gradient, x, out, mean, scale, level, slope * inverse.square(),
             pixels, channels, chunks, CHUNK=CHUNK, num_warps=8,
         )  # fmt: skip

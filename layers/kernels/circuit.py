@@ -4,7 +4,7 @@ Computes what HGRU.forward computes (the equations stand there) for the circuits
 normalisation, with its own backward pass. What joins channels (the gates' 1×1 products) takes all
 channels of some pixels at a time, the rest a chunk of one plane. Kept for backward at each step are
 H2, H1, C1, C2, G2 and the spectra of the two convolutions' inputs, or only H2 when `recompute` is
-asked for. Inside, both image axes are folded (see layers/spectral_triton.py); the padding holds
+asked for. Inside, both image axes are folded (see layers/kernels/spectral.py); the padding holds
 zeros and stays so.
 
 Kernels that write what is to be convolved also find its largest pixels, which give the exponents of
@@ -20,19 +20,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from layers import spectral_triton as spectral
-from layers.horizontal import refuse_double_backward
-from layers.spectral_triton import (
+from layers.kernels import spectral
+from layers.kernels.spectral import (
     Kernel,
     Plan,
     Sizes,
     Spectrum,
     rounded,
 )
+from layers.methods import refuse_double_backward
 
 CHUNK = 2048  # pixels of a plane that an elementwise program takes
 WARPS = 4  # of such a program
-PROGRAMS = 1056  # that share the tiles of the backward pass, each summing its own
+# Programs that share the tiles of a gate's gradients, each summing its own: eight for each of the
+# 132 multiprocessors of an H100 or H200. A fixed number, so that sums repeat bit for bit anywhere.
+PROGRAMS = 1056
 TOGETHER = 2  # steps whose kernel gradients are taken together
 
 
@@ -359,6 +361,13 @@ class _Circuit:
         self.alpha, self.mu, self.gamma, self.kappa, self.omega = letters
         self.eta = eta
 
+    @classmethod
+    def of(cls, plan: Plan, tanh: bool, parameters, kernels) -> _Circuit:
+        """From U1, b1, U2, b2, α, μ, γ, κ, ω, η as one list."""
+        U1, b1, U2, b2, *letters, eta = parameters
+        gates = [p.contiguous() for p in (U1, b1, U2, b2)]
+        return cls(plan, tanh, gates, letters, eta, kernels)
+
     def _pixel_options(self, name: str, channels: int) -> dict:
         pixels, warps, stages = LAUNCH[name]
         return dict(
@@ -545,8 +554,9 @@ def _add_gate_gradient(circuit: _Circuit, sums: Tensor, da: Tensor, x: Tensor) -
     """Add the gradients of a gate's U and b to `sums` (PROGRAMS, K, K + 1)."""
     pixels, channels = x[0, 0].numel(), x.shape[1]
     per_image = triton.cdiv(pixels, LAUNCH["gate_gradient"][0])
-    _gate_gradient_kernel[(PROGRAMS,)](
-        da, x, sums, pixels, channels, len(x) * per_image, per_image,
+    tiles = len(x) * per_image
+    _gate_gradient_kernel[(min(PROGRAMS, tiles),)](
+        da, x, sums, pixels, channels, tiles, per_image,
         **circuit._pixel_options("gate_gradient", channels),
     )  # fmt: skip
 
@@ -566,68 +576,76 @@ def _inhibit_back(circuit, sums, first: bool, through, dh1, step: Step, dx, dh2,
 
 
 class _CircuitFunction(torch.autograd.Function):
+    """Everything that backward reads is saved through autograd, which notices what was edited in
+    place since and lets go of it after the last backward pass."""
+
     @staticmethod
     def forward(ctx, X, H0, W1, W2, U1, b1, U2, b2, α, μ, γ, κ, ω, η, tanh, recompute, keep):
         plan = Plan(Sizes.of(*X.shape[-2:], *W1.shape[-2:]), spectral.chosen_precision())
         kernel = plan.kernel(W1)
         kernels: tuple[Kernel, Kernel] = kernel, kernel if W2 is None else plan.kernel(W2)
-        gates = [p.contiguous() for p in (U1, b1, U2, b2)]
-        circuit = _Circuit(plan, tanh, gates, (α, μ, γ, κ, ω), η, kernels)
+        parameters = (U1, b1, U2, b2, α, μ, γ, κ, ω, η)
+        circuit = _Circuit.of(plan, tanh, parameters, kernels)
         x, h2, T = fold(X, plan.sizes), fold(H0, plan.sizes), len(η)
         keep_all = keep and not recompute
         largest = plan.new_largest(2 * T, len(x), x.device)
         spectra = plan.new_spectra(2 * T if keep_all else 0, x.shape[1], len(x), x.device)
-        steps: list[Step] = []
+        steps: list[Tensor | None] = []
         for t in range(T):
             own = slice(2 * t, 2 * t + 2)
             step = circuit.step(x, h2, spectra[own] if keep_all else None, largest[own])
             h2 = circuit.mix(t, step)
             if keep:
-                steps.append(step if keep_all else Step(step.h2, *4 * [None]))
+                steps += step if keep_all else (step.h2,)
         if keep:
-            ctx.circuit, ctx.x, ctx.steps, ctx.recompute = circuit, x, steps, recompute
-            ctx.spectra, ctx.largest = spectra, largest
-            ctx.save_for_backward(W1, W2)
+            ctx.plan, ctx.tanh, ctx.recompute = plan, tanh, recompute
+            ctx.save_for_backward(
+                W1, W2, *parameters, *kernels[0], *kernels[1], x, spectra, largest, *steps
+            )
         return unfold(h2, plan.sizes)
 
     @staticmethod
     def backward(ctx, grad_out):
         refuse_double_backward()
-        circuit, x, steps = ctx.circuit, ctx.x, ctx.steps
-        sizes, T = circuit.plan.sizes, len(steps)
-        W1, W2 = ctx.saved_tensors
+        W1, W2, *saved = ctx.saved_tensors
+        parameters, (v1, s1, v2, s2, x, *kept), steps = saved[:10], saved[10:17], saved[17:]
+        kernels = Kernel(v1, s1), Kernel(v2, s2)
+        circuit = _Circuit.of(ctx.plan, ctx.tanh, parameters, kernels)
+        sizes, T = ctx.plan.sizes, len(circuit.eta)
         together = 1 if ctx.recompute else TOGETHER
-        kernels = _KernelGradients(circuit, x, T, W2 is not None, together)
+        gradients = _KernelGradients(circuit, x, T, W2 is not None, together)
         sums = _Sums(x, T)
         grad, dx = fold(grad_out, sizes), torch.empty_like(x)
         for t in reversed(range(T)):
-            step, spectra, largest = _kept(ctx, t)
-            place = kernels.place(t, 1)
+            step, spectra, largest = _kept(circuit, ctx.recompute, x, kept, steps, t)
+            place = gradients.place(t, 1)
             dh2, dh1, dc2 = _mix_back(circuit, sums, t, grad, step, place[0])
             through = circuit.convolve_back(1, dc2, *place)
-            first, place = t + 1 == T, kernels.place(t, 0)
+            first, place = t + 1 == T, gradients.place(t, 0)
             dc1 = _inhibit_back(circuit, sums, first, through, dh1, step, dx, dh2, place[0])
             dp = circuit.convolve_back(0, dc1, *place)
             grad = _gain_back(circuit, sums, dh2, dp, step.h2)
-            kernels.take(t, spectra, largest)
-            steps[t] = None  # its memory is free from here on
+            gradients.take(t, spectra, largest)
         needs = ctx.needs_input_grad
         return (
             unfold(dx, sizes) if needs[0] else None, unfold(grad, sizes) if needs[1] else None,
-            *kernels.of_kernels(W1, W2), *sums.gate(1), *sums.gate(2), *sums.greek(), sums.eta(),
+            *gradients.of_kernels(W1, W2), *sums.gate(1), *sums.gate(2), *sums.greek(), sums.eta(),
             None, None, None,
         )  # fmt: skip
 
 
-def _kept(ctx, t: int) -> tuple[Step, Tensor, Tensor]:
+def _kept(
+    circuit: _Circuit, recompute: bool, x: Tensor, kept: list[Tensor], steps: list[Tensor], t: int
+) -> tuple[Step, Tensor, Tensor]:
     """What step t left for backward, or would have left; the spectra of its convolutions' inputs
     and their largest pixels, the later steps' after them where they were kept."""
-    if not ctx.recompute:
-        return ctx.steps[t], ctx.spectra[2 * t :], ctx.largest[2 * t :]
-    plan, x = ctx.circuit.plan, ctx.x
-    largest = plan.new_largest(2, len(x), x.device)
-    spectra = plan.new_spectra(2, x.shape[1], len(x), x.device)
-    return ctx.circuit.step(x, ctx.steps[t].h2, spectra, largest), spectra, largest
+    if not recompute:
+        spectra, largest = kept
+        fields = len(Step._fields)
+        return Step(*steps[fields * t : fields * (t + 1)]), spectra[2 * t :], largest[2 * t :]
+    largest = circuit.plan.new_largest(2, len(x), x.device)
+    spectra = circuit.plan.new_spectra(2, x.shape[1], len(x), x.device)
+    return circuit.step(x, steps[t], spectra, largest), spectra, largest
 
 
 def circuit(

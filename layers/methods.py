@@ -1,0 +1,126 @@
+"""Who computes: the choice of the convolution's method, and what the machine can do."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import importlib.util
+import os
+import weakref
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+METHODS = ("auto", "direct", "fft", "triton")
+_forced: contextvars.ContextVar[str] = contextvars.ContextVar("horizontal_method", default="auto")
+
+
+@contextlib.contextmanager
+def horizontal_method(method: str) -> Iterator[None]:
+    """Within the block, every kernel made without a method of its own uses this one.
+
+    ``method``: 'auto' (chosen by shape and device), 'direct', 'fft' or 'triton'. Raises
+    ValueError for another name.
+    """
+    token = _forced.set(known_method(method))
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def known_method(method: str) -> str:
+    """The method itself; ValueError for a name that is none."""
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
+    return method
+
+
+def forced_method() -> str:
+    """What :func:`horizontal_method` says; 'auto' outside of such a block and under a compiler."""
+    return "auto" if torch.compiler.is_compiling() else _forced.get()
+
+
+def transformed() -> bool:
+    """Whether a compiler or a transform of torch.func looks on, which need operations that they can
+    follow: no autograd function of our own."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def interpreted() -> bool:
+    """Whether Triton's kernels run in its interpreter (TRITON_INTERPRET=1), on the CPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.cache
+def has_triton(device: torch.device) -> bool:
+    """Whether Triton is installed and has something to run on: a CUDA device whose matrix units
+    take TF32, or its interpreter."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    if device.type == "cpu":
+        return interpreted()
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def wants_triton(device: torch.device) -> bool:
+    """Whether fused kernels may take the place of PyTorch's own here: where Triton runs, unless
+    'direct' is asked for or operations must stay open. The interpreter is only for who asks."""
+    if device.type == "cpu":
+        asked = interpreted() and forced_method() == "triton"
+    else:
+        asked = device.type == "cuda" and forced_method() != "direct"
+    return asked and not transformed() and has_triton(device)
+
+
+class GradientSum:
+    """Where one pass's applications add up the gradient of the spectrum they share.
+
+    Autograd would add sixteen large tensors; instead the first application to run backward hands
+    its tensor to autograd and the others add into that same one. Only autograd keeps it alive, so
+    a pass that was broken off, or that asked for no gradient of W, leaves nothing behind.
+    """
+
+    def __init__(self) -> None:
+        self._tensor: weakref.ref[Tensor] | None = None
+
+    def add(self, put: Callable[[], Tensor], join: Callable[[Tensor], object]) -> Tensor | None:
+        """`put` makes the sum's first term, `join` adds to the sum in place. Returns what to hand
+        to autograd: the sum if it is new, None if autograd holds it already."""
+        held = self._tensor() if self._tensor else None
+        if held is not None:
+            join(held)
+            return None
+        held = put()
+        self._tensor = weakref.ref(held)
+        return held
+
+
+def refuse_double_backward() -> None:
+    """Raise RuntimeError within a backward pass that is to be differentiated itself."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "the spectral horizontal convolution has no second derivative; for double backward "
+            "(create_graph=True) run the forward pass within horizontal_method('direct')"
+        )
+
+
+def in_weights_precision(weights: str):
+    """A decorator of a call on an activity: under autocast, compute in the precision of the
+    object's weights (the attribute of that name), as the spectra and the recurrence need it."""
+
+    def decorate(call):
+        @functools.wraps(call)
+        def wrapped(self, activity: Tensor, *arguments, **options):
+            kind = activity.device.type
+            if not torch.is_autocast_enabled(kind):
+                return call(self, activity, *arguments, **options)
+            with torch.autocast(kind, enabled=False):
+                activity = activity.to(getattr(self, weights).dtype)
+                return call(self, activity, *arguments, **options)
+
+        return wrapped
+
+    return decorate

@@ -1,0 +1,138 @@
+"""The layer among others: what a network of the user's own may do with it."""
+
+import copy
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from layers import circuit
+from layers.hgru import HGRU
+from layers.horizontal import direct_convolution, spectral_ref
+from models.feedforward import FeedforwardNetwork
+from models.recurrent import RecurrentNetwork
+
+CIRCUITS = [
+    {"adaptation": True},
+    {"batch_norm": True},
+    {"batch_norm": True, "reuse": False},
+    {"batch_norm": True, "separate_kernels": True, "recurrent_nl": "relu"},
+]
+
+
+def layer_of(**options):
+    return HGRU(3, **{"timesteps": 2, "h_ext": 9, "hidden_init": "identity", **options})
+
+
+@pytest.mark.parametrize("size", [(24, 24), (17, 30)])
+@pytest.mark.parametrize("taps", [(15, 15), (20, 9)])
+def test_the_spectral_method_in_fifteen_lines(size, taps):
+    x, W = torch.randn(2, 3, *size).double(), torch.randn(4, 3, *taps).double()
+    difference = spectral_ref(x, W) - direct_convolution(x, W)
+    assert difference.norm() / direct_convolution(x, W).norm() < 1e-12
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("options", CIRCUITS, ids=str)
+def test_autocast(options, kind):
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3, padding=1), layer_of(**options))
+    images = torch.rand(2, 1, 12, 13)
+    expected = model(images)
+    with torch.autocast("cpu", kind):
+        found = model(images)
+    found.square().sum().backward()
+    assert found.dtype == torch.float32  # the circuit computes in its weights' precision
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("network", [RecurrentNetwork, FeedforwardNetwork])
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_autocast_of_whole_networks(network, kind):
+    model = network(**({"timesteps": 2} if network is RecurrentNetwork else {"layers": 2}))
+    with torch.autocast("cpu", kind):
+        logits, _ = model(torch.rand(2, 1, 20, 21))
+    logits.float().sum().backward()
+    assert logits.shape == (2, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [*CIRCUITS, {"hidden_init": "random"}], ids=str)
+def test_compiled_whole(options):
+    layer, X = layer_of(**options), torch.rand(2, 3, 12, 13, requires_grad=True)
+    torch._dynamo.reset()
+    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True)
+
+    def results(call):
+        torch.manual_seed(0)
+        y = call(X)
+        return y, torch.autograd.grad(y.square().sum(), X)[0]
+
+    for a, b in zip(results(compiled), results(layer), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("h_ext", [3, 9])
+def test_transforms_of_torch_func(h_ext):
+    layer = layer_of(adaptation=True, h_ext=h_ext).double()
+    X = torch.rand(2, 3, 12, 13, dtype=torch.float64, requires_grad=True)
+    expected = layer(X)
+    torch.testing.assert_close(torch.func.vmap(lambda x: layer(x[None])[0])(X), expected)
+    (gradient,) = torch.autograd.grad(expected.square().sum(), X)
+    torch.testing.assert_close(torch.func.grad(lambda x: layer(x).square().sum())(X), gradient)
+    ones = torch.ones_like(X)
+    _, tangent = torch.func.jvp(layer, (X,), (ones,))
+    difference = (layer(X + 1e-5) - layer(X - 1e-5)) / 2e-5
+    torch.testing.assert_close(tangent, difference, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("options", CIRCUITS, ids=str)
+def test_a_batch_of_no_image(options):
+    model = RecurrentNetwork(timesteps=2, **options)
+    before = {n: b.clone() for n, b in model.named_buffers()}
+    logits, activity = model(torch.rand(0, 1, 12, 13))
+    logits.sum().backward()
+    assert logits.shape == (0, 2) and activity.shape == (0, 25, 12, 13)
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+
+
+def test_checkpoint_with_a_noise_generator():
+    layer = layer_of(hidden_init="random").double()
+    layer.noise_generator = torch.Generator()
+    X = torch.rand(1, 3, 8, 9, dtype=torch.float64, requires_grad=True)
+
+    def gradient(call):
+        layer.noise_generator.manual_seed(3)
+        return torch.autograd.grad(call().square().sum(), X)[0]
+
+    plain = gradient(lambda: layer(X))
+    again = gradient(lambda: checkpoint(layer, X, use_reentrant=False, context_fn=layer.same_noise))
+    torch.testing.assert_close(again, plain)
+    with pytest.raises(RuntimeError, match="same_noise"):
+        gradient(lambda: checkpoint(layer, X, use_reentrant=False))
+
+
+def test_the_states_of_all_steps():
+    layer, X, seen = layer_of(timesteps=3), torch.rand(2, 3, 8, 9), []
+    H2, states = layer(X, return_states=True)
+    layer.probe = lambda t, tensors: seen.append(tensors)
+    assert torch.equal(layer(X), H2)
+    assert set(states) == {"G1", "C1", "H1", "G2", "C2", "H2"}
+    for name, values in states.items():
+        assert values.shape == (3, 2, 3, 8, 9)
+        assert torch.equal(values, torch.stack([step[name] for step in seen]))
+    assert torch.equal(states["H2"][-1], H2)
+
+
+def test_edited_equations_are_noticed(monkeypatch):
+    class Other(HGRU):
+        def _normalise(self, name, t, x):
+            return 2 * x
+
+    X = torch.rand(1, 3, 8, 9)
+    monkeypatch.setattr(circuit, "applies", lambda p, X: True)
+    as_is, other = layer_of(), Other(3, timesteps=1, h_ext=3, hidden_init="identity")
+    assert as_is._fused(as_is._prepared(X), X)  # else: set circuit.PUBLISHED, kernels agreeing
+    with pytest.warns(UserWarning, match="edited"):
+        assert not other._fused(other._prepared(X), X)

@@ -1,0 +1,124 @@
+"""The Triton kernels in Triton's interpreter on the CPU, against the plain paths in float64.
+
+A process of its own, as Triton reads TRITON_INTERPRET when it is imported.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
+)
+
+PRELUDE = """
+import copy, sys, torch
+from layers.hgru import HGRU
+from layers.horizontal import HorizontalKernel, horizontal_method
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+HALF = sys.argv[1] == "half"
+torch.backends.cudnn.allow_tf32 = HALF
+LIMIT = 1e-2 if HALF else 3e-5
+
+def near(found, exact, limit=LIMIT):
+    for number, (a, b) in enumerate(zip(found, exact, strict=True)):
+        apart = float((a.double() - b).detach().norm() / b.detach().norm().clamp(min=1e-30))
+        assert apart < limit, (number, apart)
+"""
+
+CONVOLUTION = """
+x = torch.randn(2, 2, 9, 12, requires_grad=True)
+W = (torch.randn(3, 2, 4, 5) / 6).requires_grad_()
+g = torch.randn(2, 3, 9, 12)
+
+def results(x, W, g, method):
+    y = HorizontalKernel(W, method=method)(x)
+    return [y, *torch.autograd.grad(y, (x, W), g)]
+
+near(results(x, W, g, "triton"), results(x.double(), W.double(), g.double(), "direct"))
+"""
+
+CIRCUIT = """
+options = {options}
+layer = HGRU(2, timesteps=1 if options.pop("short", False) else 2, h_ext=3,
+             hidden_init="identity", **options)
+X = torch.rand(1, 2, 6, 7, requires_grad=True)
+g = torch.randn(1, 2, 6, 7)
+named = [p for n, p in layer.named_parameters() if not (layer.batch_norm and n.startswith("b_"))]
+plain = copy.deepcopy(layer).double()
+ours = [p for n, p in plain.named_parameters() if not (layer.batch_norm and n.startswith("b_"))]
+from layers import circuit
+
+with horizontal_method("triton"):
+    assert layer._fused(layer._prepared(X), X)
+    y = layer(X)
+    first = torch.autograd.grad(y, [X, *named], g, retain_graph=True)
+    if {again}:
+        second = torch.autograd.grad(y, [X, *named], g, retain_graph=True)
+        for a, b in zip(first, second, strict=True):
+            assert torch.equal(a, b)
+        with torch.no_grad():
+            layer.U1.mul_(2)
+        try:
+            torch.autograd.grad(y, [X, *named], g)
+        except RuntimeError as error:
+            assert "modified by an inplace operation" in str(error)
+        else:
+            raise AssertionError("an edited weight went unnoticed")
+with horizontal_method("direct"):
+    z = plain(X.double())
+    exact = torch.autograd.grad(z, [X, *ours], g.double())
+near([y, *first], [z, *exact])
+near(layer.buffers(), plain.buffers())
+"""
+
+
+def interpret(program: str, precision: str) -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", PRELUDE + program, precision],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("precision", ["half", "float32"])
+def test_convolution(precision):
+    interpret(CONVOLUTION, precision)
+
+
+@pytest.mark.parametrize(
+    "options, precision, again",
+    [
+        ({"adaptation": True}, "float32", True),
+        ({"adaptation": True}, "half", False),
+        ({"recurrent_nl": "relu", "separate_kernels": True, "recompute": True}, "float32", False),
+        ({"batch_norm": True, "reuse": False}, "float32", False),
+        ({"batch_norm": True, "separate_kernels": True}, "half", False),
+    ],
+    ids=str,
+)
+def test_circuit(options, precision, again):
+    interpret(CIRCUIT.format(options=options, again=again), precision)
+
+
+def test_every_kernel_has_a_name_of_its_own():
+    """A profile tells kernels apart by their names."""
+    files = (ROOT / "layers" / "kernels").glob("*.py")
+    names = [
+        line.split("(")[0].removeprefix("def ")
+        for file in files
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if line.startswith("def ") and "_kernel(" in line
+    ]
+    assert len(names) > 20 and len(names) == len(set(names))
