@@ -38,9 +38,13 @@ def known_method(method: str) -> str:
     return method
 
 
+@torch.compiler.assume_constant_result
 def forced_method() -> str:
-    """What :func:`horizontal_method` says; 'auto' outside of such a block and under a compiler."""
-    return "auto" if torch.compiler.is_compiling() else _forced.get()
+    """What :func:`horizontal_method` says; 'auto' outside of such a block.
+
+    A compiler keeps what was said when it looked.
+    """
+    return _forced.get()
 
 
 def transformed() -> bool:
