@@ -16,8 +16,7 @@ from dataset_processing import (
 )
 from dataset_processing.folds import GeneratedFold
 from dataset_processing.pathfinder import Settings
-from dataset_processing.sets import is_arena
-from support.errors import MissingError, UserError, unknown
+from support.errors import MissingError, UserError
 
 GENERATED = re.compile(r"pathfinder_(\d+)")
 OWN = "own"  # images generated as those that a run trained on
@@ -54,14 +53,11 @@ def open_images(
         if settings is None:
             raise UserError(f"the settings of {params['dataset']} are not known: name another set")
         return GeneratedFold(name, "test", settings, seed, count)
-    if name in data_sets() or is_arena(name) or name.endswith("_stream"):
-        return open_set(name, config, params).fold(fold)
-    if Path(name).exists():
+    if name not in data_sets() and Path(name).exists():
         return open_path(Path(name))
     if "/" in name or name.endswith(".tfrecords"):
         raise MissingError(f"{name}: no such file or folder")
-    generated = ["pathfinder_<length>", "pathfinder_<length>_stream", OWN]
-    raise unknown("data set", name, [*generated, *data_sets()])
+    return open_set(name, config, params).fold(fold)
 
 
 def own_settings(params: dict[str, Any]) -> Settings | None:

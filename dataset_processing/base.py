@@ -34,6 +34,7 @@ class PathfinderSet:
 
     Args:
         config: the paths; None reads the project's.
+        name: of a set that has no class of its own; its folder is ``name`` without ``_full``.
     """
 
     name: str
@@ -46,8 +47,10 @@ class PathfinderSet:
     score_metric = "accuracy"
     default_loss_function = "cce"
 
-    def __init__(self, config: Config | None = None) -> None:
+    def __init__(self, config: Config | None = None, name: str | None = None) -> None:
         self.config = config or Config()
+        if name is not None:
+            self.name, self.data_name = name, name.removesuffix("_full")
         self.negative = f"{self.data_name}_neg"
         self.contour_dir = self.config.data_root / "curvy_2snakes_300"
         self.folds = {"train": "train", "val": "val"}

@@ -79,12 +79,6 @@ class Job:
     start: int = 0
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise UserError(f"count: at least 1 is expected, not {self.count}")
-        if self.start < 0:
-            raise UserError(f"start: at least 0 is expected, not {self.start}")
-        if self.shard_images < 1:
-            raise UserError(f"shard_images: at least 1 is expected, not {self.shard_images}")
         if not 0 <= self.val_fraction < 1:
             raise UserError(
                 f"val_fraction: a share from 0 to below 1 is expected, not {self.val_fraction}"

@@ -25,11 +25,7 @@ COUNTS = {"train": ("stream_epoch_images", 900_000), "val": ("stream_val_images"
 # What the generator is told for sets that have a name.
 GENERATED: dict[str, dict[str, Any]] = {
     "curv_baseline_full": {"contour_length": 6},
-    "curv_contour_length_9_full": {"contour_length": 9},
-    "curv_contour_length_14_full": {"contour_length": 14},
-    "curv_contour_length_18_full": {"contour_length": 18},
-    "curv_contour_length_20_full": {"contour_length": 20},
-    "curv_contour_length_25_full": {"contour_length": 25},
+    **{f"curv_contour_length_{n}_full": {"contour_length": n} for n in (9, 14, 18, 20, 25)},
     SMALL_SET: {
         "contour_length": 3,
         "window": 64,
@@ -227,8 +223,9 @@ def open_set(
 
     Args:
         name: a module of this package that has a class ``data_processing``; ``pathfinder32``, 64,
-            128 or 256 (Long Range Arena), also with the set: ``pathfinder32_curv_baseline``; or a
-            stream, ``pathfinder_<contour length>_stream``.
+            128 or 256 (Long Range Arena), also with the set: ``pathfinder32_curv_baseline``; a
+            stream, ``pathfinder_<contour length>_stream``; or any other name that record files or
+            an image folder have.
         config: the paths to look under.
         params: experiment parameters: ``im_size``, ``model_input_image_size``, ``split_seed`` (of
             the split where images are read without records), a stream's.
@@ -311,14 +308,18 @@ def load_set(name: str, config: Config) -> PathfinderSet:
     """The settings of a set on disk; UserError, with the nearest name, if there is none."""
     if is_arena(name):
         return ArenaSet(name, config)
-    if name not in _modules():
-        raise unknown("data set", name, [*data_sets(), *STREAMS])
-    return importlib.import_module(f"dataset_processing.{name}").data_processing(config)
+    if name in _modules():
+        return importlib.import_module(f"dataset_processing.{name}").data_processing(config)
+    if "/" not in name:
+        own = PathfinderSet(config, name)
+        if name in GENERATED or own.on_disk() or _records(name, config):
+            return own
+    raise unknown("data set", name, [*data_sets(), *STREAMS])
 
 
 def data_sets() -> list[str]:
-    """The sets on disk that have a name."""
-    return [*_modules(), *ARENA]
+    """The sets on disk that are known; any other name means a user's own records or folder."""
+    return [*dict.fromkeys([*_modules(), *GENERATED]), *ARENA]
 
 
 def _modules() -> list[str]:

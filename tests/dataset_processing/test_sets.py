@@ -150,6 +150,19 @@ def test_names_that_are_not_known(config):
         open_set(NAME, config).fold("vall")
 
 
+@pytest.mark.parametrize("name, folder", [("mine", "mine"), ("mine_full", "mine")])
+def test_a_set_of_the_users_own_needs_no_module(tmp_path, monkeypatch, name, folder):
+    config = user(monkeypatch, tmp_path / "data", tmp_path / "out")
+    with pytest.raises(UserError, match=f"'{name}' is not known"):
+        open_set(name, config)
+    write_images(tmp_path / "data" / folder)
+    images = open_set(name, config)
+    assert (images.im_size, images.contour_length) == ((64, 64), None)
+    assert encode.main(["--dataset", name]) == 0
+    shutil.rmtree(tmp_path / "data")
+    assert "records" in open_set(name, config).fold("train").describe()
+
+
 def test_damaged_files_open_where_bad_records_are_skipped(config):
     encode.main(["--dataset", NAME])
     path = config.tf_records / f"{NAME}_train.tfrecords"
