@@ -111,7 +111,7 @@ def train(
         _check_identity(run, state, training)
         training.restore(state)
         if ranks.is_first:
-            _compare_code(record["sessions"][-1]["code"], here)
+            _compare_session(record["sessions"][-1], here)
     if ranks.is_first:
         for caution in exp.cautions():
             log.warning(caution)
@@ -370,8 +370,16 @@ def _begin_with(
     return origin(initial, which, network)
 
 
-def _compare_code(before: dict[str, Any], here: dict[str, Any]) -> None:
-    """Warn where the code is not the one that trained the run so far."""
+def _compare_session(session: dict[str, Any], here: dict[str, Any]) -> None:
+    """Warn where the code, or on a CPU the number of threads, is not that of the last session."""
+    where = session.get("environment") or {}
+    threads, now = where.get("threads"), torch.get_num_threads()
+    if where.get("device") == "cpu" and threads not in (None, now):
+        log.warning(
+            "this run was trained with %d threads, and goes on with %d: other bits than without "
+            "the break", threads, now,
+        )  # fmt: skip
+    before = session["code"]
     there = before.get("fingerprint")
     if there is None:
         log.warning(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,14 @@ from scipy import stats
 
 from analysis import evaluate, image_sets, predict
 from analysis.probing import lesioned
-from analysis.trained import load_run
+from analysis.trained import TrainedRun, load_run
 from dataset_processing.augmentations import Augmentations
 from dataset_processing.pathfinder import Pathfinder, Settings
 from dataset_processing.records import RecordReader
 from support.errors import UserError
 from support.shell import exit_code
 from tests.analysis.conftest import DATASET, SIZE
+from training.checkpoints import load, save
 
 
 @torch.no_grad()
@@ -110,6 +112,53 @@ def test_the_command_writes_its_numbers_once(run, config, capsys):
     before = file.stat().st_mtime_ns
     assert exit_code(evaluate.main, arguments) == 0  # done already: read, not computed again
     assert file.stat().st_mtime_ns == before
+
+
+def test_a_kept_number_is_of_the_weights_the_circuit_and_the_code(
+    run, config, tmp_path, monkeypatch, capsys
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(config.project_directory, copy, symlinks=True)
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(copy))
+    arguments = [run.name, "--dataset", DATASET, "--device", "cpu"]
+
+    def said(*more):
+        capsys.readouterr()
+        assert exit_code(evaluate.main, [*arguments, *more]) == 0
+        row = capsys.readouterr().out.splitlines()[1]
+        return next(p for p in row.split("  ") if "%" in p), "kept" in row
+
+    said("--again")
+    number, kept = said()
+    assert kept and said("--again") == (number, False)
+    checkpoint = copy / "checkpoints" / run.name / "step_00000012.pt"
+    whole, state = checkpoint.read_bytes(), load(checkpoint)
+    for name in ("readout.linear.weight", "readout.linear.bias"):
+        state["model"][name].neg_()
+    save(checkpoint, state)
+    negated, kept = said()
+    assert not kept and negated != number
+    checkpoint.write_bytes(whole)
+    assert said() == (number, True)
+    with monkeypatch.context() as patch:  # the script was edited
+        patch.setattr(TrainedRun, "code", {"script": "edited"})
+        assert said()[1] is False
+    assert said() == (number, True)
+
+
+def test_images_of_another_size_are_not_resized_in_silence(run, tmp_path, capsys):
+    for label in ("pos", "neg"):
+        folder = tmp_path / "small" / "imgs" / label
+        folder.mkdir(parents=True)
+        for number in range(2):
+            noise = np.random.default_rng(number).integers(0, 256, (64, 64), dtype=np.uint8)
+            Image.fromarray(noise).save(folder / f"sample_{number}.png")
+    arguments = [run.name, "--dataset", str(tmp_path / "small"), "--device", "cpu"]
+    assert exit_code(evaluate.main, arguments) == 2
+    said = capsys.readouterr().err
+    assert "64×64" in said and "300×300" in said and "--resize" in said
+    assert exit_code(evaluate.main, [*arguments, "--resize"]) == 0
+    assert "warning: small: the images are 64×64" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

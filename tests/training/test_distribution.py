@@ -68,8 +68,8 @@ def test_two_processes_compute_what_one_does(
     exact = optimizer != "nadam"
     skipped = set() if exact else WITHOUT_EFFECT[network]
     for name, values in alone["history"].items():
-        if name == "validation_loss" and not exact:
-            continue  # it sees norm.bias until the running averages have followed
+        if name == "validation_seconds" or (name == "validation_loss" and not exact):
+            continue  # the loss sees norm.bias until the running averages have followed
         np.testing.assert_allclose(together["history"][name], values, rtol=1e-4, err_msg=name)
     for name in alone["model"].keys() - skipped:
         torch.testing.assert_close(

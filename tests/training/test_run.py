@@ -1,0 +1,287 @@
+"""A number belongs to its weights, a run to its folder."""
+
+import itertools
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import hgru
+from analysis.trained import load_run
+from config import Config
+from dataset_processing import DataSet
+from support.errors import MissingError, UserError
+from tests.conftest import TESTS
+from tests.training import tiny
+from training import checkpoints
+from training.command_line import COMPLETE, ERROR, LEFT_EARLY, run_script
+from training.run import Run, runs
+
+Script = Callable[..., int]
+OLDER = TESTS / "data" / "older_run"  # written by commit 98b9011
+
+
+@pytest.fixture
+def trained(script: Script, project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A complete run's name."""
+    monkeypatch.setattr(sys, "argv", ["hgru.py"])
+    assert script("--set", "keep_every=1") == COMPLETE
+    return next(project.glob("logs/*")).name
+
+
+def record_of(project: Path, name: str) -> dict:
+    return yaml.safe_load((project / "logs" / name / "settings.yaml").read_text())
+
+
+def mark(checkpoint: Path, value: float) -> None:
+    """Write a recognisable number into a checkpoint's weights."""
+    state = checkpoints.load(checkpoint)
+    state["model"]["readout.linear.bias"].fill_(value)
+    checkpoints.save(checkpoint, state)
+
+
+def bias(which: object, weights: str = "last") -> float:
+    network = load_run(str(which), weights, "cpu", Config()).network
+    return float(network.readout.linear.bias[0])
+
+
+def test_a_run_records_images_and_seconds_of_all_its_sessions(
+    script: Script, project: Path
+) -> None:
+    assert script("--set", "epochs=1") == COMPLETE
+    assert script("--resume", "latest", "--set", "epochs=2") == COMPLETE
+    (name,) = (path.name for path in project.glob("logs/*"))
+    first, second = record_of(project, name)["sessions"]
+    assert (first["step"], first["images"], first["seconds"]) == (0, 0, 0)
+    assert (second["step"], second["images"]) == (6, tiny.TRAIN) and second["seconds"] > 0
+    state = checkpoints.load(project / "checkpoints" / name / "step_00000012.pt")
+    assert state["images"] == 2 * tiny.TRAIN and state["seconds"] > second["seconds"]
+    events = Run(Config(), name).events("validation")
+    assert [event["images"] for event in events] == [0, 16, 22, 22 + 8, 44]
+    assert all(a["seconds"] < b["seconds"] for a, b in itertools.pairwise(events))
+    with np.load(project / "results" / f"{name}.npz") as results:
+        assert results["train_images"].tolist() == [4, 8, 12, 16, 20, 22, 26, 30, 34, 38, 42, 44]
+        assert results["val_images"].tolist() == [0, 16, 22, 30, 44]
+
+
+def test_a_path_means_that_path_and_not_the_run_of_that_name_here(
+    trained: str, project: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    for folder in ("logs", "checkpoints", "experiment_evaluations", "results"):
+        shutil.copytree(project / folder, other / folder)
+    for step in (4, 18):
+        mark(other / "checkpoints" / trained / f"step_{step:08d}.pt", step)
+        mark(project / "checkpoints" / trained / f"step_{step:08d}.pt", -step)
+    mark(other / "checkpoints" / trained / "best.pt", 7)
+    assert bias(trained) == -18 and bias(trained, "4") == -4
+    assert bias(other / "checkpoints" / trained) == 18
+    assert bias(other / "logs" / trained) == bias(other / "results" / f"{trained}.npz") == 18
+    assert bias(other / "checkpoints" / trained / "step_00000004.pt") == 4
+    assert bias(other / "checkpoints" / trained / "best.pt") == 7
+    (project / trained / "checkpoints" / "step_00000004.pt").resolve(strict=True)  # by a link
+    assert bias(project / trained / "checkpoints" / "step_00000004.pt") == -4
+    saved = other / "experiment_evaluations" / trained / "weights_00000000.npz"
+    first = load_run(saved, device="cpu", config=Config())
+    assert (first.step, first.images_seen) == (0, 0)
+    alone = tmp_path / "alone.pt"  # a checkpoint says by itself what it is
+    shutil.copy(other / "checkpoints" / trained / "step_00000004.pt", alone)
+    assert bias(alone) == 4
+    shutil.copytree(project / trained, tmp_path / "copied" / "mine", symlinks=False)
+    mark(tmp_path / "copied" / "mine" / "checkpoints" / "step_00000018.pt", 99)
+    assert bias(tmp_path / "copied" / "mine") == 99
+
+
+@pytest.mark.parametrize(
+    ("place", "near"),
+    [
+        ("checkpoints/{}/step_00000005.pt", "step_0000000"),
+        ("{}/checkpoint", "checkpoints"),
+        ("logs/{}x", "{}"),
+        ("results/{}.npy", "{}.npz"),
+    ],
+)
+def test_a_misspelt_path_is_an_error_that_names_the_nearest(
+    place: str, near: str, trained: str, project: Path, script: Script, capsys
+) -> None:
+    path = project / place.format(trained)
+    with pytest.raises(MissingError) as error:
+        load_run(str(path), device="cpu", config=Config())
+    assert str(path) in str(error.value)
+    assert script("--resume", str(path)) == ERROR
+    assert near.format(trained) in capsys.readouterr().err
+
+
+def test_what_cannot_go_on_is_refused_with_what_to_do(
+    trained: str, project: Path, script: Script, capsys
+) -> None:
+    logs = (project / "logs" / trained / "log.jsonl").read_bytes()
+    for file in (
+        project / "checkpoints" / trained / "best.pt",
+        project / "checkpoints" / trained / "step_00000004.pt",
+        project / "experiment_evaluations" / trained / "weights_00000000.npz",
+    ):
+        assert script("--resume", str(file)) == ERROR
+        assert f"--set initial_weights={file}" in capsys.readouterr().err
+        offered = ("--set", f"initial_weights={file}", "--set", "exp_name=next")
+        assert script(*offered, "--set", "epochs=1") == COMPLETE
+    assert (project / "logs" / trained / "log.jsonl").read_bytes() == logs
+
+
+@pytest.mark.parametrize("which", ["latest", "auto"])
+def test_a_run_whose_checkpoints_are_gone_does_not_start_over_its_log(
+    which: str, trained: str, project: Path, script: Script, capsys
+) -> None:
+    shutil.rmtree(project / "checkpoints" / trained)
+    before = {p: p.read_bytes() for p in project.rglob("*") if p.is_file() and trained in str(p)}
+    assert script("--resume", which) == ERROR
+    said = capsys.readouterr().err
+    assert f"step {tiny.STEPS}" in said and str(project / "checkpoints" / trained) in said
+    assert {p: p.read_bytes() for p in before if p.name != "lock"} == {
+        p: content for p, content in before.items() if p.name != "lock"
+    }
+    assert len(list(project.glob("logs/*"))) == 1
+
+
+def test_deleted_summaries_are_made_anew(trained: str, project: Path, script: Script) -> None:
+    shutil.rmtree(project / "summaries")
+    assert script("--resume", "latest", "--set", "epochs=4") == COMPLETE
+    assert list((project / "summaries" / trained).iterdir())
+
+
+def test_results_reach_to_the_last_step_of_a_run_that_leaves_early(
+    script: Script, project: Path
+) -> None:
+    options = ("--set", "epochs=1000", "--set", "validation_iters=100000")
+    assert script(*options, "--max-minutes", "0.02") == LEFT_EARLY
+    (results,) = project.glob("results/*.npz")
+    newest = sorted(project.glob("checkpoints/*/step_*.pt"))[-1]
+    with np.load(results) as arrays:
+        assert arrays["train_step"][-1] == checkpoints.load(newest)["step"] > 0
+
+
+def other_nonlinearity(params: dict) -> torch.nn.Module:
+    return hgru.build_model({**params, "aux": {**params["aux"], "recurrent_nl": "relu"}})
+
+
+def test_a_run_does_not_go_on_with_another_circuit_or_input(
+    trained: str, script: Script, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longer = ["--resume", "latest", "--set", "epochs=4", "--workers", "0", "--device", "cpu"]
+    assert run_script(tiny.experiment_params, other_nonlinearity, longer) == ERROR
+    assert "recurrent_nl: 'tanh' there, 'relu' here" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(DataSet, "input_size", property(lambda _: (10, 10)))
+        assert script(*longer[:4]) == ERROR
+        assert "input size: [12, 12] there, [10, 10] here" in capsys.readouterr().err
+    assert script(*longer[:4]) == COMPLETE
+
+
+def test_other_code_and_threads_are_said(
+    trained: str, project: Path, script: Script, capsys
+) -> None:
+    file = project / "logs" / trained / "settings.yaml"
+    record = yaml.safe_load(file.read_text())
+    record["sessions"][-1]["code"]["fingerprint"]["layers"] = "another"
+    record["sessions"][-1]["environment"]["threads"] = 77
+    file.write_text(yaml.safe_dump(record))
+    assert script("--resume", "latest", "--set", "epochs=4") == COMPLETE
+    said = capsys.readouterr().err
+    assert "layers" in said and "77 threads" in said
+    assert script("--resume", "latest", "--set", "epochs=5") == COMPLETE
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_opening_lines_show_what_the_network_is_given(script: Script, capsys) -> None:
+    assert script("--set", "epochs=1") == COMPLETE
+    said = capsys.readouterr().out
+    assert "12×12 pixels" in said and "uint8_rescale, resize" in said
+
+
+def test_initial_weights_bring_the_options_that_they_need(
+    script: Script, project: Path, capsys
+) -> None:
+    assert script("--set", "exp_name=before", "--set", "aux.readout_epsilon=1e-5") == COMPLETE
+    before = next(project.glob("logs/before_*")).name
+    options = ("--set", f"initial_weights={before}", "--set", "epochs=1")
+    capsys.readouterr()
+    assert script(*options, "--set", "exp_name=after") == COMPLETE
+    assert "aux.readout_epsilon" in capsys.readouterr().err
+    after = record_of(project, next(project.glob("logs/after_*")).name)
+    assert after["network"]["options"]["readout_epsilon"] == 1e-5
+    with (
+        np.load(next(project.glob("results/before_*"))) as a,
+        np.load(next(project.glob("results/after_*"))) as b,
+    ):
+        assert b["val_loss"][0] == a["val_loss"][-1]
+    assert script("--resume", "latest", "--set", "exp_name=after", "--set", "epochs=2") == COMPLETE
+    own = (*options, "--set", "exp_name=own", "--set", "aux.readout_epsilon=0.5")
+    capsys.readouterr()
+    assert script(*own) == COMPLETE
+    assert "readout_epsilon: 1e-05 there, 0.5 here" in capsys.readouterr().err
+
+
+def test_the_trained_circuit_is_evaluated_whatever_the_script_says_now(
+    trained: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from analysis import trained as analysis_trained
+
+    own = hgru.build_model
+
+    def edited(params: dict) -> torch.nn.Module:
+        return own({**params, "aux": {"recurrent_nl": "relu", **params["aux"]}})
+
+    script = type("script", (), {"build_model": staticmethod(edited), "__file__": "hgru.py"})
+    monkeypatch.setattr(analysis_trained, "script_of", lambda record: script)
+    run = load_run(trained, device="cpu", config=Config())
+    assert run.network.hgru.recurrent_nl == "tanh"
+    monkeypatch.setattr(script, "build_model", staticmethod(partial(other_nonlinearity)))
+    with pytest.raises(UserError) as error:
+        load_run(trained, device="cpu", config=Config())
+    assert "recurrent_nl 'tanh' there, 'relu' here" in str(error.value)
+
+
+def test_latest_is_the_run_that_was_started_or_resumed_last(script: Script, project: Path) -> None:
+    for name in ("a", "b"):
+        assert script("--set", "epochs=1", "--set", f"exp_name={name}") == COMPLETE
+    assert runs(Config())[-1].name.startswith("b_")
+    assert script("--resume", "latest", "--set", "exp_name=a", "--set", "epochs=2") == COMPLETE
+    assert Run.find("latest", Config()).name.startswith("a_")
+
+
+def test_a_run_of_the_version_before_is_evaluated_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    project = tmp_path / "older"
+    shutil.copytree(OLDER, project)
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(project))
+    monkeypatch.setattr(sys, "argv", ["hgru.py"])
+    (name,) = (path.name for path in project.glob("logs/*"))
+    run = load_run(name, device="cpu", config=Config())
+    assert (run.step, run.images_seen, run.seconds) == (12, 48, None)
+    assert run.commits == "98b90114acb8" or run.commits.startswith("98b9011")
+    assert (run.image_size, run.stimulus_size) == ((16, 16), (96, 96))
+    assert run.history.validation_images == [0, 12, 24, 36, 48]
+    arguments = ["--resume", name, "--set", "epochs=3", "--workers", "0", "--device", "cpu"]
+    assert run_script(hgru.experiment_params, hgru.build_model, arguments) == COMPLETE
+    assert "earlier version" in capsys.readouterr().err
+    again = load_run(name, device="cpu", config=Config())
+    assert (again.step, again.images_seen, again.seconds) == (18, 72, None)
+    assert again.history.train_loss[:12] == run.history.train_loss
+    lines = (project / "logs" / name / "log.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["event"] == "end"
+
+
+def test_a_record_of_a_later_version_is_refused(trained: str, project: Path) -> None:
+    file = project / "logs" / trained / "settings.yaml"
+    file.write_text(file.read_text().replace("format: 2", "format: 3"))
+    with pytest.raises(UserError) as error:
+        Run(Config(), trained).record()
+    assert "3" in str(error.value) and "2" in str(error.value)
