@@ -39,6 +39,7 @@ class PathfinderSet:
 
     name: str
     data_name: str
+    named_size: list[int] | None = None  # (H, W) that its name says, not its images
     max_ims: int | None = 125000
     balance = True
     shuffle = True
@@ -163,7 +164,7 @@ class ArenaSet(PathfinderSet):
             self.data_name = there[0] if len(there) == 1 else ARENA_SETS[0]
         super().__init__(self.config)
         side = int(self.size.removeprefix("pathfinder"))
-        self.im_size = [side, side]
+        self.im_size = self.named_size = [side, side]
         self.model_input_image_size = [side // 2, side // 2, 1]
 
     def _places(self, data_name: str) -> list[Path]:

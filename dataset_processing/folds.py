@@ -45,6 +45,14 @@ class StoredFold:
         """An image's file, and its number there, for messages."""
         raise NotImplementedError
 
+    def name(self, index: int) -> str:
+        """A shorter name for messages."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """One line: what it is and where."""
+        raise NotImplementedError
+
     def number(self, index: int) -> int:
         """The number, below the length, of the image that an index of any epoch means."""
         return index % len(self)

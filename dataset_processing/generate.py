@@ -38,7 +38,7 @@ from dataset_processing.pathfinder import CHUNK, Pathfinder, Settings
 from dataset_processing.records import RecordReader, RecordWriter
 from dataset_processing.sets import GENERATED, SMALL_SET
 from support import shell
-from support.errors import SystemRefusal, UserError, unknown
+from support.errors import SystemRefusal, UserError, refusals, unknown
 from support.files import WholeFile
 from support.progress import Progress
 
@@ -198,74 +198,51 @@ def write_shard(job: Job, shard: Shard) -> np.ndarray | None:
 
 
 def write_png_shard(job: Job, shard: Shard) -> None:
-    """One shard in the layout of 2018: a folder for each class, ``imgs/<shard>`` in it."""
+    """One shard in the layout of 2018: a folder for each class, ``imgs/<shard>`` in it.
+
+    Its metadata, written last, say that it is whole. What a killed run leaves is not listed there,
+    and is written over by the same bytes.
+    """
+    rows: dict[int, list[list[str]]] = {0: [], 1: []}
     kinds = ("imgs", "seg") if job.masks else ("imgs",)
-    finals = {
+    places = {
         (label, kind): class_folder(job, label) / kind / str(shard.part)
-        for label in (0, 1)
+        for label in rows
         for kind in kinds
     }
-    partials = {key: path.with_name(path.name + ".partial") for key, path in finals.items()}
-    rows: dict[int, list[list[str]]] = {0: [], 1: []}
     generator = Pathfinder(job.settings, job.seed)
     try:
-        for path in (*partials.values(), *finals.values()):
-            if path.exists():  # left by a run that was killed; its metadata was not written yet
-                shutil.rmtree(path)
-        for path in partials.values():
-            path.mkdir(parents=True)
-        for first in range(shard.start, shard.stop, CHUNK):
-            indices = range(first, min(first + CHUNK, shard.stop))
-            images, labels = generator.images(indices)
-            for index, image, label in zip(indices, images, labels.tolist(), strict=True):
-                file = f"sample_{index}.png"
-                (partials[label, "imgs"] / file).write_bytes(encode_png(image))
-                if job.masks:
-                    mask = generator.stimulus(index).contour_mask
-                    (partials[label, "seg"] / file).write_bytes(encode_png(255 * mask.view("u1")))
-                rows[label].append(metadata_row(job, shard, file, index))
-        for key, path in partials.items():
-            path.rename(finals[key])
-        for label in (0, 1):
-            save_array(shard_metadata(job, shard, label), np.array(rows[label], dtype=np.str_))
-    except OSError as error:
-        discard(job, shard, [*partials.values(), *finals.values()])
-        raise SystemRefusal(
-            f"{job.folder / job.name}: could not write images ({os.strerror(error.errno or 0)}); "
-            "nothing of this shard was kept. Make room or name another folder, then run the same "
-            "command again"
-        ) from error
+        with refusals(job.folder / job.name, "cannot be written; nothing of this shard was kept"):
+            for place in places.values():
+                place.mkdir(parents=True, exist_ok=True)
+            for first in range(shard.start, shard.stop, CHUNK):
+                indices = range(first, min(first + CHUNK, shard.stop))
+                images, labels = generator.images(indices)
+                for index, image, label in zip(indices, images, labels.tolist(), strict=True):
+                    file = f"sample_{index}.png"
+                    (places[label, "imgs"] / file).write_bytes(encode_png(image))
+                    if job.masks:
+                        mask = 255 * generator.stimulus(index).contour_mask.view("u1")
+                        (places[label, "seg"] / file).write_bytes(encode_png(mask))
+                    rows[label].append(metadata_row(job, shard, file, index))
+        for label, table in rows.items():
+            save_array(shard_metadata(job, shard, label), np.array(table, dtype=np.str_))
     except BaseException:
-        discard(job, shard, [*partials.values(), *finals.values()])
+        for label in rows:
+            shard_metadata(job, shard, label).unlink(missing_ok=True)
+        for place in places.values():
+            shutil.rmtree(place, ignore_errors=True)
         raise
-
-
-def discard(job: Job, shard: Shard, folders: list[Path]) -> None:
-    """Deletes what there is of a shard of PNG files that is not whole."""
-    for label in (0, 1):
-        shard_metadata(job, shard, label).unlink(missing_ok=True)
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def metadata_row(job: Job, shard: Shard, file: str, index: int) -> list[str]:
     """An image's line in the metadata, in the columns of the published generator."""
     s = job.settings
     margin = Pathfinder(s, job.seed).margin(index)
-    values = [
-        f"imgs/{shard.part}",
-        file,
-        index,
-        s.continuity,
-        s.contour_length,
-        s.paddles_a_distractor,
-        s.distractor_count,
-        s.paddle_length,
-        s.paddle_thickness,
-        margin,
-        len(s.paddle_contrasts),
-    ]
-    return [str(value) for value in values]
+    paddle = s.paddle_length, s.paddle_thickness
+    distractors = s.paddles_a_distractor, s.distractor_count
+    values = index, s.continuity, s.contour_length, *distractors, *paddle, margin
+    return [f"imgs/{shard.part}", file, *map(str, values), str(len(s.paddle_contrasts))]
 
 
 def class_folder(job: Job, label: int) -> Path:

@@ -116,7 +116,8 @@ def _grey(image: Image.Image, name: str) -> tuple[np.ndarray, str]:
 
 def is_grey_png(data: bytes) -> bool:
     """Whether a PNG file is plain 8-bit grey: it is then a compact record's image as it is."""
-    return data[24:26] == b"\x08\x00" and b"tRNS" not in data[: data.find(b"IDAT")]
+    plain = data.startswith(b"\x89PNG\r\n\x1a\n") and data[24:26] == b"\x08\x00"
+    return plain and b"tRNS" not in data[: data.find(b"IDAT")]
 
 
 def kind_of(data: bytes) -> str:

@@ -172,7 +172,8 @@ class Loader:
         """Raises a record's error, or logs and counts it."""
         if self.on_bad_record == "error":
             raise UserError(
-                f"{error}. To leave bad records out and go on: --on-bad-record skip"
+                f"{error}. Training leaves bad records out with --on-bad-record skip, and "
+                "dataset_processing.encode does when it writes records"
             ) from error
         number = index % len(self.dataset)
         if number in self.bad_records:

@@ -4,7 +4,7 @@ import importlib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -35,20 +35,6 @@ GENERATED: dict[str, dict[str, Any]] = {
         "distractors": 2,
     },
 }
-
-
-class Fold(Protocol):
-    """What every fold of a data set offers."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]: ...
-
-    def name(self, index: int) -> str: ...
-
-    def fingerprint(self) -> str: ...
-
-    def describe(self) -> str: ...
 
 
 class DataSet:
@@ -195,13 +181,9 @@ class DiskSet(DataSet):
             )
         return RecordFold(title, self.paths[fold], self.on_bad_record == "skip", binary)
 
-    def named_size(self) -> list[int] | None:
-        """(H, W) that its images must have; None where they say it themselves."""
-        own = self.source.im_size if isinstance(self.source, ArenaSet) else None
-        return self.params.get("im_size") or own
-
     def _open(self, fold: str) -> RecordFold | ImageFold:
-        size = next((one.im_size for one in self._folds.values()), None) or self.named_size()
+        size = next((one.im_size for one in self._folds.values()), None)
+        size = size or self.params.get("im_size") or self.source.named_size
         key = "data_augmentations" if fold == "train" else "val_augmentations"
         names = self.params.get(key)
         opened = self.raw(fold)

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -57,6 +56,41 @@ class Findings:
         """Adds a finding."""
         self.wrong.setdefault(kind, []).append(what)
 
+    def add(self, name: str, image: np.ndarray, label: int, seen: dict[bytes, str]) -> None:
+        """Takes account of a record."""
+        self.labels[label] += 1
+        self.sizes[image.shape] += 1
+        low, high = float(image.min()), float(image.max())
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        if not (low >= 0 and high <= 255):
+            self.note("images outside 0–255", f"{name}: {low:g} to {high:g}")
+        elif high - low <= 1:
+            self.note("images without contrast", f"{name}: {low:g} to {high:g}")
+        elif not has_discs(image):
+            self.no_discs.append(name)
+        if np.shape(self.total) in ((), image.shape):
+            self.total = self.total + image
+        first = seen.setdefault(hashlib.blake2b(image.tobytes(), digest_size=16).digest(), name)
+        if first is not name:
+            self.note("duplicate images", f"{name} is the image of {first}")
+
+    def close(self) -> None:
+        """Looks at the set as a whole: labels, sizes, discs."""
+        for label in sorted(set(self.labels) - set(LABELS)):
+            self.note("labels other than 0 and 1", f"{self.labels[label]} of label {label}")
+        ones, count = self.labels[1], self.good
+        if count and abs(ones - count / 2) > 5 * math.sqrt(count) / 2:
+            self.note("labels out of balance", f"{ones} of {count} are 1, {ones / count:.1%}")
+        if len(self.sizes) > 1:
+            told = ", ".join(f"{n} of {times(size)}" for size, n in self.sizes.most_common())
+            self.note("images of several sizes", told)
+        if 2 * len(self.no_discs) > count:
+            self.note(
+                "images without discs",
+                f"{len(self.no_discs)} of {count}, {self.no_discs[0]} for one: nothing round and "
+                "bright that is thicker than the paddles; the labels are about two such discs",
+            )
+
     @property
     def good(self) -> int:
         """Records that could be read."""
@@ -78,7 +112,7 @@ class Findings:
         return "\n".join(lines)
 
 
-def check(dataset: Any, seen: dict[bytes, str], threads: int = 8) -> Findings:
+def check(dataset: StoredFold, seen: dict[bytes, str], threads: int = 8) -> Findings:
     """Reads every record of a fold.
 
     Args:
@@ -87,77 +121,24 @@ def check(dataset: Any, seen: dict[bytes, str], threads: int = 8) -> Findings:
             images shared by two folds are found too.
         threads: that read.
     """
+
+    def read(number: int) -> tuple[np.ndarray, int] | UserError:
+        try:
+            return dataset[number]
+        except UserError as error:
+            return error
+
     findings = Findings(dataset.describe())
     with ThreadPoolExecutor(threads) as pool:
-        facts = read_ahead(pool, lambda number: _read(dataset, number), range(len(dataset)))
+        facts = read_ahead(pool, read, range(len(dataset)))
         bar = Progress(facts, total=len(dataset), desc="verify", unit=" records")
         for number, found in enumerate(bar):
             if isinstance(found, UserError):
                 findings.note("corrupt records", str(found))
-                continue
-            _add(findings, dataset.name(number), seen, *found)
-    _check_labels(findings)
-    _check_images(findings)
+            else:
+                findings.add(dataset.name(number), found[0], found[1], seen)
+    findings.close()
     return findings
-
-
-def _read(dataset: StoredFold, number: int) -> tuple[np.ndarray, int, bytes] | UserError:
-    """Image, label and a hash of the pixels; or what is wrong with the record."""
-    try:
-        image, label = dataset[number]
-    except UserError as error:
-        return error
-    return image, label, hashlib.blake2b(image.tobytes(), digest_size=16).digest()
-
-
-def _add(
-    findings: Findings,
-    name: str,
-    seen: dict[bytes, str],
-    image: np.ndarray,
-    label: int,
-    digest: bytes,
-) -> None:
-    """Takes account of one record."""
-    findings.labels[label] += 1
-    low, high = float(image.min()), float(image.max())
-    findings.low, findings.high = min(findings.low, low), max(findings.high, high)
-    if not (low >= 0 and high <= 255):
-        findings.note("images outside 0–255", f"{name}: {low:g} to {high:g}")
-    elif high - low <= 1:
-        findings.note("images without contrast", f"{name}: {low:g} to {high:g}")
-    elif not has_discs(image):
-        findings.no_discs.append(name)
-    findings.sizes[image.shape] += 1
-    if np.shape(findings.total) in ((), image.shape):
-        findings.total = findings.total + image
-    if digest in seen:
-        findings.note("duplicate images", f"{name} is the image of {seen[digest]}")
-    else:
-        seen[digest] = name
-
-
-def _check_labels(findings: Findings) -> None:
-    """Labels other than 0 and 1, and a share of label 1 that chance does not give."""
-    for label in sorted(set(findings.labels) - set(LABELS)):
-        findings.note("labels other than 0 and 1", f"{findings.labels[label]} of label {label}")
-    ones, count = findings.labels[1], findings.good
-    if count and abs(ones - count / 2) > 5 * math.sqrt(count) / 2:
-        findings.note("labels out of balance", f"{ones} of {count} are 1, {ones / count:.1%}")
-
-
-def _check_images(findings: Findings) -> None:
-    """Images of several sizes, and a set without the discs that its labels are about."""
-    if len(findings.sizes) > 1:
-        told = ", ".join(f"{n} of {times(size)}" for size, n in findings.sizes.most_common())
-        findings.note("images of several sizes", told)
-    if 2 * len(findings.no_discs) > findings.good:
-        findings.note(
-            "images without discs",
-            f"{len(findings.no_discs)} of {findings.good}, {findings.no_discs[0]} for one: nothing "
-            "round and bright that is thicker than the paddles. The label says whether the two "
-            "discs of an image lie on one contour",
-        )
 
 
 def has_discs(image: np.ndarray) -> bool:

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset_processing.images import BadImageError, check_scale, decode_image, read_image
+from dataset_processing.images import (
+    BadImageError,
+    check_scale,
+    decode_image,
+    is_grey_png,
+    read_image,
+)
 from support.errors import MissingError, SystemRefusal, UserError
 
 RANDOM = np.random.default_rng(0)
@@ -202,3 +208,9 @@ def test_another_scale_may_be_meant_where_nothing_divides_by_255():
 def test_what_a_resize_overshoots_is_told_and_used():
     with pytest.warns(UserWarning, match="between -12 and 267"):
         looked(np.clip(STIMULI * 1.1 - 12, None, 267))
+
+
+def test_only_plain_grey_pngs_are_taken_into_records_as_they_are():
+    files = {kind: data for kind, (data, _) in kinds().items()}
+    files["looks like one"] = b"GIF89a".ljust(24, b"\0") + b"\x08\0IDAT"
+    assert [kind for kind, data in files.items() if is_grey_png(data)] == ["grey"]
