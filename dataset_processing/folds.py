@@ -12,7 +12,7 @@ import numpy as np
 from dataset_processing.images import BadImageError, check_scale, decode_image, read_bytes
 from dataset_processing.pathfinder import Pathfinder, Settings, Stimulus
 from dataset_processing.records import FOOTER, RecordReader
-from support.errors import MissingError, UserError
+from support.errors import MissingError, UserError, refusals
 
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.tfrecords$")
 FINGERPRINT_SAMPLES = 64  # records of a file, or images of a fold, that a fingerprint looks at
@@ -165,7 +165,7 @@ class RecordFold(StoredFold):
         for path, offsets in zip(self.reader.paths, self.reader.offsets, strict=True):
             digest.update(f"{path.name} {len(offsets)} {offsets[-1]}".encode())
             picked = np.linspace(1, len(offsets) - 1, FINGERPRINT_SAMPLES).astype(int)
-            with open(path, "rb") as file:
+            with refusals(path, "cannot be read"), open(path, "rb") as file:
                 for end in offsets[np.unique(picked)] if len(offsets) > 1 else ():
                     file.seek(max(int(end) - FOOTER, 0))
                     digest.update(file.read(FOOTER))
@@ -215,7 +215,8 @@ class ImageFold(StoredFold):
             digest.update("/".join(path.split("/")[-3:]).encode())
         for number in np.unique(np.linspace(0, len(self) - 1, FINGERPRINT_SAMPLES).astype(int)):
             file = Path(self.files[number])
-            digest.update(str(file.stat().st_size if file.exists() else None).encode())
+            with refusals(file, "cannot be read"):
+                digest.update(str(file.stat().st_size if file.exists() else None).encode())
         return digest.hexdigest()[:16]
 
     def describe(self) -> str:

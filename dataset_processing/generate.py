@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from config import Config
+from dataset_processing.images import read_bytes
 from dataset_processing.pathfinder import CHUNK, Pathfinder, Settings
 from dataset_processing.records import RecordReader, RecordWriter
 from dataset_processing.sets import GENERATED, SMALL_SET
@@ -169,8 +170,8 @@ def generate_small(config: Config, count: int = SMALL_COUNT, seed: int = 0) -> N
         SystemRefusal: the files cannot be written.
     """
     print(
-        f"{SMALL_SET}: generating {count} images (seed {seed}) in {config.tf_records}. The first "
-        "start on a machine also compiles the generator.",
+        f"Demonstration: generating {count} easy images ({SMALL_SET}, seed {seed}) in "
+        f"{config.tf_records}. The first start on a machine also compiles the generator.",
         file=sys.stderr,
     )
     settings = Settings(**GENERATED[SMALL_SET])
@@ -310,7 +311,7 @@ def described(job: Job) -> Iterator[None]:
     """
     path = job.folder / f"{job.name}.generated.json"
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_description(path)
         differences = [
             f"{key} {found.get(key)!r} (asked for: {value!r})"
             for key, value in job.identity().items()
@@ -328,6 +329,18 @@ def described(job: Job) -> Iterator[None]:
     with open(path, "rb") as held:
         hold(held.fileno(), path)
         yield
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What a set's description file holds; UserError if it is damaged."""
+    try:
+        found = json.loads(read_bytes(path))
+        if isinstance(found["count"], int):
+            return dict(found)
+    except (ValueError, TypeError, KeyError) as error:
+        if isinstance(error, UserError):
+            raise
+    raise UserError(f"{path}: not the description of a generated set; move it away with its files")
 
 
 def refuse_foreign(job: Job) -> None:

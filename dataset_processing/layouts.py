@@ -195,7 +195,10 @@ def read_metadata(file: Path, columns: int) -> np.ndarray:
             "more), a row an image"
         )
     if table.dtype.kind == "S":
-        table = np.char.decode(table, "utf-8")
+        try:
+            table = np.char.decode(table, "utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file}: metadata holds bytes that are not UTF-8 ({error})") from error
     if table.dtype.kind != "U":
         raise UserError(f"{file}: metadata holds {table.dtype}; expected strings")
     return table

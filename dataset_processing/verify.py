@@ -7,7 +7,6 @@ Exit status: 0 nothing is wrong; 1 something is, and is named; 2 there is nothin
 """
 
 import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ import numpy as np
 from config import Config
 from dataset_processing.encode import read_ahead
 from dataset_processing.folds import RecordFold, StoredFold, times
+from dataset_processing.generate import read_description
 from dataset_processing.sets import FOLDS, DiskSet, data_sets, is_stream
 from support import shell
 from support.errors import UserError
@@ -202,7 +202,7 @@ def _check_count(folds: list[Findings], generated: Path, wanted: list[int] | Non
     """No record is missing, by what is known of the set: how it was generated, or its images."""
     found = [fold.good + len(fold.wrong.get("corrupt records", [])) for fold in folds]
     if generated.is_file():
-        count = json.loads(generated.read_text(encoding="utf-8"))["count"]
+        count = read_description(generated)["count"]
         if sum(found) != count:
             folds[0].note("missing records", f"{sum(found)} in both folds; {generated} has {count}")
     elif wanted is not None:

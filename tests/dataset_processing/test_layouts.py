@@ -134,6 +134,7 @@ def test_metadata_that_cannot_be_used(labelled):
         (table[:0], r"shape \(0, 11\)"),
         (np.zeros((16, 11)), "holds float64; expected strings"),
         (table.astype(object), "Python objects"),
+        (np.full((16, 11), b"\xff"), "not UTF-8"),
         (wrong_labels, r"row 5: column 3 must be the label, 0 or 1; found '1.8'.*_neg/ is missing"),
         (other_label, r"row 16: .*sample_0.png is listed with both labels"),
     ]

@@ -149,6 +149,14 @@ def test_missing_records_of_a_generated_set(config, capsys):
     assert f"16 in both folds; {description} has 17" in said
 
 
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"count": "17"}'])
+def test_a_description_that_is_damaged(config, capsys, content):
+    description = config.tf_records / f"{NAME}.generated.json"
+    description.write_text(content)
+    status, said = run(capsys)
+    assert status == 2 and f"error: {description}" in said
+
+
 def test_missing_files(config, capsys):
     path = config.tf_records / f"{NAME}_val.tfrecords"
     path.rename(config.tf_records / f"{NAME}_val-00001-of-00003.tfrecords")
