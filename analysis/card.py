@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-from analysis.comparison import LEVEL
 from analysis.curves import curve
 from analysis.evaluate import percent
 from analysis.image_sets import title
@@ -76,7 +75,7 @@ def model_card(run: TrainedRun, file: str) -> str:
         "device": run.devices,
         "PyTorch": run.environment.get("torch"),
     }
-    needed = curve(run, "").images_to(LEVEL)
+    needed = images_to_90(run)
     if needed:  # 0: it began with weights that had reached it
         facts["training images to 90% in validation"] = f"{needed:,}"
     lines = [f"| {name} | {value} |" for name, value in facts.items() if value is not None]
@@ -91,6 +90,14 @@ def model_card(run: TrainedRun, file: str) -> str:
         stimulus=_times(run.stimulus_size),
         input=_times(run.image_size),
     )
+
+
+def images_to_90(run: TrainedRun) -> int | None:
+    """Training images at the first validation of 90%; None where there was none, or not known."""
+    if not run.history.validation_step:
+        known: int | None = run.record.get("images_to_90")
+        return known
+    return curve(run, "").images_to(0.9)
 
 
 def evaluations(run: TrainedRun) -> list[dict[str, Any]]:

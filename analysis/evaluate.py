@@ -44,6 +44,7 @@ from training.weights import fingerprint as weights_fingerprint
 IMAGES = 10_000
 WORKERS = 8
 DISTANCE_BIN = 20  # pixels
+NAMES = ("weights", "step")  # what was asked for, by whatever name; not what the answers depend on
 LABELS = {0: "two contours", 1: "one contour"}
 
 
@@ -204,12 +205,14 @@ def evaluated(
     data = open_images(dataset, run.config, run.params, images, seed, fold)
     check_size(run, dataset, data, resize)
     wanted = _about(run, data, images, seed, lesion, timesteps, fold)
-    key = hashlib.sha256(json.dumps([dataset, wanted], sort_keys=True).encode()).hexdigest()[:8]
+    known_by = [dataset, {k: v for k, v in wanted.items() if k not in NAMES}]
+    key = hashlib.sha256(json.dumps(known_by, sort_keys=True).encode()).hexdigest()[:8]
     words = [title(dataset), f"step{run.step}", *(f"lesion_{name}" for name in lesion)]
     words += [f"T{timesteps}"] if timesteps else []
     path = run.config.condition_evaluations / run.name / f"{'_'.join(words)}_{key}.npz"
     if path.exists() and not again:
         found = _read(run, dataset, path)
+        found.about |= {key: wanted[key] for key in NAMES}
         if {**wanted, "seconds": found.about.get("seconds")} == found.about:
             return found, path
     found = _evaluate(run, dataset, data, images, seed, lesion, timesteps, fold, workers)

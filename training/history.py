@@ -67,19 +67,22 @@ class History:
         }
 
     @classmethod
-    def of(cls, state: Mapping[str, Any], batch_size: int) -> "History":
+    def of(cls, state: Mapping[str, Any], batch: int, epoch: int) -> "History":
         """The history that :meth:`state` gave.
 
-        An earlier version did not count: images are then those of full batches, seconds unknown.
+        An earlier version did not count: images then follow from the steps, seconds are unknown.
 
         Args:
             state: sequences by name: tensors or arrays.
-            batch_size: images of a full batch.
+            batch, epoch: images of a batch and of an epoch.
         """
         history = cls(**{name: values.tolist() for name, values in state.items()})
         if "train_images" not in state:
-            history.train_images = [batch_size * n for n in range(1, len(history.train_loss) + 1)]
-            history.validation_images = [batch_size * step for step in history.validation_step]
+            steps = range(1, len(history.train_loss) + 1)
+            history.train_images = [images_after(step, batch, epoch) for step in steps]
+            history.validation_images = [
+                images_after(step, batch, epoch) for step in history.validation_step
+            ]
             history.validation_seconds = [math.nan] * len(history.validation_step)
         return history
 
@@ -95,9 +98,9 @@ class History:
 
     @classmethod
     def of_results(
-        cls, arrays: Mapping[str, np.ndarray], metric: str, batch_size: int, path: Path
+        cls, arrays: Mapping[str, np.ndarray], metric: str, batch: int, epoch: int, path: Path
     ) -> "History":
-        """The history that a results file holds.
+        """The history that a results file holds (see :meth:`of`).
 
         Raises:
             UserError: arrays are missing.
@@ -107,7 +110,13 @@ class History:
         missing = sorted(_names(metric)[name] for name in _names(metric).keys() - found - counted)
         if missing:
             raise UserError(f"{path} lacks {', '.join(missing)}: it is no run's results")
-        return cls.of(found, batch_size)
+        return cls.of(found, batch, epoch)
+
+
+def images_after(step: int, batch: int, epoch: int) -> int:
+    """Training images after so many updates, where an epoch's last batch is what was left of it."""
+    epochs, rest = divmod(step, -(-epoch // batch))
+    return epochs * epoch + rest * batch
 
 
 def _names(metric: str) -> dict[str, str]:

@@ -156,7 +156,9 @@ class Training:
         """Go on from what :meth:`state` gave."""
         self.model.load_state_dict(state["model"])
         self.train_step.optimizer.load_state_dict(state["optimizer"])
-        self.history = History.of(state["history"], self.settings["batch_size"])
+        self.history = History.of(
+            state["history"], self.settings["batch_size"], len(self.train_set)
+        )
         self.step = self._saved_step = state["step"]
         self.epoch, self.position = state["epoch"], state["position"]
         done = self.position * self.settings["batch_size"]

@@ -352,7 +352,8 @@ def _named(which: str, config: Config) -> Weights:
     try:
         return find_weights(which, config)
     except UserError as error:
-        raise type(error)(f"initial_weights={which}: {error}") from error
+        text = str(error).removeprefix(f"{which}: ")
+        raise type(error)(f"initial_weights={which}: {text}") from error
 
 
 def _begin_with(

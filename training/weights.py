@@ -20,7 +20,7 @@ from models.tf_variables import load_npy_folder, load_tf_variables
 from support.errors import MissingError, UserError
 from support.files import read_arrays
 from training.checkpoints import CheckpointError, CheckpointFolder, load
-from training.history import History
+from training.history import History, images_after
 from training.run import Run, todays
 
 FORMAT = "hgru weights"  # what a .safetensors file of this project says of itself
@@ -213,7 +213,7 @@ def _of_checkpoint(run: Run | None, path: Path) -> Weights:
     found = Weights(path, partial(_from_tensors, tensors, path), run=run)
     found.step = int(state["step"])
     found.record = state.get("record") or (run.record() if run else {"parameters": parameters})
-    found.history = History.of(state["history"], int(parameters["batch_size"]))
+    found.history = History.of(state["history"], *_batch_and_epoch(found.record))
     if "images" in state:
         found.images, found.seconds = int(state["images"]), _known(state["seconds"])
     else:
@@ -228,7 +228,7 @@ def _count(found: Weights) -> None:
     if 0 < step <= len(history.train_images):
         found.images = history.train_images[step - 1]
     else:
-        found.images = step * int(record["parameters"]["batch_size"])
+        found.images = images_after(step, *_batch_and_epoch(record))
     if step in history.validation_step:
         place = history.validation_step.index(step)
         found.seconds = _known(history.validation_seconds[place])
@@ -241,7 +241,14 @@ def history_of(run: Run, record: dict[str, Any]) -> History:
     parameters = record["parameters"]
     metric = str(parameters.get("score_metric") or "accuracy")
     arrays = read_arrays(run.results)
-    return History.of_results(arrays, metric, int(parameters["batch_size"]), run.results)
+    return History.of_results(arrays, metric, *_batch_and_epoch(record), run.results)
+
+
+def _batch_and_epoch(record: Mapping[str, Any]) -> tuple[int, int]:
+    """Images of a batch and, where the run recorded it, of an epoch."""
+    batch = int(record["parameters"]["batch_size"])
+    data = (record.get("data") or {}).get("train") or {}
+    return batch, int(data.get("images") or batch)
 
 
 def _of_safetensors(path: Path) -> Weights:
@@ -255,7 +262,9 @@ def _of_safetensors(path: Path) -> Weights:
     if about.get("format") == FORMAT:
         found.step = int(about["step"])
         found.record = {"run": about["run"], **todays(json.loads(about["record"]))}
-        found.images = int(about["images_seen"])
+        _count(found)
+        if "seconds" in about:
+            found.images = int(about["images_seen"])
         found.seconds = _known(float(about.get("seconds", "nan")))
     return found
 
