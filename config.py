@@ -10,12 +10,13 @@ later ones winning, by
 Directories are made when something is first written to them, not before.
 """
 
-import difflib
 import os
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from support.errors import MissingError, SystemRefusal, UserError, refusals, unknown
 
 CLONE = Path(__file__).resolve().parent
 VARIABLES = {"data_root": "HGRU_DATA_ROOT", "project_directory": "HGRU_PROJECT_DIRECTORY"}
@@ -39,7 +40,8 @@ class Config:
         settings: the YAML file to read; None reads ``config.yaml`` beside this module if it exists.
 
     Raises:
-        ValueError: the YAML file is not a mapping, or has a key that is not known.
+        UserError: the YAML file cannot be read, is not a mapping, or has a key that is not known.
+        SystemRefusal: a path leads nowhere (a loop of links, the home of nobody).
     """
 
     def __init__(self, settings: str | Path | None = None) -> None:
@@ -49,8 +51,10 @@ class Config:
                 chosen[key] = os.environ[variable]
         self.data_root_is_default = "data_root" not in chosen
         self.project_directory_is_default = "project_directory" not in chosen
-        self.data_root = _path(chosen.get("data_root", "data"))
-        self._put_everything_into(_path(chosen.get("project_directory", "runs")))
+        self.data_root = _path("data_root", chosen.get("data_root", "data"))
+        self._put_everything_into(
+            _path("project_directory", chosen.get("project_directory", "runs"))
+        )
         self.dataset_info = "dataset_processing"
 
     @classmethod
@@ -86,25 +90,27 @@ class Config:
 
 def _read_settings(file: Path) -> dict[str, str]:
     """The mapping in a YAML file, checked; empty where there is no file."""
-    if not file.exists():
-        return {}
     try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not valid YAML: {error}") from error
-    known = ", ".join(VARIABLES)
+        with refusals(file, "cannot be read"):
+            settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except MissingError:
+        return {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(settings, dict):
-        raise ValueError(f"{file} must hold lines 'key: value' with the keys {known}")
+        raise UserError(f"{file} must hold lines 'key: value', of {', '.join(VARIABLES)}")
     for key, value in settings.items():
         if key not in VARIABLES:
-            near = difflib.get_close_matches(str(key), VARIABLES, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{file}: unknown key {key!r}{hint} The known keys are: {known}")
+            raise unknown(f"{file}: key", key, VARIABLES)
         if not isinstance(value, str) or not value:
-            raise ValueError(f"{file}: {key} must be a path, found {value!r}")
+            raise UserError(f"{file}: {key} must be a path, found {value!r}")
     return dict(settings)
 
 
-def _path(text: str) -> Path:
+def _path(what: str, text: str) -> Path:
     """An absolute path; a relative one counts from the clone, ``~`` is the home folder."""
-    return (CLONE / Path(text).expanduser()).resolve()
+    try:
+        with refusals(text, f"cannot be used as {what}"):
+            return (CLONE / Path(text).expanduser()).resolve()
+    except RuntimeError as error:  # so pathlib calls a loop of links, and a home that is unknown
+        raise SystemRefusal(f"{text} cannot be used as {what}: {error}") from error

@@ -1,13 +1,14 @@
 """Batches: every record once an epoch, shuffled over the whole of it, from where a run stopped."""
 
 import atexit
+import ctypes
 import logging
 import multiprocessing.util
 import os
 import signal
 import weakref
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from support.errors import UserError, unknown
 log = logging.getLogger(__name__)
 
 ON_BAD_RECORD = ("error", "skip")
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to get when the parent ends
 
 
 class Batch(NamedTuple):
@@ -131,6 +133,7 @@ class Loader:
         if running is not None:
             running.close()
         self._data = None
+        self._closing.value = 1
 
     def _batches(self) -> Generator[Batch, None, None]:
         if self._data is None:
@@ -152,6 +155,7 @@ class Loader:
 
     def _start(self) -> DataLoader[Any]:
         """The loader beneath, its workers kept from epoch to epoch."""
+        self._closing.value = 0
         return DataLoader(
             _Guarded(self.dataset),
             batch_sampler=self._order,
@@ -264,7 +268,12 @@ def _signals_held() -> Iterator[None]:
 
 
 def _ignore_signals(closing: Any, worker: int) -> None:
-    """Leaves a signal to the whole job to the main process, which ends its workers itself."""
+    """Leaves a signal to the whole job to the main process, which ends its workers itself.
+
+    Where that is killed, Linux kills them at once; elsewhere they notice within ten seconds.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if closing.value else None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, JOB_SIGNALS)

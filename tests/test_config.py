@@ -3,6 +3,7 @@
 import pytest
 
 from config import CLONE, Config
+from support.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -48,15 +49,35 @@ def test_nothing_is_made_before_it_is_needed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "text, message",
+    ("text", "parts"),
     [
-        ("data_rot: /x\n", "data_rot.*data_root.*project_directory"),
-        ("- a\n", "key: value"),
-        ("data_root: 3\n", "must be a path, found 3"),
-        ("data_root: [\n", "not valid YAML"),
+        ("data_rot: /x\n", ["'data_rot'", "'data_root'"]),
+        ("- a\n", ["data_root", "project_directory"]),
+        ("data_root: 3\n", ["data_root", "a path", "3"]),
+        ("data_root: [\n", ["YAML"]),
+        ("data_root: ~nobody_of_that_name/x\n", ["~nobody_of_that_name/x", "data_root"]),
     ],
 )
-def test_a_wrong_file_is_named_with_what_is_wrong(yaml_file, text, message):
-    with pytest.raises(ValueError, match=message) as error:
-        Config(yaml_file(text))
-    assert "config.yaml" in str(error.value)
+def test_a_wrong_file_is_named_with_what_is_wrong(yaml_file, text, parts):
+    file = yaml_file(text)
+    with pytest.raises(UserError) as error:
+        Config(file)
+    for part in parts:
+        assert part in str(error.value)
+    assert str(file) in str(error.value) or "nobody" in text
+
+
+def test_a_file_that_is_no_text_and_a_folder_in_its_place_are_named(tmp_path):
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    for file in (tmp_path / "binary", tmp_path):
+        with pytest.raises(UserError, match=str(file)):
+            Config(file)
+
+
+@pytest.mark.parametrize("variable", ["HGRU_DATA_ROOT", "HGRU_PROJECT_DIRECTORY"])
+def test_a_loop_of_links_is_named(variable, tmp_path, monkeypatch):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    monkeypatch.setenv(variable, str(loop))
+    with pytest.raises(UserError, match=str(loop)):
+        Config()

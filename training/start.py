@@ -22,7 +22,7 @@ from dataset_processing.sets import demonstration_notice
 from support.errors import MissingError, UserError
 from support.memory import keep_memory
 from training.checkpoints import CheckpointError, CheckpointFolder, load
-from training.distribution import Ranks
+from training.distribution import OtherRankError, Ranks
 from training.experiment import SETTINGS, Experiment, Settings, differences, plain
 from training.log import NOTICES, RunLog
 from training.loop import Training
@@ -124,7 +124,7 @@ def train(
 
 
 def _agree(ranks: Ranks, exp: Experiment, options: Any) -> None:
-    """UserError where the processes that train together were not started alike."""
+    """UserError on the first of the processes that train together where they are not alike."""
     mine = {**exp.as_dict(), "--seed": options.seed, "--resume": options.resume}
     mine |= {"--deterministic": options.deterministic, "--on-bad-record": options.on_bad_record}
     first, *others = ranks.from_all(mine)
@@ -135,7 +135,7 @@ def _agree(ranks: Ranks, exp: Experiment, options: Any) -> None:
             if first[key] != other[key]
         ]
         if lines:
-            raise UserError(
+            raise (UserError if ranks.is_first else OtherRankError)(
                 f"{'; '.join(lines)}: all processes of a run need the same script and options"
             )
 

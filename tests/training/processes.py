@@ -3,6 +3,7 @@
 import multiprocessing
 import multiprocessing.process
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +41,31 @@ def run(arguments: list[str], project: Path, **others: Any) -> int | None:
     return finish(start(arguments, project, **others))
 
 
-def start_ranks(count: int, arguments: list[str], project: Path, **others: Any) -> list[Process]:
-    """The tiny experiment in so many processes that train together, as torchrun starts them."""
+def start_ranks(
+    count: int,
+    arguments: list[str],
+    project: Path,
+    own: Sequence[list[str]] = (),
+    **others: Any,
+) -> list[Process]:
+    """The tiny experiment in so many processes that train together, as torchrun starts them.
+
+    Args:
+        own: what each is told besides.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [
-        start(arguments, project, environment={**common, "RANK": str(r), "LOCAL_RANK": str(r)},
-              **others)
+        start(
+            [*arguments, *(own[r] if own else [])],
+            project,
+            environment={**common, "RANK": str(r), "LOCAL_RANK": str(r)},
+            **others,
+        )
         for r in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def said(project: Path, rank: int = 0) -> str:
