@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-from support.errors import unknown
+from support.errors import UserError, unknown
 
 # The order in which they are applied, whatever the order of the list.
 ORDER = (
@@ -89,7 +89,8 @@ class Augmentations:
             (N, 1, h, w) float32 on the device of ``images``.
 
         Raises:
-            ValueError: there is no generator and one is needed, or a crop is larger than the image.
+            ValueError: there is no generator and one is needed.
+            UserError: a crop is larger than the image.
         """
         if self.random and generator is None:
             names = ", ".join(name for name in self.names if name in RANDOM)
@@ -266,7 +267,7 @@ def _room(name: str, images: torch.Tensor, size: tuple[int, int]) -> tuple[int, 
     """How many pixels a window of ``size`` can move down and to the right."""
     height, width = images.shape[2:]
     if height < size[0] or width < size[1]:
-        raise ValueError(
+        raise UserError(
             f"{name}: the image, {height}×{width}, is smaller than model_input_image_size, "
             f"{size[0]}×{size[1]}"
         )

@@ -178,12 +178,8 @@ def exit_code(main: Main, arguments: Sequence[str] | None = None) -> int:
             return main(arguments) or 0
         except KeyboardInterrupt:
             return fail("interrupted", INTERRUPTED)
-        except FORESEEN as error:
+        except UserError as error:
             return fail(str(error))
-
-
-# For the time being, until all foreseen errors of all rooms are UserErrors.
-FORESEEN = (ValueError, OSError, RuntimeError)
 
 
 def fail(message: str, code: int = ERROR, show: bool = True) -> int:

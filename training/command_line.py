@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from support.errors import UserError
-from support.shell import ERROR, FORESEEN, INTERRUPTED, Parser, fail, number, whole
+from support.shell import ERROR, INTERRUPTED, Parser, fail, number, whole
 from training.experiment import Experiment, help_text
 from training.log import NOTICES
 from training.signals import LEFT_EARLY, Stop
@@ -132,7 +132,7 @@ def _train(
     """Train, and turn what goes wrong in a foreseen way into a line and an exit code."""
     from training.distribution import OtherRankError, Ranks, device_of
     from training.loop import NotFiniteError, OutOfMemoryError
-    from training.start import BuildError, train
+    from training.start import train
 
     ranks = None
     try:
@@ -147,9 +147,7 @@ def _train(
         return fail(str(error), NOT_FINITE, show=ranks is None or ranks.is_first)
     except OutOfMemoryError as error:
         return fail(str(error), OUT_OF_MEMORY)
-    except BuildError as error:
-        raise error.__cause__ or error from None
-    except FORESEEN as error:
+    except UserError as error:
         return fail(str(error))
 
 

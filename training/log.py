@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from support.errors import SystemRefusal
+from support.errors import SystemRefusal, refusals
 from support.files import WholeFile
 from support.progress import Progress
 from training.run import Run
@@ -59,7 +59,8 @@ class RunLog:
 
         _forget_after(run, step)
         self._text, self._json = _Lines(run.log), _Lines(run.json_log)
-        self._board = SummaryWriter(str(run.summaries), purge_step=step + 1 if step else None)
+        with refusals(run.summaries, "cannot be written"):
+            self._board = SummaryWriter(str(run.summaries), purge_step=step + 1 if step else None)
         self._bar = Progress(total=total, initial=step, unit="step")
 
     def note(self, text: str) -> None:
@@ -123,7 +124,8 @@ class _Lines:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = open(path, "ab", buffering=0)
+        with refusals(path, "cannot be written"):
+            self._file = open(path, "ab", buffering=0)
 
     def add(self, text: str) -> None:
         try:

@@ -140,8 +140,8 @@ class Run:
 
     def begin(self) -> None:
         """Make the run's folders and link everything together."""
-        self.logs.mkdir(parents=True, exist_ok=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with refusals(self.folder, "cannot be made"):
+            self.folder.mkdir(parents=True, exist_ok=True)
         links = {place.name: place for place in (self.log, self.json_log, self.settings)}
         links |= {
             "summaries": self.summaries,

@@ -38,10 +38,6 @@ log = logging.getLogger(__name__)
 WORKERS = 8
 
 
-class BuildError(Exception):
-    """Carries what the script's own ``build_model`` raised past the errors that are explained."""
-
-
 def train(
     params: Mapping[str, Any],
     build_model: Callable[[Settings], Any],
@@ -311,20 +307,15 @@ def _build(build_model: Callable[[Settings], Any], exp: Experiment) -> Any:
     """The script's network.
 
     Raises:
-        UserError: it does not know an option of ``aux``.
-        BuildError: anything else that ``build_model`` raises.
+        UserError: it does not know an option of ``aux``, or it is none.
     """
     try:
         network = build_model(exp.as_dict())
-    except UserError:
-        raise
-    except Exception as error:
+    except TypeError as error:
         other = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if isinstance(error, TypeError) and other and other[1] in exp.aux:
-            raise UserError(
-                f"aux.{other[1]} is no option of this script's network: {error}"
-            ) from error
-        raise BuildError from error
+        if other is None or other[1] not in exp.aux:
+            raise
+        raise UserError(f"aux.{other[1]} is no option of this script's network: {error}") from error
     if not isinstance(network, torch.nn.Module):
         raise UserError(
             f"build_model() must return a torch.nn.Module, found {type(network).__name__}"
@@ -356,9 +347,7 @@ def _named(which: str, config: Config) -> Weights:
         raise type(error)(f"initial_weights={which}: {text}") from error
 
 
-def _begin_with(
-    initial: Weights, network: Any, exp: Experiment, first: bool
-) -> dict[str, Any]:
+def _begin_with(initial: Weights, network: Any, exp: Experiment, first: bool) -> dict[str, Any]:
     """Set the network's weights; what the run records of them."""
     which = str(exp.initial_weights)
     try:

@@ -157,6 +157,39 @@ def test_a_run_goes_on_where_its_output_is_closed(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "place", ["logs", "summaries", "checkpoints", "results", "experiment_evaluations"]
+)
+def test_a_folder_that_cannot_be_made_is_one_line(
+    place: str, script: Callable[..., int], project: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (project / place).write_text("a file where a folder should be")
+    assert script("--set", "epochs=1") == ERROR
+    (error,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error:")]
+    assert str(project / place) in error
+
+
+@pytest.mark.parametrize("variable", ["HGRU_PROJECT_DIRECTORY", "HGRU_DATA_ROOT"])
+@pytest.mark.parametrize("where", ["file/x", "loop", "loop/x", "n" * 300, "/proc/runs"])
+def test_a_path_that_leads_nowhere_is_one_line(
+    where: str,
+    variable: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv(variable, str(tmp_path / where))
+    own = ["--set", "dataset=pathfinder_6_stream", "--set", "stream_epoch_images=4"]
+    if variable == "HGRU_DATA_ROOT":
+        own = ["--set", "dataset=curv_baseline_full"]
+    assert run_script(tiny.experiment_params, tiny.build_model, [*QUIET, *own]) == ERROR
+    (error,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error:")]
+    assert where in error
+
+
+@pytest.mark.parametrize(
     ("own", "parts"),
     [
         (["--seed", "1"], ["--seed", "None", "1"]),
