@@ -63,6 +63,7 @@ class Ranks:
         self._shares: dict[tuple[int, ...], Tensor] = {}
         self._before_leaving: list[weakref.WeakMethod[Callable[[], None]]] = []
         self._failed = self._closed = False
+        self._heard = threading.Event()  # how the next rank left
         if self.world_size > 1:
             self._meet()
 
@@ -284,6 +285,8 @@ class Ranks:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if kind is not None and issubclass(kind, OtherRankError) and self.world_size > 1:
+            self._heard.wait(GRACE)  # the watch says who it was, if that one cannot
         self.close(failed=kind is not None)
 
     def close(self, failed: bool = False) -> None:
@@ -323,6 +326,7 @@ class Ranks:
         except RuntimeError:
             how.fill_(LOST)
         if how == DONE:
+            self._heard.set()
             return
         if how == LOST and not self._failed:
             _say(
@@ -330,6 +334,7 @@ class Ranks:
                 "(killed, or out of the machine's memory?). --resume goes on from the last "
                 "checkpoint"
             )
+        self._heard.set()
         if not self._closed:
             self._tell(FAILED)
         time.sleep(GRACE)
