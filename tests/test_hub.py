@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -41,45 +42,11 @@ else:
 
 
 def test_behind_a_convolution_of_the_users_own(tmp_path):
-    """The README's example: more dark than light quarters, on something that is not Pathfinder."""
-    result = run_outside(tmp_path, f"import sys; sys.path.append({str(CLONE)!r})\n" + EXAMPLE)
-    assert result.returncode == 0, result.stderr
-    assert float(result.stdout) < 0.5
-
-
-EXAMPLE = """
-import torch
-from torch import nn
-from layers.hgru import HGRU
-
-torch.manual_seed(0)
-model = nn.Sequential(
-    nn.Conv2d(1, 8, 5, padding=2), nn.ReLU(),
-    HGRU(8, timesteps=4, h_ext=7),
-    nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8, 2),
-)
-optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-for step in range(40):  # does a bar stand, or lie?
-    labels = torch.arange(16) % 2
-    images = torch.zeros(16, 1, 24, 24)
-    for image, label in zip(images, labels):
-        y, x = torch.randint(4, 10, (2,))
-        image[0, y : y + (10 if label else 2), x : x + (2 if label else 10)] = 1
-    loss = nn.functional.cross_entropy(model(images), labels)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-print(loss.item())
-"""
-
-
-@pytest.mark.parametrize("name", ["config", "models", "training"])
-def test_beside_a_module_of_the_users_own(tmp_path, name):
-    """`layers` needs none of the names that collide: her module stays hers."""
-    (tmp_path / f"{name}.py").write_text("MINE = True\n")
+    """The README's example, which learns whether a bar stands or lies."""
+    readme = (CLONE / "README.md").read_text(encoding="utf-8")
+    example = readme[readme.index("    import torch\n") :].split("\n\nAppend")[0]
     result = run_outside(
-        tmp_path,
-        f"import sys; sys.path.append({str(CLONE)!r})\n"
-        f"from layers.hgru import HGRU\nimport {name}\nassert {name}.MINE\n",
+        tmp_path, f"import sys; sys.path.append({str(CLONE)!r})\n" + textwrap.dedent(example)
     )
     assert result.returncode == 0, result.stderr
+    assert float(result.stdout) < 0.5
