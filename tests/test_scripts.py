@@ -29,8 +29,8 @@ def test_parameters_of_the_experiment_and_size_of_the_network(name):
     assert (params["lr"], params["batch_size"], params["epochs"]) == (1e-3, 32, 2)
     assert (params["validation_iters"], params["num_validation_evals"]) == (1000, 50)
     assert params is not script.experiment_params()
-    assert inspect.getsource(script).rstrip().endswith(
-        "training.main(experiment_params, build_model)"
+    assert (
+        inspect.getsource(script).rstrip().endswith("training.main(experiment_params, build_model)")
     )
 
 

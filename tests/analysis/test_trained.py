@@ -130,9 +130,7 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path, config):
     from safetensors.torch import save_file
 
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
-    with pytest.raises(
-        ValueError, match=r"x\.safetensors does not say"
-    ):
+    with pytest.raises(ValueError, match=r"x\.safetensors does not say"):
         load_run(tmp_path / "x.safetensors", config=config)
     (tmp_path / "y.safetensors").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="not a safetensors file"):

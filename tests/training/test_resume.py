@@ -132,8 +132,10 @@ def test_a_run_is_found_by_name_and_by_path(
     for which, message in (
         (older, "a run goes on from its newest checkpoint, and this is not it"),
         (foreign, "theirs.pt is not a checkpoint of this project"),
-        (folder.name[:-1], f"holds no run of that name, and no such file is here; did you mean "
-         f"'{folder.name}'?"),
+        (
+            folder.name[:-1],
+            f"holds no run of that name, and no such file is here; did you mean '{folder.name}'?",
+        ),
     ):
         assert script("--resume", str(which)) == ERROR
         assert message in capsys.readouterr().err
