@@ -5,8 +5,6 @@ import sys
 import textwrap
 from pathlib import Path
 
-import pytest
-
 CLONE = Path(__file__).parents[1]
 
 
