@@ -160,6 +160,7 @@ def evaluate(
     timesteps: int | None = None,
     fold: str = "val",
     workers: int | None = None,
+    data: Any = None,
 ) -> Evaluation:
     """A run's answers to a set of images.
 
@@ -176,19 +177,59 @@ def evaluate(
         timesteps: of the circuit; None: the run's own.
         fold: 'train' or 'val', of a data set or stream.
         workers: processes that load; None: none on a CPU, half of the cores beside a GPU.
+        data: the set, where it is open already.
 
     Raises:
-        ValueError, FileNotFoundError: the set cannot be had or a setting cannot be.
+        UserError: the set cannot be had or a setting cannot be.
     """
-    data = open_images(dataset, run.config, run.params, images, seed, fold)
-    return _evaluate(run, dataset, data, images, seed, lesion, timesteps, fold, workers)
+    if data is None:
+        data = open_images(dataset, run.config, run.params, images, seed, fold)
+    about = _about(run, data, images, seed, lesion, timesteps, fold)
+    count = min(images, len(data))
+    if workers is None:
+        workers = 0 if run.device.type == "cpu" else min(WORKERS, (os.cpu_count() or 2) // 2)
+    loader = Loader(
+        data, min(int(run.params["batch_size"]), len(data)), seed, True, workers, run.device
+    )
+    augment = Augmentations(run.params["val_augmentations"], [*run.image_size, 1])
+    generator = torch.Generator(run.device).manual_seed(seed)
+    rows: list[tuple[np.ndarray, ...]] = []
+    began = time.perf_counter()
+    with ExitStack() as stack, torch.no_grad():
+        stack.enter_context(hidden_seed(run.network, seed))
+        stack.enter_context(altered(run.network, lesion, timesteps))
+        bar = stack.enter_context(
+            Progress(total=count, unit="image", desc=f"{run.name} on {title(dataset)}")
+        )
+        forward = GraphedForward(run.network, hidden_generators(run.network))
+        for batch in loader.batches(0):
+            n = min(len(batch.labels), count - bar.n)
+            logits, _ = forward(augment(batch.images, generator))
+            distances = marker_distance(batch.images[:n].cpu().numpy())
+            tensors = (batch.records[:n], batch.labels[:n].cpu(), logits[:n].float().cpu())
+            rows.append((*(tensor.numpy() for tensor in tensors), distances))
+            bar.update(n)
+            if bar.n >= count:
+                break
+    columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
+    order = np.argsort(columns[0], kind="stable")
+    record, label, logits, distance = (column[order] for column in columns)
+    about["seconds"] = round(time.perf_counter() - began, 2)
+    return Evaluation(run.name, dataset, record, label, logits, distance, about)
 
 
 def evaluated(
-    run: TrainedRun, dataset: str, images: int = IMAGES, *, seed: int = 0,
-    lesion: Sequence[str] = (), timesteps: int | None = None, fold: str = "val",
-    workers: int | None = None, again: bool = False, resize: bool = True,
-) -> tuple[Evaluation, Path]:  # fmt: skip
+    run: TrainedRun,
+    dataset: str,
+    images: int = IMAGES,
+    *,
+    workers: int | None = None,
+    again: bool = False,
+    resize: bool = True,
+    seed: int = 0,
+    fold: str = "val",
+    **circuit: Any,
+) -> tuple[Evaluation, Path]:
     """As :func:`evaluate`, kept under ``condition_evaluations``: what is there is not done again.
 
     What is kept is known by the weights, the circuit, the code, the input size, the preprocessing
@@ -198,24 +239,27 @@ def evaluated(
         again: compute it anew, and keep that.
         resize: whether images of another size than those that the run was trained on may be
             resized (by the run's own preprocessing), with a warning.
+        circuit: ``lesion`` and ``timesteps``.
 
     Returns:
         The evaluation, and the ``.npz`` file of its answers, beside the ``.json`` of its numbers.
     """
     data = open_images(dataset, run.config, run.params, images, seed, fold)
     check_size(run, dataset, data, resize)
-    wanted = _about(run, data, images, seed, lesion, timesteps, fold)
+    wanted = _about(run, data, images, seed, fold=fold, **circuit)
     known_by = [dataset, {k: v for k, v in wanted.items() if k not in NAMES}]
     key = hashlib.sha256(json.dumps(known_by, sort_keys=True).encode()).hexdigest()[:8]
-    words = [title(dataset), f"step{run.step}", *(f"lesion_{name}" for name in lesion)]
-    words += [f"T{timesteps}"] if timesteps else []
+    words = [title(dataset), f"step{run.step}", *(f"lesion_{x}" for x in wanted["lesion"])]
+    words += [f"T{circuit['timesteps']}"] if circuit.get("timesteps") else []
     path = run.config.condition_evaluations / run.name / f"{'_'.join(words)}_{key}.npz"
     if path.exists() and not again:
         found = _read(run, dataset, path)
         found.about |= {key: wanted[key] for key in NAMES}
         if {**wanted, "seconds": found.about.get("seconds")} == found.about:
             return found, path
-    found = _evaluate(run, dataset, data, images, seed, lesion, timesteps, fold, workers)
+    found = evaluate(
+        run, dataset, images, seed=seed, fold=fold, workers=workers, data=data, **circuit
+    )
     write_arrays(
         path,
         {
@@ -285,48 +329,15 @@ def _read(run: TrainedRun, dataset: str, path: Path) -> Evaluation:
     )  # fmt: skip
 
 
-def _evaluate(
-    run: TrainedRun, dataset: str, data: Any, images: int, seed: int, lesion: Sequence[str],
-    timesteps: int | None, fold: str, workers: int | None,
-) -> Evaluation:  # fmt: skip
-    about = _about(run, data, images, seed, lesion, timesteps, fold)
-    count = min(images, len(data))
-    if workers is None:
-        workers = 0 if run.device.type == "cpu" else min(WORKERS, (os.cpu_count() or 2) // 2)
-    loader = Loader(
-        data, min(int(run.params["batch_size"]), len(data)), seed, True, workers, run.device
-    )
-    augment = Augmentations(run.params["val_augmentations"], [*run.image_size, 1])
-    generator = torch.Generator(run.device).manual_seed(seed)
-    rows: list[tuple[np.ndarray, ...]] = []
-    began = time.perf_counter()
-    with ExitStack() as stack, torch.no_grad():
-        stack.enter_context(hidden_seed(run.network, seed))
-        stack.enter_context(altered(run.network, lesion, timesteps))
-        bar = stack.enter_context(
-            Progress(total=count, unit="image", desc=f"{run.name} on {title(dataset)}")
-        )
-        forward = GraphedForward(run.network, hidden_generators(run.network))
-        for batch in loader.batches(0):
-            n = min(len(batch.labels), count - bar.n)
-            logits, _ = forward(augment(batch.images, generator))
-            distances = marker_distance(batch.images[:n].cpu().numpy())
-            tensors = (batch.records[:n], batch.labels[:n].cpu(), logits[:n].float().cpu())
-            rows.append((*(tensor.numpy() for tensor in tensors), distances))
-            bar.update(n)
-            if bar.n >= count:
-                break
-    columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
-    order = np.argsort(columns[0], kind="stable")
-    record, label, logits, distance = (column[order] for column in columns)
-    about["seconds"] = round(time.perf_counter() - began, 2)
-    return Evaluation(run.name, dataset, record, label, logits, distance, about)
-
-
 def _about(
-    run: TrainedRun, data: Any, images: int, seed: int, lesion: Sequence[str],
-    timesteps: int | None, fold: str,
-) -> dict[str, Any]:  # fmt: skip
+    run: TrainedRun,
+    data: Any,
+    images: int,
+    seed: int,
+    lesion: Sequence[str] = (),
+    timesteps: int | None = None,
+    fold: str = "val",
+) -> dict[str, Any]:
     """What the numbers of an evaluation depend on."""
     return {
         **_identity(run),

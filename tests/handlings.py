@@ -189,6 +189,14 @@ def handlings(project: Path, other: Path) -> Iterator[Handling]:
     yield "--resume, checkpoints deleted", 2, "holds no checkpoint", resume(second)
     auto = settings("exp_name=b", "epochs=1", "aux.readout_epsilon=1e-5")
     yield "--resume auto, the same", 2, "holds no checkpoint", resume("auto", *auto)
+    for text, words in (
+        ("aux.batch_norm=flase", "aux.batch_norm"),
+        ("aux.gate_bias_init=cronos", "chronos"),
+        ("model_input_image_size=[0,0]", "model_input_image_size"),
+        ("data_augmentations=left_right", "data_augmentations"),
+    ):
+        given = settings(text, "exp_name=g")
+        yield f"--set {text}", 2, words, lambda given=given: train(*given)
     yield (
         "leave at the time limit",
         75,
