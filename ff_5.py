@@ -3,7 +3,11 @@
 Run it:  python ff_5.py  (--help lists the options)
 """
 
-import training
+import training  # first: it hears signals while PyTorch is imported
+
+# isort: split
+import torch
+
 from models.feedforward import FeedforwardNetwork
 
 
@@ -59,7 +63,7 @@ def experiment_params() -> dict:
     return exp
 
 
-def build_model(params: dict | None = None) -> FeedforwardNetwork:
+def build_model(params: dict | None = None) -> torch.nn.Module:
     """Gabor drive → 5 × (convolution, normalisation, relu) → readout; None means the above."""
     params = experiment_params() if params is None else params
     network = {

@@ -3,7 +3,11 @@
 Run it:  python multiplicative_lesion.py  (--help lists the options)
 """
 
-import training
+import training  # first: it hears signals while PyTorch is imported
+
+# isort: split
+import torch
+
 from models.recurrent import RecurrentNetwork
 
 
@@ -59,7 +63,7 @@ def experiment_params() -> dict:
     return exp
 
 
-def build_model(params: dict | None = None) -> RecurrentNetwork:
+def build_model(params: dict | None = None) -> torch.nn.Module:
     """Gabor drive → hGRU → normalisation → readout; None means the parameters above."""
     params = experiment_params() if params is None else params
     circuit = {
