@@ -6,25 +6,26 @@ Error is ‖difference‖ / ‖reference‖ of the output and of both gradients 
 convolution in float64.
 """
 
-import argparse
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 
 from benchmarks.timing import chosen_device, in_turn, machine, ratio, set_tf32, text, write
 from layers.horizontal import HorizontalKernel, direct_convolution
+from support import shell
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = shell.Parser("convolution", __doc__, package="benchmarks")
     parser.add_argument("--device")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--channels", type=int, default=25)
     parser.add_argument("--size", type=int, default=150)
     parser.add_argument("--kernel", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", help="write the numbers to this JSON file")
-    options = parser.parse_args()
+    parser.add_argument("--output", metavar="FILE", help="write the numbers to this JSON file")
+    options = parser.parse_args(arguments)
     device = chosen_device(options.device)
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
@@ -40,7 +41,7 @@ def main() -> None:
     for tf32 in (True, False) if device.type == "cuda" else (False,):
         set_tf32(tf32)
         rows += _compare(x, W, g, exact, tf32, device, options.rounds)
-    write(options.out, machine(device), rows)
+    write(options.output, machine(device), rows)
 
 
 def _exact(x: torch.Tensor, W: torch.Tensor, g: torch.Tensor) -> list[torch.Tensor]:
@@ -94,4 +95,4 @@ def _compare(x, W, g, exact, tf32: bool, device: torch.device, rounds: int) -> l
 
 
 if __name__ == "__main__":
-    main()
+    shell.run_command(main)

@@ -12,7 +12,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.pool import Pool
@@ -21,15 +21,16 @@ import numba
 import numpy as np
 
 from dataset_processing.pathfinder import Pathfinder, Settings
+from support import shell
 from support.progress import Progress
 from tests.oracles.pathfinder import Reference
 
 BLOCK = 64  # images of a task
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the comparison and prints two tables."""
-    options = parser().parse_args()
+    options = parser().parse_args(arguments)
     print(f"{machine()}; {options.rounds} rounds, seed {options.seed}")
     generators = {
         length: Pathfinder(Settings(contour_length=length), options.seed)
@@ -131,9 +132,9 @@ def machine() -> str:
     return f"{name}, {cores} cores, {load}; {versions}"
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> shell.Parser:
     """The command's options."""
-    result = argparse.ArgumentParser(prog="python -m benchmarks.generator", description=__doc__)
+    result = shell.Parser("generator", __doc__, package="benchmarks")
     result.add_argument("--lengths", type=int, nargs="+", default=[6, 9, 14, 25])
     result.add_argument("--rounds", type=int, default=5)
     result.add_argument("--images", type=int, default=4, help="a round, against the reference (4)")
@@ -143,4 +144,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    shell.run_command(main)

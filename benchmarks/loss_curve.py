@@ -6,7 +6,7 @@ Rounding differences grow from step to step in any training. So a third run show
 direct convolutions again, from weights that differ by one part in ten million.
 """
 
-import argparse
+from collections.abc import Sequence
 
 import torch
 
@@ -14,18 +14,19 @@ from benchmarks.step import SCRIPTS
 from benchmarks.timing import chosen_device, machine, set_tf32, write
 from dataset_processing.pathfinder import generate
 from layers.horizontal import horizontal_method
+from support import shell
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = shell.Parser("loss_curve", __doc__, package="benchmarks")
     parser.add_argument("--device")
     parser.add_argument("--script", default="hgru", choices=SCRIPTS)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--size", type=int, default=150)
     parser.add_argument("--tf32", action="store_true", help="allow TF32 in both")
-    parser.add_argument("--out", help="write the numbers to this JSON file")
-    options = parser.parse_args()
+    parser.add_argument("--output", metavar="FILE", help="write the numbers to this JSON file")
+    options = parser.parse_args(arguments)
     device = chosen_device(options.device)
     torch.backends.cudnn.benchmark = True
     if device.type == "cuda":
@@ -50,7 +51,7 @@ def main() -> None:
         )
     rows = [{"step": i, "fast": a, "direct": b, "direct, moved by 1e-7": c}
             for i, (a, b, c) in enumerate(zip(fast, direct, again, strict=True))]  # fmt: skip
-    write(options.out, machine(device), rows)
+    write(options.output, machine(device), rows)
 
 
 def _train(options, images, labels, method: str, moved: float) -> list[float]:
@@ -90,4 +91,4 @@ def _apart(a: list[float], b: list[float]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    shell.run_command(main)

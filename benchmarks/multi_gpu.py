@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.timing import machine, set_tf32
+from support import shell
+from support.files import write_text
 from support.memory import keep_memory
 from training.distribution import Ranks, device_of
 from training.losses import loss_function
@@ -46,11 +49,9 @@ SAME_STEPS = 20  # compared without TF32
 LOOP_STEPS = 400
 
 
-def options() -> argparse.Namespace:
+def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parse = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parse = shell.Parser("multi_gpu", __doc__, package="benchmarks")
     parse.add_argument("--scripts", nargs="+", default=["hgru", "hgru_bn", "ff_5"])
     parse.add_argument("--processes", type=int, default=2)
     parse.add_argument("--device", default="auto")
@@ -61,9 +62,11 @@ def options() -> argparse.Namespace:
     parse.add_argument("--rounds", type=int, default=5)
     parse.add_argument("--profile", action="store_true", help="where a step's time goes")
     parse.add_argument("--loop", action="store_true", help="whole training runs, by their logs")
-    parse.add_argument("--out", type=Path, help="write the numbers to this JSON file")
+    parse.add_argument(
+        "--output", type=Path, metavar="FILE", help="write the numbers to this JSON file"
+    )
     parse.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # inside torchrun
-    return parse.parse_args()
+    return parse.parse_args(arguments)
 
 
 # -- inside torchrun -------------------------------------------------------------------------------
@@ -300,13 +303,13 @@ def show(script: str, found: dict[str, Any], chosen: argparse.Namespace) -> None
             print(f"    {ms:+8.3f}{' more' if one else ''}  {name[:80]}")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Compare, and print."""
-    chosen = options()
+    chosen = options(arguments)
     if chosen.measure:
         (chosen.script,) = chosen.scripts
         measure(chosen)
-        return 0
+        return
     everything: dict[str, Any] = {}
     for script in chosen.scripts:
         with tempfile.TemporaryDirectory() as folder:
@@ -327,10 +330,9 @@ def main() -> int:
             {"processes": p, "total": t, "s": s} for (p, t), s in found["times"].items()
         ]
         everything[script] = found
-    if chosen.out:
-        chosen.out.write_text(json.dumps(everything, indent=1) + "\n")
-    return 0
+    if chosen.output:
+        write_text(chosen.output, json.dumps(everything, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    shell.run_command(main)

@@ -6,13 +6,14 @@ The limit to compare with: at 150×150 and batch 32, reading and writing every t
 once takes about 7.5 ms on an H200.
 """
 
-import argparse
+from collections.abc import Sequence
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.step import SCRIPTS, _side
 from benchmarks.timing import machine, set_tf32, write
+from support import shell
 
 STEPS = 5
 FAMILIES = {
@@ -42,13 +43,13 @@ FAMILIES = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = shell.Parser("profile", __doc__, package="benchmarks")
     parser.add_argument("--script", default="hgru", choices=SCRIPTS)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--strict", action="store_true", help="forbid TF32")
-    parser.add_argument("--out", help="write the numbers to this JSON file")
-    options = parser.parse_args()
+    parser.add_argument("--output", metavar="FILE", help="write the numbers to this JSON file")
+    options = parser.parse_args(arguments)
     device = torch.device("cuda")
     torch.backends.cudnn.benchmark = True
     set_tf32(not options.strict)
@@ -73,8 +74,8 @@ def main() -> None:
     for row in rows:
         print(f"{row['ms']:7.3f} ms  {row['launches']:4.0f} launches  {row['what']}")
     print(f"{sum(row['ms'] for row in rows):7.3f} ms  in all (some of it side by side)")
-    write(options.out, machine(device), rows)
+    write(options.output, machine(device), rows)
 
 
 if __name__ == "__main__":
-    main()
+    shell.run_command(main)

@@ -7,8 +7,8 @@ Shows from where on the spectral convolution is the faster one, which is where t
 training step is, so that the device's time is measured and not the host's launches.
 """
 
-import argparse
 import statistics
+from collections.abc import Sequence
 
 import torch
 
@@ -23,13 +23,14 @@ from benchmarks.timing import (
     write,
 )
 from layers.horizontal import HorizontalKernel
+from support import shell
 
 SIZES = (75, 150, 300, 450, 600)
 KERNELS = (3, 5, 7, 9, 11, 15, 20, 25, 31)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = shell.Parser("scaling", __doc__, package="benchmarks")
     parser.add_argument("--device")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--channels", type=int, default=25)
@@ -37,9 +38,9 @@ def main() -> None:
     parser.add_argument("--kernels", nargs="+", type=int, default=KERNELS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--strict", action="store_true", help="forbid TF32")
-    parser.add_argument("--out", help="write the numbers to this JSON file")
+    parser.add_argument("--output", metavar="FILE", help="write the numbers to this JSON file")
     parser.add_argument("--figure", help="draw them in this file")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     device = chosen_device(options.device)
     torch.backends.cudnn.benchmark = True
     if device.type == "cuda":
@@ -47,7 +48,7 @@ def main() -> None:
     print(f"{machine(device)}; batch {options.batch}, {options.channels} channels, with backward")
     rows = [_measure(size, 15, options, device) for size in options.sizes]
     rows += [_measure(150, kernel, options, device) for kernel in options.kernels]
-    write(options.out, machine(device), rows)
+    write(options.output, machine(device), rows)
     if options.figure:
         _draw(rows, len(options.sizes), machine(device), options.figure)
 
@@ -101,4 +102,4 @@ def _draw(rows: list[dict], sizes: int, head: str, path: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    shell.run_command(main)

@@ -8,10 +8,10 @@ convolutions, run eagerly with cudnn.benchmark. Both sides run in turn in this p
 random numbers.
 """
 
-import argparse
 import gc
 import importlib
 import statistics
+from collections.abc import Sequence
 
 import torch
 
@@ -26,6 +26,7 @@ from benchmarks.timing import (
     write,
 )
 from layers.horizontal import horizontal_method
+from support import shell
 from support.memory import keep_memory
 from training.distribution import Ranks
 from training.losses import loss_function
@@ -39,8 +40,8 @@ SCRIPTS = (
 )  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = shell.Parser("step", __doc__, package="benchmarks")
     parser.add_argument("--device")
     parser.add_argument("--scripts", nargs="+", default=SCRIPTS, choices=SCRIPTS)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 32, 128, 256])
@@ -49,8 +50,8 @@ def main() -> None:
     parser.add_argument("--recompute", action="store_true", help="the option of the layer")
     parser.add_argument("--no-forward", action="store_true", help="training steps only")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", help="write the numbers to this JSON file")
-    options = parser.parse_args()
+    parser.add_argument("--output", metavar="FILE", help="write the numbers to this JSON file")
+    options = parser.parse_args(arguments)
     device = chosen_device(options.device)
     torch.backends.cudnn.benchmark = True
     if device.type == "cuda":
@@ -68,7 +69,7 @@ def main() -> None:
                 gc.collect()
                 if device.type == "cuda":
                     torch.cuda.empty_cache()
-    write(options.out, machine(device), rows)
+    write(options.output, machine(device), rows)
 
 
 def _measure(script: str, batch: int, training: bool, options, device: torch.device) -> dict:
@@ -137,4 +138,4 @@ def _line(row: dict) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    shell.run_command(main)

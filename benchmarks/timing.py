@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from support.files import write_text
+
 
 def machine(device: torch.device) -> str:
     """The machine's name, as it heads every table."""
@@ -123,7 +125,8 @@ def _peak_resident(call: Callable[[], Any]) -> float:
 def write(path: str | None, head: str, rows: list[dict[str, Any]]) -> None:
     """Write what was measured as JSON, if a path is given."""
     if path:
-        Path(path).write_text(json.dumps({"machine": head, "rows": rows}, indent=1) + "\n")
+        text = json.dumps({"machine": head, "rows": rows}, indent=1) + "\n"
+        write_text(Path(path), text)
 
 
 def chosen_device(name: str | None) -> torch.device:

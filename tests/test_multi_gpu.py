@@ -17,7 +17,7 @@ def test_several_processes_are_compared_with_one(processes: int, tmp_path: Path)
         [
             sys.executable, "-m", "benchmarks.multi_gpu", "--device", "cpu", "--scripts", "hgru",
             "--processes", str(processes), "--batch-size", "4", "--large", "8", "--size", "12",
-            "--steps", "2", "--rounds", "2", "--profile", "--out", str(out),
+            "--steps", "2", "--rounds", "2", "--profile", "--output", str(out),
         ],
         capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip

@@ -32,6 +32,8 @@ def main(
     code = 1
     try:
         code = run_script(experiment_params, build_model)
+    except SystemExit as left:  # --help, or a signal before the training began
+        code = int(left.code or 0)
     finally:
         code = told(code)
     raise SystemExit(code)

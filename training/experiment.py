@@ -413,6 +413,19 @@ def _option(name: str) -> tuple[Kind, str]:
     return AUX[name]
 
 
+def check_options(network: Any) -> None:
+    """UserError where an option that a script's ``build_model`` gave cannot be, as "no" for False.
+
+    Args:
+        network: the layers check what they cannot compute with; its attribute ``options``, if it
+            has one, is what it was built with.
+    """
+    options = getattr(network, "options", None)
+    for name, value in options.items() if isinstance(options, dict) else ():
+        if name in AUX:
+            AUX[name][0].of(f"build_model: {name}", value)
+
+
 def _override(values: Settings, text: str) -> str:
     """Lay one ``key=value`` or ``key+=value`` over the values; its key."""
     key, equals, value = text.partition("=")

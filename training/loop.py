@@ -17,6 +17,7 @@ from dataset_processing import open_set
 from dataset_processing.augmentations import Augmentations
 from dataset_processing.loader import Loader
 from models.tf_variables import tf_variables
+from support.errors import SystemRefusal
 from support.files import WholeFile
 from training.checkpoints import CheckpointFolder
 from training.distribution import Ranks
@@ -234,9 +235,15 @@ class Training:
         try:
             return self._steps(stop)
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            raise OutOfMemoryError(self._out_of_memory()) from error
+            if _is_out_of_memory(error):
+                raise OutOfMemoryError(self._out_of_memory()) from error
+            if str(error).startswith("DataLoader worker"):  # as PyTorch says that one is gone
+                raise SystemRefusal(
+                    f"a process that loads images was lost at step {self.step}: killed, or out of "
+                    "the machine's memory (/dev/shm too)? --resume goes on from the last "
+                    "checkpoint; --workers N with a smaller N takes less memory"
+                ) from error
+            raise
 
     def _steps(self, stop: Stop) -> str | None:
         """Updates and validations from where the run stands."""

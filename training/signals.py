@@ -73,7 +73,7 @@ class Stop:
         if self._begun:
             return
         if os.getpid() == self._process:
-            _leave(number, frame)
+            _leave(number)
         signal.signal(number, signal.SIG_DFL)  # a process that prepares data, and is told to end
         os.kill(os.getpid(), number)
 
@@ -83,10 +83,16 @@ def listen() -> None:
     if threading.current_thread() is threading.main_thread():
         for number in POLITE:
             if signal.getsignal(number) == signal.SIG_DFL:
-                signal.signal(number, _leave)
+                signal.signal(number, _leave_alone)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def _leave_alone(number: int, frame: FrameType | None) -> None:
+    from training.launch import told
+
+    _leave(number, told(LEFT_EARLY))
+
+
+def _leave(number: int, code: int = LEFT_EARLY) -> None:
     name = signal.Signals(number).name
     print(f"left early: {name} before the training began", file=sys.stderr, flush=True)
-    raise SystemExit(LEFT_EARLY)
+    raise SystemExit(code)

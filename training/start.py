@@ -23,7 +23,14 @@ from support.errors import MissingError, UserError
 from support.memory import keep_memory
 from training.checkpoints import CheckpointError, CheckpointFolder, load
 from training.distribution import OtherRankError, Ranks
-from training.experiment import SETTINGS, Experiment, Settings, differences, plain
+from training.experiment import (
+    SETTINGS,
+    Experiment,
+    Settings,
+    check_options,
+    differences,
+    plain,
+)
 from training.log import NOTICES, RunLog
 from training.loop import Training
 from training.optimizers import dead_weights
@@ -307,7 +314,8 @@ def _build(build_model: Callable[[Settings], Any], exp: Experiment) -> Any:
     """The script's network.
 
     Raises:
-        UserError: it does not know an option of ``aux``, or it is none.
+        UserError: it does not know an option of ``aux``, an option that it was built with cannot
+            be, or it is no network.
     """
     try:
         network = build_model(exp.as_dict())
@@ -320,6 +328,7 @@ def _build(build_model: Callable[[Settings], Any], exp: Experiment) -> Any:
         raise UserError(
             f"build_model() must return a torch.nn.Module, found {type(network).__name__}"
         )
+    check_options(network)
     return network
 
 

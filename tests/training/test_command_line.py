@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from models.recurrent import RecurrentNetwork
 from tests.training import tiny
 from tests.training.conftest import QUIET
 from training import start
@@ -124,6 +125,20 @@ def test_what_build_model_returns_must_be_a_network(
     assert run_script(tiny.experiment_params, lambda params: None, QUIET) == ERROR
     error = capsys.readouterr().err
     assert "build_model" in error and "NoneType" in error
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("adaptation", "no"), ("gate_bias_init", "cronos"), ("mu", 0)]
+)
+def test_what_build_model_gives_is_checked(
+    name: str, value: object, project: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def build_model(params: dict) -> RecurrentNetwork:
+        return RecurrentNetwork(**{**params["aux"], name: value})
+
+    assert run_script(tiny.experiment_params, build_model, QUIET) == ERROR
+    error = capsys.readouterr().err
+    assert name in error and repr(value) in error
 
 
 def test_too_many_workers_are_capped(

@@ -129,6 +129,19 @@ def test_no_worker_outlives_its_run(how: str, tmp_path: Path) -> None:
     wait_for(lambda: not any(alive(worker) for worker in workers))
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
+def test_a_lost_worker_is_one_line(tmp_path: Path) -> None:
+    tiny.make_records(tmp_path)
+    process = processes.start(["--set", "epochs=100000", "--workers", "2"], tmp_path)
+    wait_for(lambda: list(tmp_path.glob("checkpoints/*/step_00000004.pt")))
+    os.kill(children(process.pid or 0)[0], signal.SIGKILL)
+    assert processes.finish(process) == ERROR
+    said = processes.said(tmp_path)
+    (error,) = [line for line in said.splitlines() if line.startswith("error:")]
+    assert "a process that loads images" in error and "--workers" in error
+    assert "Traceback" not in said
+
+
 @pytest.mark.parametrize("full", ["stdout", "stderr"])
 def test_a_run_goes_on_where_its_output_is_full(full: str, project: Path) -> None:
     with open("/dev/full", "w") as device:
