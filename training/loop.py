@@ -453,11 +453,11 @@ class Training:
         seconds = self.seconds if math.isfinite(self.seconds) else None
         return {"images": self.images, "seconds": seconds}
 
-    def write_results(self) -> None:
+    def write_results(self, run: Run) -> None:
         """Write ``results/<run>.npz``: what was measured so far, and the run's settings."""
         arrays = self.history.results(self.settings["score_metric"])
         settings = np.array(json.dumps(self.identity))
-        _write_arrays(self.run.results, {**arrays, "settings": settings})
+        _write_arrays(run.results, {**arrays, "settings": settings})
 
     def _checkpoint_due(self) -> bool:
         if self._save_asked:
@@ -484,7 +484,7 @@ class Training:
         is_best = best is not None and self.history.validation_step[best] == self.step
         state = {**self.state(), "record": self.run.about}
         self.checkpoints.save(self.step, state, is_best)
-        self.write_results()
+        self.write_results(self.run)
         self.log.flush()
 
     def close(self) -> None:

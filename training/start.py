@@ -181,6 +181,7 @@ def _go(training: Training, run: Run, stop: Stop, resumed: bool, note: str | Non
         log.say(_opening(training, run, resumed, note))
         if training.step >= training.total and training.finished():
             log.say("this run is complete already; --set epochs=N with a larger N makes it longer")
+            ranks.first(lambda: training.write_results(run))  # perhaps it was killed before that
             reason = None
         else:
             reason = training.go(run, log, stop)

@@ -117,6 +117,17 @@ def test_a_run_can_be_made_longer_but_not_changed(
         assert torch.equal(longer[f"model {name}"], value), name
 
 
+def test_results_that_a_kill_prevented_are_written_at_the_resume(
+    script: Script, project: Path
+) -> None:
+    assert script("--set", "epochs=1") == COMPLETE
+    (results,) = project.glob("results/*.npz")
+    before = results.read_bytes()
+    results.unlink()  # as a kill between the last checkpoint and the results leaves it
+    assert script("--resume", "latest") == COMPLETE
+    assert results.read_bytes() == before
+
+
 def test_a_run_is_found_by_name_and_by_path(
     script: Script, project: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
