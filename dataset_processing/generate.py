@@ -448,7 +448,7 @@ def processes(job: Job, workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
     fork = multiprocessing.get_context("fork")
     pool = ProcessPoolExecutor(workers, fork, start_worker, (os.getpid(),))
     try:
-        yield pool.map
+        yield lambda work, shards: pool.map(partial(ending, work), shards)
     except BaseException as error:
         for worker in set(multiprocessing.active_children()) - set(others):
             worker.terminate()
@@ -463,9 +463,18 @@ def processes(job: Job, workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
 
 
 def leave(*_: Any) -> None:
-    """End a worker that is told to; what breaks in its queues by that is no news to anyone."""
+    """End a worker that is told to, once; what breaks in its queues is no news to anyone."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.stderr = open(os.devnull, "w")
     sys.exit(143)
+
+
+def ending(work: Callable[[Shard], Any], shard: Shard) -> Any:
+    """``work(shard)``; a worker that is told to end does not take up another shard after it."""
+    try:
+        return work(shard)
+    except SystemExit:
+        os._exit(143)
 
 
 def start_worker(parent: int) -> None:
