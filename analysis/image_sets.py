@@ -16,6 +16,7 @@ from dataset_processing import (
 )
 from dataset_processing.folds import GeneratedFold
 from dataset_processing.pathfinder import Settings
+from dataset_processing.sets import rescales
 from support.errors import MissingError, UserError
 
 GENERATED = re.compile(r"pathfinder_(\d+)")
@@ -54,7 +55,8 @@ def open_images(
             raise UserError(f"the settings of {params['dataset']} are not known: name another set")
         return GeneratedFold(name, "test", settings, seed, count)
     if name not in data_sets() and Path(name).exists():
-        return open_path(Path(name))
+        names = params.get("val_augmentations")
+        return open_path(Path(name), meant=names is not None and not rescales(names))
     if "/" in name or name.endswith(".tfrecords"):
         raise MissingError(f"{name}: no such file or folder")
     return open_set(name, config, params).fold(fold)

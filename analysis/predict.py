@@ -27,7 +27,9 @@ from analysis.style import ACTIVITY, PAGE, SKY, new_figure, picture, save, style
 from analysis.trained import TrainedRun, load_run
 from config import Config
 from dataset_processing.augmentations import Augmentations
+from dataset_processing.images import check_scale
 from dataset_processing.images import read_image as read_as_training
+from dataset_processing.sets import rescales
 from support import shell
 from support.errors import UserError
 from support.files import write_csv
@@ -86,7 +88,7 @@ def prepare_images(run: TrainedRun, images: np.ndarray, seed: int = 0) -> Tensor
     """Images (N, H, W), 0–255, as the run's network is given them: (N, 1, h, w) in 0–1."""
     augment = Augmentations(run.params["val_augmentations"], [*run.image_size, 1])
     generator = torch.Generator(run.device).manual_seed(seed)
-    return augment(torch.from_numpy(np.ascontiguousarray(images)).to(run.device), generator)
+    return augment(torch.from_numpy(np.array(images)).to(run.device), generator)
 
 
 @torch.no_grad()
@@ -156,6 +158,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = Config()
     run = load_run(options.run, options.weights, options.device, config)
     images = [read_image(path, run.stimulus_size, options.resize) for path in options.images]
+    meant = not rescales(run.params["val_augmentations"])
+    for path, image in zip(options.images, images, strict=True):
+        if image.any():  # a blank image is on every scale
+            check_scale(str(path), [image], [str(path)], meant)
     folder = options.output or config.visualizations / run.name
     rows: list[dict[str, Any]] = []
     paths = []

@@ -6,7 +6,9 @@ choice of scale (16 bits, floats) or of a frame is refused.
 """
 
 import io
+import struct
 import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +19,9 @@ from support.errors import UserError, refusals
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
+# What Pillow's readers are known to raise for damaged files, besides its own kinds.
+DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError,
+           struct.error, zlib.error, Image.DecompressionBombError)  # fmt: skip
 MAGIC = {  # how files begin that are taken for images or for records
     b"\x1f\x8b": "gzip",
     b"\x89PNG": "a PNG image",
@@ -77,7 +82,7 @@ def decode_image(data: bytes, name: str) -> tuple[np.ndarray, str]:
         kind = kind_of(data)
         what = f"damaged {kind[2:]}" if kind.endswith(" image") else f"not an image but {kind}"
         raise BadImageError(f"{name}: {what}; expected one of {', '.join(FORMATS)}") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except DAMAGED as error:
         if isinstance(error, BadImageError):
             raise
         raise BadImageError(f"{name}: the image is damaged ({error})") from error

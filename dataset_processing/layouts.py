@@ -11,6 +11,8 @@ Column 3 and the folders are both looked at. Where they contradict each other, n
 """
 
 import codecs
+import os
+import tokenize
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +99,7 @@ def _two_folders(folder: Path, negative: Path, meta: str) -> tuple[list[str], li
         tables.append(read_metadata(place / meta, columns=2))
     found = [set(t[:, LABEL_COLUMN:][:, :1].flatten().tolist()) for t in tables]
     labels = [{LABELS.get(value) for value in values} for values in found]
-    contradicts = {0, 1} in labels or labels == [{0}, {1}]
+    contradicts = any({0, 1} <= own for own in labels) or labels == [{0}, {1}]
     if contradicts:
         told = " and ".join(
             f"{', '.join(sorted(values)[:SHOWN])} in {place / meta}"
@@ -201,13 +203,22 @@ def read_metadata(file: Path, columns: int) -> np.ndarray:
             raise UserError(f"{file}: metadata holds bytes that are not UTF-8 ({error})") from error
     if table.dtype.kind != "U":
         raise UserError(f"{file}: metadata holds {table.dtype}; expected strings")
+    try:
+        told = os.fsencode("".join(table[:, : LABEL_COLUMN + 1].ravel().tolist()))
+    except (UnicodeEncodeError, SystemError) as error:  # NumPy's own characters may be none
+        raise UserError(f"{file}: metadata holds what is no text ({error}); damaged?") from error
+    if b"\0" in told:
+        raise UserError(
+            f"{file}: metadata holds NUL characters, which no file's name has; damaged, or UTF-16 "
+            "without its byte-order mark?"
+        )
     return table
 
 
 def _read_npy(file: Path) -> np.ndarray:
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
         raise UserError(
             f"{file}: cannot be read ({error}). If it holds Python objects and you trust it, save "
             "it again as strings: np.save(file, np.load(file, allow_pickle=True).astype(str))"

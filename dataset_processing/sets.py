@@ -187,7 +187,7 @@ class DiskSet(DataSet):
         key = "data_augmentations" if fold == "train" else "val_augmentations"
         names = self.params.get(key)
         opened = self.raw(fold)
-        opened.look(size, meant=names is not None and not _rescales(names))
+        opened.look(size, meant=names is not None and not rescales(names))
         return opened
 
     def _factors(self) -> tuple[float, float]:
@@ -223,8 +223,12 @@ def open_set(
     return kind(name, config, params or {}, on_bad_record)
 
 
-def open_path(path: Path) -> RecordFold | ImageFold:
+def open_path(path: Path, meant: bool = False) -> RecordFold | ImageFold:
     """All images of a record file, or of a folder in one of the layouts.
+
+    Args:
+        path: of the file or folder.
+        meant: another scale than 0–255 may be meant.
 
     Raises:
         UserError, MissingError: it cannot be read.
@@ -236,7 +240,7 @@ def open_path(path: Path) -> RecordFold | ImageFold:
         fold: RecordFold | ImageFold = ImageFold(path.name, positives + negatives, labels)
     else:
         fold = RecordFold(path.stem, [path])
-    fold.look()
+    fold.look(meant=meant)
     return fold
 
 
@@ -397,7 +401,8 @@ def _all_default(config: Config) -> bool:
     return config.data_root_is_default and config.project_directory_is_default
 
 
-def _rescales(names: Any) -> bool:
+def rescales(names: Any) -> bool:
+    """Whether augmentations divide by 255: pixels are then expected to be 0–255."""
     if isinstance(names, str):
         return names.startswith("uint8_rescale")
-    return any(_rescales(name) for name in names)
+    return any(rescales(name) for name in names)

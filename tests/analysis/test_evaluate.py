@@ -268,6 +268,30 @@ def test_predict_says_what_the_network_says(run, config, samples, tmp_path, caps
     assert (tmp_path / f"predict_{path.stem}.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.filterwarnings("error")
+def test_predict_refuses_the_scales_that_evaluate_refuses(run, tmp_path, capsys):
+    path = tmp_path / "dim.png"
+    stimulus = Pathfinder(Settings(), 1).image(0)[0]
+    Image.fromarray(stimulus // 255).save(path)
+    assert exit_code(predict.main, [run.name, str(path), "--output", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert str(path) in said and "between 0 and 1" in said
+    assert not list(tmp_path.glob("predict*"))
+    Image.fromarray(np.zeros_like(stimulus)).save(path)  # a blank image is on every scale
+    assert exit_code(predict.main, [run.name, str(path), "--output", str(tmp_path)]) == 0
+
+
+def test_a_folder_on_the_scale_that_the_run_was_trained_on_is_read(tmp_path):
+    for label in ("pos", "neg"):
+        (tmp_path / "imgs" / label).mkdir(parents=True)
+        Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / "imgs" / label / "a.png")
+    with pytest.raises(UserError, match="between 0 and 1"):
+        image_sets.open_images(str(tmp_path), None, {"val_augmentations": ["uint8_rescale"]}, 2)
+    with pytest.warns(UserWarning, match="between 0 and 1"):
+        found = image_sets.open_images(str(tmp_path), None, {"val_augmentations": ["resize"]}, 2)
+    assert len(found) == 2
+
+
 def test_predict_maps_hidden_state_and_maxima(run):
     from analysis.probing import record
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.evaluate import evaluate
+from analysis.evaluate import evaluated
 from analysis.trained import load_run
 from config import Config
 from dataset_processing import open_set
@@ -65,7 +65,7 @@ def test_one_command_trains_and_accuracy_is_what_one_counts(tmp_path, monkeypatc
     assert f"{side}×{side}" in done.stdout
     run = load_run("latest", config=config, device="cpu")
     assert run.image_size == (side // 2, side // 2)
-    found = evaluate(run, f"pathfinder{side}", 100)
+    found, kept = evaluated(run, f"pathfinder{side}", 100)
 
     fold = open_set(f"pathfinder{side}", config).fold("val")
     folder = tmp_path / "data" / f"pathfinder{side}" / "curv_contour_length_14"
@@ -81,6 +81,13 @@ def test_one_command_trains_and_accuracy_is_what_one_counts(tmp_path, monkeypatc
     ]
     assert found.accuracy()["images"] == len(files) == 3
     assert found.accuracy()["accuracy"] == pytest.approx(np.mean(right))
+    with np.load(kept) as rows:  # a row an image
+        assert [labels[fold.name(int(number))] for number in rows["record"]] == list(rows["label"])
+        count = sum(
+            a < b if label else a >= b
+            for (a, b), label in zip(rows["logits"], rows["label"], strict=True)
+        )
+    assert found.summary()["accuracy"] == pytest.approx(count / 3)
 
 
 @pytest.mark.parametrize("name", ["pathfinder32", "curv_contour_length_14_full"])

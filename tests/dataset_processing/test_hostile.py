@@ -3,6 +3,7 @@ training, encode, verify and predict alike, or refused with the name of the file
 
 import gzip
 import io
+import re
 import shutil
 import tempfile
 import warnings
@@ -19,15 +20,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from tfrecord.writer import TFRecordWriter
 
+from analysis.image_sets import open_images
 from config import Config
-from dataset_processing import encode, open_path, open_set, verify
+from dataset_processing import encode, open_set, verify
 from dataset_processing.images import read_image
 from dataset_processing.records import encode_image, example_bytes
 from support.errors import UserError
 
 DATA_NAME, NAME = "curv_contour_length_14", "curv_contour_length_14_full"
 SIDE = 16
-GOOD = ("grey", "grey as colour", "transparent white", "palette", "1 bit", "grey and alpha")
+GOOD = ("grey", "grey as colour", "transparent white", "palette", "1 bit", "4 bits",
+        "grey and alpha", "blue")  # fmt: skip
+BINARY = "0 and 1"  # not a bad file, but a set of them is off the scale
 BAD = ("16 bits", "16-bit colour", "empty", "cut", "text", "missing", "other size", "animated")
 EXAMPLES = settings(
     max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
@@ -42,9 +46,31 @@ class Truth:
     bad: set[str] = field(default_factory=set)
 
 
+def metadata(path: Path, table: list[list[str]], how: str, plan: dict) -> None:
+    """A metadata file, spoilt in one of the ways of ``plan["beside"]``."""
+    table = [row[:2] if how == "two columns" else list(row) for row in table]
+    if how.startswith("wrong label"):
+        table[3][3] = "2"
+    elif how == "NUL":
+        table[4][1] = "s\0.png"
+    text = plan["layout"] == "2020 text"
+    if how == "no array" or (how == "short row" and not text):
+        path.write_bytes(b"\x93NUMPY\1\0\x76\0\xff'descr': '<U6'}".ljust(128) + b"\n" * 99)
+    elif text:
+        if how == "short row":
+            table[2] = table[2][:1]
+        path.write_text("\n".join(map(" ".join, table)), encoding=plan["encoding"])
+    else:
+        np.save(path, np.array(table))
+
+
 def file_of(kind: str, image: np.ndarray) -> tuple[bytes | None, np.ndarray | None]:
     """A file of this kind, and the image in it: None where it must be refused."""
     alpha = Image.fromarray(image)
+    black = Image.new("L", alpha.size, 0)
+    blue = Image.merge("RGB", [black, black, alpha])
+    quantized = Image.fromarray(image // 17).convert("P")
+    quantized.putpalette([17 * (entry // 3) for entry in range(48)])
     white, opaque = Image.new("L", alpha.size, 255), Image.new("L", alpha.size, 255)
     made: dict[str, tuple[Image.Image, np.ndarray | None]] = {
         "grey": (alpha, image),
@@ -52,6 +78,9 @@ def file_of(kind: str, image: np.ndarray) -> tuple[bytes | None, np.ndarray | No
         "transparent white": (Image.merge("RGBA", [white] * 3 + [alpha]), image),
         "grey and alpha": (Image.merge("LA", [alpha, opaque]), image),
         "palette": (alpha.convert("P"), image),
+        "4 bits": (quantized, image // 17 * 17),
+        "blue": (blue, ((7471 * image.astype(int) + 2**15) >> 16).astype("u1")),
+        BINARY: (Image.fromarray(image // 255), image // 255),
         "1 bit": (alpha.convert("1", dither=Image.Dither.NONE), (image > 127).astype("u1") * 255),
         "16 bits": (Image.fromarray(image.astype(np.uint16) * 257), None),
         "other size": (alpha.resize((SIDE + 1, SIDE)), None),
@@ -63,6 +92,7 @@ def file_of(kind: str, image: np.ndarray) -> tuple[bytes | None, np.ndarray | No
     picture, expected = made[kind]
     stream = io.BytesIO()
     more = {"save_all": True, "append_images": [picture.rotate(90)]} if kind == "animated" else {}
+    more |= {"bits": 4} if kind == "4 bits" else {}
     picture.save(stream, "PNG", **more)
     return stream.getvalue()[: 80 if kind == "cut" else None], expected
 
@@ -83,7 +113,8 @@ DEEP = _deep()
 @st.composite
 def folders(draw: st.DrawFn) -> dict:
     """How a folder is made: its layout, its files, its metadata's habits."""
-    kinds = st.lists(st.sampled_from(GOOD), min_size=12, max_size=16)
+    some = st.lists(st.sampled_from(GOOD), min_size=12, max_size=16)
+    kinds = st.one_of(some, some, some, st.just([BINARY] * 12))
     few = st.lists(st.sampled_from(BAD), max_size=3)
     return {
         "layout": draw(st.sampled_from(["2018", "2020", "2020 text", "2025"])),
@@ -93,7 +124,21 @@ def folders(draw: st.DrawFn) -> dict:
         "encoding": draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"])),
         "companions": draw(st.booleans()),
         "beside": draw(
-            st.sampled_from(["", "", "", "neg", "empty neg", "wrong label", "short row"])
+            st.sampled_from(
+                [
+                    "",
+                    "",
+                    "",
+                    "neg",
+                    "empty neg",
+                    "wrong label",
+                    "wrong label, neg",
+                    "short row",
+                    "two columns",
+                    "NUL",
+                    "no array",
+                ]
+            )
         ),
         "name": draw(st.sampled_from(["s{}.png", "ä {}.png", "s{}.PNG"])),
         "seed": draw(st.integers(0, 2**32 - 1)),
@@ -129,20 +174,11 @@ def build(root: Path, plan: dict) -> Truth:
     if plan["layout"] == "2018":
         for label, top in ((1, set_folder), (0, root / f"{DATA_NAME}_neg")):
             (top / "metadata").mkdir()
-            np.save(top / "metadata" / "combined.npy", np.array(rows[label]))
+            metadata(top / "metadata" / "combined.npy", rows[label], "", plan)
     elif plan["layout"].startswith("2020"):
         (set_folder / "metadata").mkdir()
         table = rows[0] + rows[1]
-        if plan["beside"] == "wrong label":
-            table[3][3] = "2"
-        lines = [" ".join(row) for row in table]
-        if plan["beside"] == "short row":
-            lines[2] = "imgs/0"
-        path = set_folder / "metadata" / "0.npy"
-        if text:
-            path.write_text("\n".join(lines), encoding=plan["encoding"])
-        else:
-            np.save(path, np.array(table))
+        metadata(set_folder / "metadata" / "0.npy", table, plan["beside"], plan)
     if plan["layout"] != "2018" and plan["beside"].endswith("neg"):
         (root / f"{DATA_NAME}_neg" / "metadata").mkdir(parents=True)
         if plan["beside"] == "neg":
@@ -198,14 +234,18 @@ def test_a_folder_is_read_alike_everywhere_or_refused_by_name(plan):
         except UserError as error:
             assert str(root) in str(error)
             beside = plan["beside"] != "" and plan["layout"] != "2018"
-            assert beside or truth.bad, error
+            assert beside or truth.bad or BINARY in plan["kinds"], error
             assert_refused(config)
+            if not truth.bad:
+                with pytest.raises(UserError, match=re.escape(str(root))):
+                    open_images(str(root / DATA_NAME), config, {}, 0)
             return
+        assert BINARY not in plan["kinds"]
         found, refused = found | more, refused | others
         listed = {name: truth.images[name] for name in found}
         assert same(found, listed)
         assert refused <= truth.bad
-        whole, bad = read_all(open_path(root / DATA_NAME))  # as evaluate reads a folder
+        whole, bad = read_all(open_images(str(root / DATA_NAME), config, {}, 0))  # as evaluate does
         assert same(whole, truth.images) and bad == truth.bad
         for name, (image, _) in truth.images.items():  # as predict does
             assert np.array_equal(read_image(Path(name)), image)
@@ -233,14 +273,15 @@ def frame(payload: bytes) -> bytes:
     return length + crc(length) + payload + crc(payload)
 
 
-RECORDS = ("compact", "float32", "JPEG", "0–1", "big-endian", "nan", "colour", "label 2", "flipped",
+OFF_SCALE = ("0–1", "big-endian", "standardised")
+RECORDS = ("compact", "float32", "JPEG", *OFF_SCALE, "nan", "colour", "label 2", "flipped",
            "other features", "no example")  # fmt: skip
 
 
 @st.composite
 def shards(draw: st.DrawFn) -> dict:
     """How record files are made: the kinds of their records, what is done to the files."""
-    kind = draw(st.sampled_from(RECORDS[:2]))
+    kind = draw(st.sampled_from(RECORDS[:2] * 3 + OFF_SCALE))
     return {
         "shards": [
             [kind] * count + draw(st.lists(st.sampled_from(RECORDS[2:]), max_size=1))
@@ -273,6 +314,7 @@ def record(kind: str, image: np.ndarray) -> tuple[bytes, np.ndarray | None]:
         "nan": floats.tobytes(),
         "0–1": (floats / 255).tobytes(),
         "big-endian": floats.astype(">f4").tobytes(),
+        "standardised": ((floats - floats.mean()) / floats.std()).tobytes(),
         "colour": np.dstack([floats] * 3).tobytes(),
     }
     if kind in raw:
@@ -307,6 +349,8 @@ def test_records_are_read_with_the_right_pixels_or_refused_by_name(plan):
             )
             assert unusual or not expected
             return
+        kinds = {kind for kinds in plan["shards"] for kind in kinds}
+        assert not kinds & set(OFF_SCALE) or kinds & {"compact", "float32", "JPEG"}
         damaged = plan["file"] in ("cut", "tail")
         assert len(fold) in ([len(expected), len(expected) + 1] if damaged else [len(expected)])
         for number, image in enumerate(expected):

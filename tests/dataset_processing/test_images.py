@@ -168,6 +168,16 @@ def test_a_file_cut_anywhere_is_an_error_of_its_own_kind(cut):
         decode_image(data[:cut], "x.png")
 
 
+def test_a_tiff_with_a_damaged_second_directory_is_damaged():
+    data = bytearray(saved(Image.fromarray(GREY), "TIFF"))
+    first = int.from_bytes(data[4:8], "little")
+    entries = int.from_bytes(data[first : first + 2], "little")
+    link = first + 2 + 12 * entries  # to the next directory, of no entries
+    data[link : link + 4] = len(data).to_bytes(4, "little")
+    with pytest.raises(BadImageError, match=r"x\.tif: .*damaged"):
+        decode_image(bytes(data) + bytes(6), "x.tif")
+
+
 def looked(images: np.ndarray, meant: bool = False) -> None:
     check_scale("a set", list(images), [f"image {n}" for n in range(len(images))], meant)
 

@@ -1,5 +1,6 @@
 """The three layouts on disk, the labels they give, and the split."""
 
+import io
 import shutil
 from pathlib import Path
 
@@ -143,15 +144,22 @@ def test_metadata_that_cannot_be_used(labelled):
         with pytest.raises(UserError, match=message) as caught:
             listed(labelled)
         assert str(file) in str(caught.value)
+    stream = io.BytesIO()
+    np.save(stream, np.array([["imgs/0", "a.png", "0", "1"]]))
+    npy = stream.getvalue()
     for text, message in (
         (b"imgs/0 a.png 0 1\nimgs/0 b.png 1\n", "line 2 has 3 columns, the first has 4"),
         (b"\x89\xfe\x00", "neither a numpy file nor text"),
         (b"", r"shape \(0,\)"),
         (b"\x93NUMPY\x01\x00", "cannot be read"),
+        (npy.replace(b"{'descr", b"\xff'descr"), "cannot be read"),
+        (npy[:-24] + b"\0\0\x7f\0" + npy[-20:], "no text"),
+        ("imgs/0 a.png 0 1".encode("utf-16-le"), "NUL.*UTF-16"),
     ):
         file.write_bytes(text)
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=message) as caught:
             listed(labelled)
+        assert str(file) in str(caught.value)
 
 
 def test_what_is_missing_is_named(tmp_path, samples):
@@ -218,6 +226,7 @@ def write_rows(folder: Path, column: list[str], name: str = "combined.npy") -> N
         (["0", "1", "1", "0"], ["0", "1", "0", "1"]),
         (["1.8"] * 4, ["0", "1", "0", "1"]),
         (["0.0"] * 4, ["1.0"] * 4),
+        (["0", "1", "2", "0"], ["1.8"] * 4),  # one that is no label changes nothing
     ],
 )
 def test_labels_in_doubt_are_refused_and_both_sides_are_said(tmp_path, own, beside):
