@@ -268,7 +268,7 @@ def test_predict_says_what_the_network_says(run, config, samples, tmp_path, caps
     assert (tmp_path / f"predict_{path.stem}.pdf").read_bytes().startswith(b"%PDF")
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error:The given NumPy array is not writable")
 def test_predict_refuses_the_scales_that_evaluate_refuses(run, tmp_path, capsys):
     path = tmp_path / "dim.png"
     stimulus = Pathfinder(Settings(), 1).image(0)[0]
