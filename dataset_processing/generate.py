@@ -217,6 +217,7 @@ def write_png_shard(job: Job, shard: Shard) -> None:
             for place in places.values():
                 place.mkdir(parents=True, exist_ok=True)
             for first in range(shard.start, shard.stop, CHUNK):
+                Worker.heed()
                 indices = range(first, min(first + CHUNK, shard.stop))
                 images, labels = generator.images(indices)
                 for index, image, label in zip(indices, images, labels.tolist(), strict=True):
@@ -276,6 +277,7 @@ def image_chunks(job: Job, shard: Shard) -> Iterator[tuple[np.ndarray, np.ndarra
     """A shard's images and labels, some at a time."""
     generator = Pathfinder(job.settings, job.seed)
     for first in range(shard.start, shard.stop, CHUNK):
+        Worker.heed()
         yield generator.images(range(first, min(first + CHUNK, shard.stop)))
 
 
@@ -448,7 +450,7 @@ def processes(job: Job, workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
     fork = multiprocessing.get_context("fork")
     pool = ProcessPoolExecutor(workers, fork, start_worker, (os.getpid(),))
     try:
-        yield lambda work, shards: pool.map(partial(ending, work), shards)
+        yield lambda work, shards: pool.map(partial(Worker.run, work), shards)
     except BaseException as error:
         for worker in set(multiprocessing.active_children()) - set(others):
             worker.terminate()
@@ -462,19 +464,35 @@ def processes(job: Job, workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
         pool.shutdown(cancel_futures=True)
 
 
-def leave(*_: Any) -> None:
-    """End a worker that is told to, once; what breaks in its queues is no news to anyone."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.stderr = open(os.devnull, "w")
-    sys.exit(143)
+class Worker:
+    """A worker that is told to end does so between chunks: an exit may not fall into a clean-up."""
 
+    busy = False
+    told = False
 
-def ending(work: Callable[[Shard], Any], shard: Shard) -> Any:
-    """``work(shard)``; a worker that is told to end does not take up another shard after it."""
-    try:
-        return work(shard)
-    except SystemExit:
-        os._exit(143)
+    @classmethod
+    def tell(cls, *_: Any) -> None:
+        """The signal: at once where nothing is in hand."""
+        cls.told = True
+        if not cls.busy:
+            os._exit(143)
+
+    @classmethod
+    def heed(cls) -> None:
+        """Between chunks: leave through the clean-up of what is written."""
+        if cls.told:
+            raise SystemExit(143)
+
+    @classmethod
+    def run(cls, work: Callable[[Shard], Any], shard: Shard) -> Any:
+        """``work(shard)``, after which no other shard is taken up if the worker was told to end."""
+        cls.busy = True
+        try:
+            return work(shard)
+        finally:
+            cls.busy = False
+            if cls.told:
+                os._exit(143)
 
 
 def start_worker(parent: int) -> None:
@@ -483,7 +501,7 @@ def start_worker(parent: int) -> None:
     A terminated worker leaves through the clean-up of what it was writing.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGTERM, Worker.tell)
 
     def watch() -> None:
         while os.getppid() == parent:
