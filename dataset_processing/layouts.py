@@ -21,6 +21,8 @@ from dataset_processing.images import SUFFIXES, kind_of, read_bytes
 from support.errors import MissingError, UserError, refusals
 
 NPY_MAGIC = b"\x93NUMPY"
+# What NumPy raises for a damaged .npy file.
+DAMAGED_ARRAY = (ValueError, EOFError, SyntaxError, tokenize.TokenError)
 LABEL_COLUMN = 3
 LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "0.": 0, "1.": 1}
 COMPANIONS = ("._", ".DS_Store", "Thumbs.db", "desktop.ini")  # what file managers leave behind
@@ -218,7 +220,7 @@ def read_metadata(file: Path, columns: int) -> np.ndarray:
 def _read_npy(file: Path) -> np.ndarray:
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
+    except DAMAGED_ARRAY as error:
         raise UserError(
             f"{file}: cannot be read ({error}). If it holds Python objects and you trust it, save "
             "it again as strings: np.save(file, np.load(file, allow_pickle=True).astype(str))"

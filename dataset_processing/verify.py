@@ -20,6 +20,7 @@ from config import Config
 from dataset_processing.encode import read_ahead
 from dataset_processing.folds import RecordFold, StoredFold, times
 from dataset_processing.generate import read_description
+from dataset_processing.layouts import DAMAGED_ARRAY
 from dataset_processing.sets import FOLDS, DiskSet, data_sets, is_stream
 from support import shell
 from support.errors import UserError
@@ -188,7 +189,7 @@ def _check_mean(findings: Findings, path: Path) -> None:
         return
     try:
         mean = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (OSError, *DAMAGED_ARRAY) as error:
         findings.note("mean image", f"{path}: cannot be read ({error})")
         return
     expected = findings.total / max(findings.good, 1)

@@ -129,6 +129,10 @@ def test_a_mean_image_of_other_records(config, capsys):
     status, said = run(capsys)
     assert status == 1
     assert f"{means}: is not the mean of these records" in said
+    means.write_bytes(means.read_bytes().replace(b"{'descr", b"\xff'descr"))
+    status, said = run(capsys)
+    assert status == 1
+    assert f"{means}: cannot be read" in said
 
 
 def test_missing_records_of_images_that_are_there(config, samples, capsys, monkeypatch):
