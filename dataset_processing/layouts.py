@@ -12,17 +12,15 @@ Column 3 and the folders are both looked at. Where they contradict each other, n
 
 import codecs
 import os
-import tokenize
 from pathlib import Path
 
 import numpy as np
 
 from dataset_processing.images import SUFFIXES, kind_of, read_bytes
 from support.errors import MissingError, UserError, refusals
+from support.files import DAMAGED_ARRAY
 
 NPY_MAGIC = b"\x93NUMPY"
-# What NumPy raises for a damaged .npy file.
-DAMAGED_ARRAY = (ValueError, EOFError, SyntaxError, tokenize.TokenError)
 LABEL_COLUMN = 3
 LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "0.": 0, "1.": 1}
 COMPANIONS = ("._", ".DS_Store", "Thumbs.db", "desktop.ini")  # what file managers leave behind

@@ -20,10 +20,10 @@ from config import Config
 from dataset_processing.encode import read_ahead
 from dataset_processing.folds import RecordFold, StoredFold, times
 from dataset_processing.generate import read_description
-from dataset_processing.layouts import DAMAGED_ARRAY
 from dataset_processing.sets import FOLDS, DiskSet, data_sets, is_stream
 from support import shell
 from support.errors import UserError
+from support.files import DAMAGED_ARRAY
 from support.progress import Progress
 
 SHOWN = 20  # findings of a kind that are printed

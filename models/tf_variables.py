@@ -20,6 +20,7 @@ from layers.normalisation import BatchNormalisation
 from models.feedforward import FeedforwardNetwork
 from models.recurrent import RecurrentNetwork
 from support.errors import MissingError, UserError
+from support.files import read_array
 
 LAYER = "hgru_1"
 # The learned hidden state of hgru_bn_for: a number for each image of the batch, pixel and channel.
@@ -141,7 +142,8 @@ def load_npy_folder(
 
     Raises:
         MissingError: the folder holds no such files.
-        UserError: it holds several runs and none was named, or the files do not fit the model.
+        UserError: it holds several runs and none was named, a file is damaged, or they do
+            not fit the model.
     """
     folder = Path(folder)
     names = {re.sub(":0$", "", name).replace("/", "_"): name for name in counterparts(model)}
@@ -162,9 +164,7 @@ def load_npy_folder(
         labels = ", ".join(sorted({k[0] for k in chosen}))
         raise UserError(f"{folder} holds several runs ({labels}): name one as label")
     key = max(chosen, key=lambda k: k[1])
-    variables = {
-        names.get(name, name): np.load(file, allow_pickle=False) for name, file in sets[key].items()
-    }
+    variables = {names.get(name, name): read_array(file) for name, file in sets[key].items()}
     load_tf_variables(model, variables)
     return key
 

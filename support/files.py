@@ -6,6 +6,7 @@ import fcntl
 import io
 import json
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -15,8 +16,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from support.errors import SystemRefusal, UserError
+from support.errors import SystemRefusal, UserError, refusals
 
+# What NumPy raises for a damaged .npy file.
+DAMAGED_ARRAY = (ValueError, EOFError, SyntaxError, tokenize.TokenError)
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # some file systems of clusters
 
@@ -166,6 +169,19 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> Path:
     return write_bytes(path, content.getvalue())
 
 
+def read_array(path: Path) -> np.ndarray:
+    """What an ``.npy`` file holds; nothing in it is run.
+
+    Raises:
+        UserError: it is damaged, holds Python objects, or cannot be opened.
+    """
+    with refusals(path, "cannot be read"):
+        try:
+            return np.load(path, allow_pickle=False)
+        except DAMAGED_ARRAY as error:
+            raise UserError(f"{path} cannot be read as an array ({error}); damaged?") from error
+
+
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """What an ``.npz`` file holds; nothing in it is run.
 
@@ -175,5 +191,5 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, *DAMAGED_ARRAY) as error:
         raise UserError(f"{path} is damaged and cannot be read ({error})") from error

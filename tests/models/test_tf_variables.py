@@ -185,3 +185,11 @@ def test_a_learned_hidden_state_that_does_not_fit():
     variables = tf_variables(plain) | {STATE: np.zeros((3, 10, 12, 25), np.float32)}
     with pytest.raises(UserError, match=r"h2_state.*aux\.hidden_init=learned"):
         load_tf_variables(plain, variables)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00", b"no array"])
+def test_a_damaged_file_of_a_folder_is_named(content, tmp_path):
+    file = tmp_path / "hgru_5_cnn_readout_1_weights.npy"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=file.name):
+        load_npy_folder(network("hgru"), tmp_path)
