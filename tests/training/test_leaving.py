@@ -1,5 +1,6 @@
 """How a run ends that is told to, whose output closes, or whose processes were started unlike."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -127,6 +128,44 @@ def test_no_worker_outlives_its_run(how: str, tmp_path: Path) -> None:
     code = processes.finish(process)
     assert code == {"killed": -9, "two interrupts": INTERRUPTED, "a bad record": ERROR}[how]
     wait_for(lambda: not any(alive(worker) for worker in workers))
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
+def test_a_worker_whose_run_is_killed_while_it_starts_ends(tmp_path: Path) -> None:
+    """The run dies between the worker's start and its asking to be told of that."""
+    program = f"""
+import ctypes, multiprocessing, os, signal, time
+from pathlib import Path
+multiprocessing.set_start_method("fork")
+import numpy as np
+from dataset_processing import loader
+
+class Images:
+    def __len__(self): return 4
+    def __getitem__(self, index): return np.zeros((2, 2), np.uint8), 0
+    def name(self, index): return str(index)
+
+run, library = os.getpid(), ctypes.CDLL(None)
+
+class Late:
+    def prctl(self, *arguments):
+        Path({str(tmp_path)!r}, "worker").write_text(str(os.getpid()))
+        os.kill(run, signal.SIGKILL)
+        while os.getppid() == run:
+            time.sleep(0.01)
+        return library.prctl(*arguments)
+
+loader.ctypes.CDLL = lambda name: Late()
+next(loader.Loader(Images(), 2, 0, False, 1, "cpu").batches(0))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], cwd=CLONE, timeout=processes.SECONDS)
+    assert ended.returncode == -signal.SIGKILL
+    worker = int((tmp_path / "worker").read_text())
+    try:
+        wait_for(lambda: not alive(worker))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
