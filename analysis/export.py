@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -32,7 +31,7 @@ from config import CLONE, Config
 from layers.horizontal import horizontal_method
 from models.tf_variables import tf_variables
 from support import shell
-from support.files import write_bytes, write_text
+from support.files import npy_bytes, write_bytes, write_text
 from training.experiment import plain
 from training.weights import FORMAT
 
@@ -89,11 +88,9 @@ def export_npy(run: TrainedRun, folder: Path) -> list[Path]:
     """Write the 2018 release's variables, one ``.npy`` file each, by the release's names."""
     written = []
     for name, array in tf_variables(run.network).items():
-        content = io.BytesIO()
-        np.save(content, array, allow_pickle=False)
         flat = name.removesuffix(":0").replace("/", "_")
         path = folder / f"{run.experiment}_{run.step}_{flat}.npy"
-        written.append(write_bytes(path, content.getvalue()))
+        written.append(write_bytes(path, npy_bytes(array)))
     return written
 
 

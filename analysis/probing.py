@@ -19,14 +19,6 @@ from layers.hgru import HGRU
 from support.errors import UserError
 
 SYMBOLS = ("G1", "C1", "H1", "G2", "C2", "H2")
-MEANINGS = {
-    "G1": "gain gate",
-    "C1": "horizontal convolution of the first stage",
-    "H1": "hidden state of the first stage (inhibition)",
-    "G2": "mix gate",
-    "C2": "horizontal convolution of the second stage",
-    "H2": "hidden state of the second stage (excitation)",
-}
 SMOOTHGRAD_SAMPLES = 50
 SMOOTHGRAD_SPREAD = 0.15
 

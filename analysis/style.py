@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from support.files import write_bytes
 
-COLUMN, PAGE = 3.4, 7.0  # widths of a journal's column and page, inches
+PAGE = 7.0  # width of a journal's page, inches
 # Okabe & Ito (2008), darkest first; line styles and markers differ too, for grey prints.
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000",

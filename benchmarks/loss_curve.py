@@ -1,6 +1,6 @@
 """A training run's losses by the fast paths and by direct convolutions, from the same start.
 
-    python -m benchmarks.loss_curve [--steps 200] [--tf32] [--out curve.json]
+    python -m benchmarks.loss_curve [--steps 200] [--tf32] [--output curve.json]
 
 Rounding differences grow from step to step in any training. So a third run shows their measure:
 direct convolutions again, from weights that differ by one part in ten million.

@@ -1,6 +1,6 @@
 """Time of one convolution with backward against image size and kernel size, with the direct one's.
 
-    python -m benchmarks.scaling [--out scaling.json] [--figure scaling.png]
+    python -m benchmarks.scaling [--output scaling.json] [--figure scaling.png]
 
 Shows from where on the spectral convolution is the faster one, which is where the automatic choice
 (layers/horizontal.py) should switch. On a CUDA device both sides are captured and replayed, as a

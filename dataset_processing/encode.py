@@ -9,7 +9,6 @@ Exit status: 0 all is encoded; 1 some images are left out, and named; 2 nothing 
 130, 143 stopped by a signal, nothing is written.
 """
 
-import io
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,7 @@ from dataset_processing.records import RecordWriter, encode_image
 from dataset_processing.sets import FOLDS, data_sets, load_set, missing
 from support import shell
 from support.errors import MissingError, UserError
-from support.files import WholeFile
+from support.files import WholeFile, npy_bytes
 from support.progress import Progress
 
 AT_ONCE = 256  # images read ahead of the one that is written
@@ -168,13 +167,6 @@ def read_ahead(
     for following in [*blocks[1:], []]:
         now, ahead = ahead, pool.map(read, following)
         yield from now
-
-
-def npy_bytes(array: np.ndarray) -> bytes:
-    """An array as the bytes of an .npy file."""
-    stream = io.BytesIO()
-    np.save(stream, array, allow_pickle=False)
-    return stream.getvalue()
 
 
 def refuse_others(name: str, folder: Path) -> None:

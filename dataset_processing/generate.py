@@ -10,7 +10,6 @@ by the same command, it goes on with the shards that are missing and ends with t
 
 import argparse
 import fcntl
-import io
 import json
 import math
 import multiprocessing
@@ -40,7 +39,7 @@ from dataset_processing.records import RecordReader, RecordWriter
 from dataset_processing.sets import GENERATED, SMALL_SET
 from support import shell
 from support.errors import SystemRefusal, UserError, refusals, unknown
-from support.files import WholeFile
+from support.files import WholeFile, npy_bytes, write_bytes
 from support.progress import Progress
 
 COUNT, SMALL_COUNT = 10_000, 13_400  # images, and those of the demonstration's set
@@ -228,7 +227,9 @@ def write_png_shard(job: Job, shard: Shard) -> None:
                         (places[label, "seg"] / file).write_bytes(encode_png(mask))
                     rows[label].append(metadata_row(job, shard, file, index))
         for label, table in rows.items():
-            save_array(shard_metadata(job, shard, label), np.array(table, dtype=np.str_))
+            write_bytes(
+                shard_metadata(job, shard, label), npy_bytes(np.array(table, dtype=np.str_))
+            )
     except BaseException:
         for label in rows:
             shard_metadata(job, shard, label).unlink(missing_ok=True)
@@ -390,7 +391,7 @@ def write_means(job: Job, shards: list[Shard], sums: dict[Shard, np.ndarray], wo
             older = [shard for shard in parts if shard not in sums]
             redrawn = run_all(sum_shard, job, older, workers, f"mean image, {fold}")
             total = sum(redrawn) + sum(sums[shard] for shard in parts if shard in sums)
-            save_array(path, total / (parts[-1].stop - parts[0].start))
+            write_bytes(path, npy_bytes(total / (parts[-1].stop - parts[0].start)))
 
 
 def sum_shard(job: Job, shard: Shard) -> np.ndarray:
@@ -408,15 +409,7 @@ def combine_metadata(job: Job, shards: list[Shard]) -> None:
         tables = [table for table in tables if table.size]
         if tables:
             path = class_folder(job, label) / "metadata" / "combined.npy"
-            save_array(path, np.concatenate(tables))
-
-
-def save_array(path: Path, array: np.ndarray) -> None:
-    """An .npy file that appears only whole."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    with WholeFile(path) as file:
-        file.append(buffer.getvalue())
+            write_bytes(path, npy_bytes(np.concatenate(tables)))
 
 
 # Processes

@@ -169,6 +169,13 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> Path:
     return write_bytes(path, content.getvalue())
 
 
+def npy_bytes(array: np.ndarray) -> bytes:
+    """An array as the bytes of an ``.npy`` file, without pickles."""
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    return content.getvalue()
+
+
 def read_array(path: Path) -> np.ndarray:
     """What an ``.npy`` file holds; nothing in it is run.
 

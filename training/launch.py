@@ -13,8 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from training.signals import LEFT_EARLY
-
+LEFT_EARLY = 75
 EXIT_CODES = "HGRU_EXIT_CODES"  # the file in which the processes leave theirs, a line each
 GRAVEST = (1, 4, 3, 2, 130, LEFT_EARLY, 0)
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"

@@ -1,6 +1,5 @@
 """The training loop."""
 
-import io
 import json
 import math
 import time
@@ -18,7 +17,7 @@ from dataset_processing.augmentations import Augmentations
 from dataset_processing.loader import Loader
 from models.tf_variables import tf_variables
 from support.errors import SystemRefusal
-from support.files import WholeFile
+from support.files import write_arrays
 from training.checkpoints import CheckpointFolder
 from training.distribution import Ranks
 from training.experiment import plain
@@ -224,7 +223,7 @@ class Training:
             NotFiniteError: a loss, a gradient or a weight is not finite.
             OtherRankError: another process failed.
             OutOfMemoryError: the device's memory does not suffice.
-            RuntimeError, ValueError: a record is corrupt, or a file cannot be written.
+            UserError: a record is corrupt, or a file cannot be written.
         """
         self.run, self.log = run, log
         self.checkpoints = CheckpointFolder(
@@ -442,7 +441,7 @@ class Training:
             self.log.say(f"step {self.step}/{self.total}  validation: {text}  ({images} images)")
             if self.settings["save_weights"]:
                 path = self.run.weights / f"weights_{self.step:08d}.npz"
-                _write_arrays(path, tf_variables(self.model))
+                write_arrays(path, tf_variables(self.model))
 
         self.ranks.first(write)
         self._saved_step = None  # a checkpoint of this step, if there is one, lacks the validation
@@ -457,7 +456,7 @@ class Training:
         """Write ``results/<run>.npz``: what was measured so far, and the run's settings."""
         arrays = self.history.results(self.settings["score_metric"])
         settings = np.array(json.dumps(self.identity))
-        _write_arrays(run.results, {**arrays, "settings": settings})
+        write_arrays(run.results, {**arrays, "settings": settings})
 
     def _checkpoint_due(self) -> bool:
         if self._save_asked:
@@ -528,11 +527,3 @@ class Training:
 def _is_out_of_memory(error: BaseException) -> bool:
     told = isinstance(error, (torch.OutOfMemoryError, MemoryError))
     return told or "can't allocate memory" in str(error) or "not enough memory" in str(error)
-
-
-def _write_arrays(path: Any, arrays: dict[str, np.ndarray]) -> None:
-    """Write an ``.npz`` file, whole or not at all, without pickles."""
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    with WholeFile(path) as file:
-        file.append(buffer.getvalue())

@@ -51,6 +51,7 @@ from training.experiment import plain
 FORMAT = 2
 TIMESTAMP = re.compile(r"_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?$")
 PARTIAL = ".partial"
+SAVED = re.compile(r"weights_(\d+)\.npz")  # weights of a validation, by step
 
 
 class Run:
@@ -135,8 +136,8 @@ class Run:
 
     def saved_weights(self) -> dict[int, Path]:
         """The files of weights at validations, by step."""
-        found = {int(file.stem[8:]): file for file in self.weights.glob("weights_*.npz")}
-        return dict(sorted(found.items()))
+        named = ((SAVED.fullmatch(file.name), file) for file in self.weights.glob("weights_*.npz"))
+        return dict(sorted((int(match[1]), file) for match, file in named if match))
 
     def begin(self) -> None:
         """Make the run's folders and link everything together."""

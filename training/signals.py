@@ -9,7 +9,9 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-LEFT_EARLY, INTERRUPTED = 75, 130  # the latter as a shell says of a program that Ctrl-C ended
+from training.launch import LEFT_EARLY, told
+
+INTERRUPTED = 130  # as a shell says of a program that Ctrl-C ended
 POLITE = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
@@ -87,8 +89,6 @@ def listen() -> None:
 
 
 def _leave_alone(number: int, frame: FrameType | None) -> None:
-    from training.launch import told
-
     _leave(number, told(LEFT_EARLY))
 
 

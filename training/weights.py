@@ -21,7 +21,7 @@ from support.errors import MissingError, UserError
 from support.files import read_arrays
 from training.checkpoints import CheckpointError, CheckpointFolder, load
 from training.history import History, images_after
-from training.run import Run, todays
+from training.run import SAVED, Run, todays
 
 FORMAT = "hgru weights"  # what a .safetensors file of this project says of itself
 # Options that bear on initial values, speed or memory alone: trained weights do not need them.
@@ -168,8 +168,10 @@ def _of_file(path: Path, config: Config) -> Weights | Run:
         run = None  # a file by itself
     if path.suffix == ".pt":
         return _of_checkpoint(run, path)
-    if run is not None:
-        return run if run.file is None else _of_checkpoint(run, path)
+    if run is not None and run.file is None:
+        return run
+    if run is not None and SAVED.fullmatch(path.name):
+        return _of_checkpoint(run, path)
     arrays = read_arrays(path)
     return Weights(path, partial(_from_variables, arrays))
 
@@ -205,7 +207,7 @@ def _of_checkpoint(run: Run | None, path: Path) -> Weights:
     if path.suffix == ".npz" and run is not None:
         arrays = read_arrays(path)
         found = Weights(path, partial(_from_variables, arrays), run=run)
-        found.step, found.record = int(path.stem.rpartition("_")[2]), run.record()
+        found.step, found.record = int(path.stem.removeprefix("weights_")), run.record()
         _count(found)
         return found
     state = load(path)
@@ -275,6 +277,9 @@ def _known(seconds: float) -> float | None:
 
 def _as_text(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()
+
+
+# What ``Weights.into`` is made of: functions of a module, as ranks send weights to each other.
 
 
 def _from_npy(folder: Path, network: nn.Module) -> None:

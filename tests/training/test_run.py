@@ -23,6 +23,7 @@ from tests.training import tiny
 from training import checkpoints
 from training.command_line import COMPLETE, ERROR, LEFT_EARLY, run_script
 from training.run import Run, runs
+from training.weights import find_weights
 
 Script = Callable[..., int]
 OLDER = TESTS / "data" / "older_run"  # written by commit 98b9011
@@ -285,3 +286,17 @@ def test_a_record_of_a_later_version_is_refused(trained: str, project: Path) -> 
     with pytest.raises(UserError) as error:
         Run(Config(), trained).record()
     assert "3" in str(error.value) and "2" in str(error.value)
+
+
+def test_a_file_of_the_users_own_beside_the_weights(trained: str, project: Path) -> None:
+    """It is no weights of a step; named, it is what it holds."""
+    config = Config()
+    run = Run(config, trained)
+    first, *_ = run.saved_weights().values()
+    for name in ("mine.npz", "weights_final.npz"):
+        own = first.with_name(name)
+        own.write_bytes(first.read_bytes())
+        assert own not in run.saved_weights().values()
+        found = find_weights(own, config)
+        assert (found.path, found.step, found.record) == (own, None, None)
+        own.unlink()
