@@ -33,10 +33,9 @@ from typing import Any
 import numpy as np
 
 from config import Config
-from dataset_processing.images import read_bytes
+from dataset_processing.generated import GENERATED, SMALL_SET, read_description
 from dataset_processing.pathfinder import CHUNK, Pathfinder, Settings
 from dataset_processing.records import RecordReader, RecordWriter
-from dataset_processing.sets import GENERATED, SMALL_SET
 from support import shell
 from support.errors import SystemRefusal, UserError, refusals, unknown
 from support.files import WholeFile, npy_bytes, write_bytes
@@ -332,18 +331,6 @@ def described(job: Job) -> Iterator[None]:
     with open(path, "rb") as held:
         hold(held.fileno(), path)
         yield
-
-
-def read_description(path: Path) -> dict[str, Any]:
-    """What a set's description file holds; UserError if it is damaged."""
-    try:
-        found = json.loads(read_bytes(path))
-        if isinstance(found["count"], int):
-            return dict(found)
-    except (ValueError, TypeError, KeyError) as error:
-        if isinstance(error, UserError):
-            raise
-    raise UserError(f"{path}: not the description of a generated set; move it away with its files")
 
 
 def refuse_foreign(job: Job) -> None:

@@ -11,30 +11,17 @@ import numpy as np
 from config import Config
 from dataset_processing.base import ARENA, ArenaSet, PathfinderSet, is_arena
 from dataset_processing.folds import GeneratedFold, ImageFold, RecordFold, record_files, times
+from dataset_processing.generated import GENERATED, SMALL_SET
 from dataset_processing.layouts import list_images
 from dataset_processing.pathfinder import Settings
 from support.errors import MissingError, UserError, refusals, unknown
 
 FOLDS = ("train", "val")
-# A set that hgru.py learns on two cores in minutes, and what suits its small images.
-SMALL_SET = "curv_contour_length_3_small"
+# What suits the small images of the demonstration.
 DEMONSTRATION = (f"dataset={SMALL_SET}", "batch_size=16", "validation_iters=250")
 STREAM = re.compile(r"pathfinder_(\d+)_stream")
 STREAMS = tuple(f"pathfinder_{length}_stream" for length in (6, 9, 14, 18, 20, 25))
 COUNTS = {"train": ("stream_epoch_images", 900_000), "val": ("stream_val_images", 10_000)}
-# What the generator is told for sets that have a name.
-GENERATED: dict[str, dict[str, Any]] = {
-    "curv_baseline_full": {"contour_length": 6},
-    **{f"curv_contour_length_{n}_full": {"contour_length": n} for n in (9, 14, 18, 20, 25)},
-    SMALL_SET: {
-        "contour_length": 3,
-        "window": 64,
-        "border": 4,
-        "seed_distance": 12,
-        "marker_radius": 3,
-        "distractors": 2,
-    },
-}
 
 
 class DataSet:

@@ -19,7 +19,7 @@ import numpy as np
 from config import Config
 from dataset_processing.encode import read_ahead
 from dataset_processing.folds import RecordFold, StoredFold, times
-from dataset_processing.generate import read_description
+from dataset_processing.generated import read_description
 from dataset_processing.sets import FOLDS, DiskSet, data_sets, is_stream
 from support import shell
 from support.errors import UserError
