@@ -1,0 +1,170 @@
+// A kernel's blocks on the CPU, to test its arithmetic and indices where there is no CUDA device.
+// The threads of a block are contexts of one system thread, which run in turn from one meeting point
+// to the next, in order or in reverse (REVERSE): what one thread reads of another without a
+// meeting point in between is then wrong in one of the two.
+#pragma once
+#include <ucontext.h>
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <utility>
+#include <vector>
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __restrict__
+#define __shared__ static
+#define __align__(n) alignas(n)
+#define SHARED(name) char* name = host_shared
+using std::max;
+using std::min;
+struct Index { int x = 0, y = 0, z = 0; };
+static Index threadIdx, blockIdx, blockDim, gridDim;
+static char* host_shared;
+struct float2 { float x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(8) uint2 { unsigned x, y; };
+struct alignas(16) uint4 { unsigned x, y, z, w; };
+static float2 make_float2(float a, float b) { return {a, b}; }
+static float4 make_float4(float a, float b, float c, float d) { return {a, b, c, d}; }
+static uint2 make_uint2(unsigned a, unsigned b) { return {a, b}; }
+static uint4 make_uint4(unsigned a, unsigned b, unsigned c, unsigned d) { return {a, b, c, d}; }
+static int __float_as_int(float x) { int i; memcpy(&i, &x, 4); return i; }
+static float __int_as_float(int x) { float i; memcpy(&i, &x, 4); return i; }
+#define __expf expf
+
+// -- half precision --
+typedef unsigned short half;
+static float to_float(half x) { _Float16 h; memcpy(&h, &x, 2); return h; }
+static half bits(float x) { _Float16 h = x; half b; memcpy(&b, &h, 2); return b; }
+static unsigned pack(float low, float high) { return bits(low) | (unsigned)bits(high) << 16; }
+static float part(unsigned x, int high) { return to_float(x >> 16 * high); }
+static unsigned add_pair(unsigned a, unsigned b) { return pack(part(a, 0) + part(b, 0), part(a, 1) + part(b, 1)); }
+
+// -- threads --
+struct Meeting { int expected = 0, here = 0, time = 0; };
+struct Thread { ucontext_t context; std::vector<char> stack; Meeting* at = nullptr; int time = 0; bool done = false; };
+struct Warp { Meeting meeting; unsigned words[32][8]; const void* at[32]; };
+static std::vector<Thread> threads;
+static std::vector<Warp> warps;
+static Meeting whole;
+static ucontext_t main_context;
+static std::function<void()> host_body;
+static Warp& mine() { return warps[threadIdx.x / 32]; }
+static void arrive(Meeting& m) {
+  if (++m.here >= m.expected) m.here = 0, m.time++;
+}
+static void meet(Meeting& m) {
+  Thread& t = threads[threadIdx.x];
+  t.at = &m, t.time = m.time;
+  arrive(m);
+  swapcontext(&t.context, &main_context);
+}
+static void __syncthreads() { meet(whole); }
+static void __syncwarp(unsigned = ~0u) { meet(mine().meeting); }
+static float __shfl_xor_sync(unsigned, float x, int by) {
+  Warp& w = mine();
+  memcpy(w.words[threadIdx.x % 32], &x, 4);
+  __syncwarp();
+  memcpy(&x, w.words[threadIdx.x % 32 ^ by], 4);
+  __syncwarp();
+  return x;
+}
+template <class T> static T atomicMax(T* at, T x) { T o = *at; *at = max(o, x); return o; }
+static float atomicAdd(float* at, float x) { float o = *at; *at = o + x; return o; }
+static void body() {
+  host_body();
+  Thread& t = threads[threadIdx.x];
+  t.done = true;
+  for (Meeting* m : {&whole, &mine().meeting})  // the others no longer wait for this one
+    if (--m->expected && m->here >= m->expected) m->here = 0, m->time++;
+  swapcontext(&t.context, &main_context);
+}
+template <class F> static void host_launch(Index grid, int count, int bytes, F call) {
+  blockDim = {count, 1, 1}, gridDim = grid;
+  std::vector<float4> shared(bytes / 16 + 9);
+  host_shared = (char*)(((size_t)shared.data() + 127) / 128 * 128);
+  host_body = call;
+  for (long b = 0; b < (long)grid.x * grid.y * grid.z; b++) {
+    memset(shared.data(), 0xff, shared.size() * 16);  // NaN
+    blockIdx = {int(b % grid.x), int(b / grid.x % grid.y), int(b / grid.x / grid.y)};
+    threads = std::vector<Thread>(count);
+    warps = std::vector<Warp>((count + 31) / 32);
+    whole = Meeting{count};
+    for (int i = 0; i < count; i++) {
+      Thread& t = threads[i];
+      t.stack.resize(1 << 16);
+      warps[i / 32].meeting.expected++;
+      getcontext(&t.context);
+      t.context.uc_stack.ss_sp = t.stack.data(), t.context.uc_stack.ss_size = t.stack.size();
+      makecontext(&t.context, body, 0);
+    }
+    for (int left = count, moved; left;) {
+      moved = 0;
+      for (int n = 0; n < count; n++) {
+#ifdef REVERSE
+        int i = count - 1 - n;
+#else
+        int i = n;
+#endif
+        Thread& t = threads[i];
+        if (t.done || (t.at && t.at->time == t.time)) continue;
+        threadIdx = {i, 0, 0};
+        swapcontext(&main_context, &t.context);
+        moved++, left -= t.done;
+      }
+      if (!moved) fprintf(stderr, "threads wait at different places\n"), abort();
+    }
+  }
+}
+template <class... A, size_t... I>
+static void host_call(void (*kernel)(A...), void** values, std::index_sequence<I...>) {
+  kernel(*(std::remove_reference_t<A>*)values[I]...);
+}
+template <class... A> static void host_run(void (*kernel)(A...), const int* size, int bytes, void** values) {
+  host_launch(Index{size[0], size[1], size[2]}, size[3], bytes,
+      [=] { host_call(kernel, values, std::index_sequence_for<A...>()); });
+}
+
+// -- matrix units and shared memory --
+static void mma(float* c, int depth, float (*of)(const unsigned*, int), const unsigned* a, unsigned b0, unsigned b1) {
+  Warp& w = mine();
+  int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4, each = depth / 8;
+  unsigned b[2] = {b0, b1};
+  memcpy(w.words[lane], a, 16);
+  memcpy(w.words[lane] + 4, b, 8);
+  __syncwarp();
+  for (int i = 0; i < 4; i++) {
+    int row = g + 8 * (i / 2), column = 2 * q + i % 2;
+    double sum = 0;
+    for (int k = 0; k < depth; k++) {
+      int p = k / each, e = k % each;
+      sum += (double)of(&w.words[4 * (row % 8) + p % 4][row / 8 + 2 * (p / 4)], e) *
+             of(&w.words[4 * column + p % 4][4 + p / 4], e);
+    }
+    c[i] += sum;
+  }
+  __syncwarp();
+}
+static void mma_half(float* c, const unsigned* a, unsigned b0, unsigned b1) {
+  mma(c, 16, [](const unsigned* x, int e) { return part(*x, e); }, a, b0, b1);
+}
+static void mma_tf32(float* c, const float* a, float b0, float b1) {
+  mma(c, 8, [](const unsigned* x, int) { return __int_as_float(*x & ~0x1fff); }, (const unsigned*)a,
+      __float_as_int(b0), __float_as_int(b1));
+}
+static void load_transposed(unsigned* x, const half* at) {
+  Warp& w = mine();
+  int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+  w.at[lane] = at;
+  __syncwarp();
+  for (int m = 0; m < 4; m++)
+    x[m] = ((const half*)w.at[8 * m + 2 * q])[g] | (unsigned)((const half*)w.at[8 * m + 2 * q + 1])[g] << 16;
+  __syncwarp();
+}
+static void copy_later(void* to, const void* from) { memcpy(to, from, 16); }
+static void copies_arrive() {}

@@ -1,0 +1,46 @@
+"""The CUDA C++ kernels on the CPU: layers/kernels/compiled.py's interface, by a C++ compiler."""
+
+import ctypes
+import functools
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from layers.kernels import compiled
+
+COMPILER = shutil.which("g++")
+
+
+class Function:
+    """As compiled.Function, for tensors on the CPU."""
+
+    def __init__(self, run):
+        self.run = run
+
+    def __call__(self, grid, threads, *arguments, shared=0):
+        values = [compiled._value(a) for a in arguments]
+        pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
+        size = (ctypes.c_int * 4)(*(*grid, 1, 1)[:3], threads)
+        self.run(size, shared, pointers)
+
+
+@functools.cache
+def function(file, name, device=None, reverse=False, **constants):
+    """As compiled.function. `reverse`: threads run from the last to the first."""
+    folder = Path(tempfile.mkdtemp(prefix="kernels-"))
+    text = compiled.source(file)
+    text += f"""
+extern "C" void run(const int* size, int bytes, void** values) {{
+  host_run({name}, size, bytes, values);
+}}
+"""
+    (folder / "kernel.cpp").write_text(text)
+    macros = [f"-D{k}={int(v)}" for k, v in constants.items()] + reverse * ["-DREVERSE"]
+    command = [COMPILER, "-x", "c++", "-std=c++17", "-O2", "-w", "-DHOST", *macros]
+    command += ["-include", str(Path(__file__).with_name("host.h")), "-shared", "-fPIC"]
+    try:
+        subprocess.run([*command, "-o", folder / "kernel.so", folder / "kernel.cpp"], check=True)
+        return Function(ctypes.CDLL(str(folder / "kernel.so")).run)
+    finally:
+        shutil.rmtree(folder)
