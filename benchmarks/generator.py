@@ -9,138 +9,84 @@ For each contour length, in alternating rounds within one run:
 
 import argparse
 import os
-import platform
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.pool import Pool
 
 import numba
 import numpy as np
+import torch
 
+from benchmarks.timing import in_turn, processor, ratio, seconds, text
 from dataset_processing.pathfinder import Pathfinder, Settings
 from support import shell
 from support.progress import Progress
 from tests.oracles.pathfinder import Reference
 
 BLOCK = 64  # images of a task
+CPU = torch.device("cpu")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the comparison and prints two tables."""
-    options = parser().parse_args(arguments)
-    print(f"{machine()}; {options.rounds} rounds, seed {options.seed}")
+    """Runs the comparison and prints a line for each length, twice."""
+    parse = shell.Parser("generator", __doc__, package="benchmarks")
+    parse.add_argument("--lengths", type=int, nargs="+", default=[6, 9, 14, 25])
+    parse.add_argument("--rounds", type=int, default=5)
+    parse.add_argument("--images", type=int, default=4, help="a round, against the reference")
+    parse.add_argument("--many", type=int, default=2048, help="a round, on workers")
+    parse.add_argument("--seed", type=int, default=0)
+    options = parse.parse_args(arguments)
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    print(f"{processor()}, {cores} cores, load {load:.1f} at the start, numba {numba.__version__}")
     generators = {
         length: Pathfinder(Settings(contour_length=length), options.seed)
         for length in options.lengths
     }
-    compile_seconds = seconds(partial(generators[options.lengths[0]].images, [0]))
-    print(
-        f"first image (compiling, or loading what was compiled before): {compile_seconds:.1f} s\n"
-    )
-    print("compiled against plain reference, the same images, one process")
-    print(f"{'length':>6}{'compiled ms':>13}{'reference ms':>14}{'ratio':>8}   lowest to highest")
+    first = seconds(partial(generators[options.lengths[0]].images, [0]), CPU)
+    print(f"first image (compiling, or loading what was compiled before): {first:.1f} s")
+    print("\ncompiled against plain reference, the same images, one process: an image")
     for length, generator in generators.items():
-        print(against_reference(length, generator, options))
-    print("\ncompiled, on worker processes")
-    print(f"{'length':>6}{'1 worker':>12}{'2 workers':>12}  images/s   share of linear")
-    context = get_context("fork")
-    with context.Pool(1) as one, context.Pool(2) as two:
+        print(f"length {length}: {against_reference(generator, options)}", flush=True)
+    print("\ncompiled, one worker process against two")
+    with get_context("fork").Pool(1) as one, get_context("fork").Pool(2) as two:
         for length, generator in generators.items():
-            print(on_workers(length, generator, one, two, options))
+            print(f"length {length}: {on_workers(generator, one, two, options)}", flush=True)
 
 
-def against_reference(length: int, generator: Pathfinder, options: argparse.Namespace) -> str:
-    """One line: both times for an image and their ratio."""
+def against_reference(generator: Pathfinder, options: argparse.Namespace) -> str:
+    """Both times for an image and their ratio."""
     reference = Reference(generator)
     ours, theirs = [], []
-    with Progress(total=options.rounds, unit="round", desc=f"reference, {length}") as bar:
-        for number in range(options.rounds):
-            indices = range(number * options.images, (number + 1) * options.images)
-            pictures: list[np.ndarray] = []
-            theirs.append(seconds(partial(draw_all, reference, indices, pictures)))
-            again = [seconds(partial(generator.images, indices)) for _ in range(20)]
-            ours.append(statistics.median(again[1:]))  # the first still loads its tables
-            if not np.array_equal(generator.images(indices)[0], np.stack(pictures)):
-                raise RuntimeError(f"length {length}: the reference made other images")
-            bar.update()
-    ratios = [slow / fast for slow, fast in zip(theirs, ours, strict=True)]
-    per_image = [1000 * statistics.median(times) / options.images for times in (ours, theirs)]
-    return (
-        f"{length:>6}{per_image[0]:13.3f}{per_image[1]:14.1f}{statistics.median(ratios):8.0f}"
-        f"   {min(ratios):.0f} to {max(ratios):.0f}"
-    )
+    for number in Progress(range(options.rounds), unit="round", leave=False):
+        indices = range(number * options.images, (number + 1) * options.images)
+        pictures: list[np.ndarray] = []
+
+        def draw(index: int, pictures: list[np.ndarray] = pictures) -> None:
+            pictures.append(reference.image(index)[0])
+
+        theirs.append(statistics.fmean(seconds(partial(draw, index), CPU) for index in indices))
+        again = [seconds(partial(generator.images, indices), CPU) for _ in range(20)]
+        ours.append(statistics.median(again[1:]) / options.images)  # the first loads its tables
+        if not np.array_equal(generator.images(indices)[0], np.stack(pictures)):
+            raise RuntimeError("the reference made other images")
+    return f"{text(ours)}, reference {text(theirs)}; {ratio(theirs, ours)}"
 
 
-def draw_all(reference: Reference, indices: range, pictures: list[np.ndarray]) -> None:
-    """The reference's images, appended to ``pictures``."""
-    pictures.extend(reference.image(index)[0] for index in indices)
-
-
-def on_workers(
-    length: int, generator: Pathfinder, one: Pool, two: Pool, options: argparse.Namespace
-) -> str:
-    """One line: images a second on one and on two processes."""
+def on_workers(generator: Pathfinder, one: Pool, two: Pool, options: argparse.Namespace) -> str:
+    """Images a second on one and on two processes, and their ratio."""
     blocks = [range(start, start + BLOCK) for start in range(0, options.many, BLOCK)]
     work = partial(make, generator)
-    for pool in (one, two):
-        pool.map(work, blocks[:4])
-    singles, doubles = [], []
-    for _ in range(options.rounds):
-        singles.append(seconds(partial(pool_run, one, work, blocks)))
-        doubles.append(seconds(partial(pool_run, two, work, blocks)))
-    shares = [single / double / 2 for single, double in zip(singles, doubles, strict=True)]
-    rates = [len(blocks) * BLOCK / statistics.median(times) for times in (singles, doubles)]
-    return (
-        f"{length:>6}{rates[0]:12.0f}{rates[1]:12.0f}{'':12}"
-        f"{statistics.median(shares):.0%} ({min(shares):.0%} to {max(shares):.0%})"
-    )
+    sides = {str(n): partial(pool.map, work, blocks, 1) for n, pool in enumerate((one, two), 1)}
+    times = in_turn(sides, CPU, options.rounds, warm_up=1)
+    rates = [len(blocks) * BLOCK / statistics.median(spent) for spent in times.values()]
+    return f"{rates[0]:.0f} and {rates[1]:.0f} images/s; {ratio(times['1'], times['2'])}"
 
 
 def make(generator: Pathfinder, indices: range) -> int:
     """Makes a block of images; how many."""
     return len(generator.images(indices)[0])
-
-
-def pool_run(pool: Pool, work: Callable[[range], int], blocks: list[range]) -> None:
-    """All blocks, on a pool."""
-    pool.map(work, blocks, chunksize=1)
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """How long a call takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def machine() -> str:
-    """What this ran on."""
-    name = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            name = next(
-                line.split(":")[1].strip() for line in file if line.startswith("model name")
-            )
-    except (OSError, StopIteration):
-        name += " (model not told)"
-    cores = len(os.sched_getaffinity(0))
-    load = f"load {os.getloadavg()[0]:.1f} at the start"
-    versions = f"Python {platform.python_version()}, numba {numba.__version__}"
-    return f"{name}, {cores} cores, {load}; {versions}"
-
-
-def parser() -> shell.Parser:
-    """The command's options."""
-    result = shell.Parser("generator", __doc__, package="benchmarks")
-    result.add_argument("--lengths", type=int, nargs="+", default=[6, 9, 14, 25])
-    result.add_argument("--rounds", type=int, default=5)
-    result.add_argument("--images", type=int, default=4, help="a round, against the reference (4)")
-    result.add_argument("--many", type=int, default=2048, help="a round, on workers (2048)")
-    result.add_argument("--seed", type=int, default=0)
-    return result
 
 
 if __name__ == "__main__":

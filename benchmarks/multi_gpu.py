@@ -15,8 +15,6 @@ and hgru.b_mix) has no gradient but rounding, and no effect; Nadam moves it at r
 """
 
 import argparse
-import gc
-import importlib
 import itertools
 import json
 import os
@@ -24,7 +22,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,20 +30,17 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.timing import machine, set_tf32
+from benchmarks.timing import machine, ratio, seconds, set_tf32, tidy, train_step, wait
 from support import shell
-from support.files import write_text
+from support.files import write_json
 from support.memory import keep_memory
+from support.tables import text_table
 from training.distribution import Ranks, device_of
-from training.losses import loss_function
-from training.metrics import metric_function
-from training.optimizers import network_optimizer
-from training.seeds import Generators
-from training.step import TrainStep
 
 EXCHANGE = ("nccl", "gloo", "all_reduce", "allreduce", "allgather", "all_gather", "broadcast")
 SAME_STEPS = 20  # compared without TF32
 LOOP_STEPS = 400
+Cases = list[tuple[int, int]]  # processes, total batch
 
 
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -69,36 +63,27 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parse.parse_args(arguments)
 
 
+def cases(chosen: argparse.Namespace) -> Cases:
+    """What is compared of the smaller batches."""
+    n, batch = chosen.processes, chosen.batch_size
+    return [(1, batch), (n, n * batch), (n, batch)]
+
+
 # -- inside torchrun -------------------------------------------------------------------------------
 
 
 class Side:
     """A network that trains on one batch of random images, shared by the processes of ``ranks``."""
 
-    def __init__(self, script: str, total: int, size: int, ranks: Ranks) -> None:
-        torch.manual_seed(0)
-        module = importlib.import_module(script)
-        params = module.experiment_params()
-        self.model = module.build_model(params).to(ranks.device)
-        self.generators = Generators(0, ranks.device, ranks.rank)
-        if hasattr(self.model, "set_generator"):
-            self.model.set_generator(self.generators.hidden)
+    def __init__(self, chosen: argparse.Namespace, total: int, ranks: Ranks) -> None:
         self.ranks = ranks
-        self.step = TrainStep(
-            self.model,
-            loss_function(params["loss_function"]),
-            metric_function("accuracy"),
-            network_optimizer(self.model, params["optimizer"], params["lr"], "all"),
-            None,
-            ranks,
-            captured=True,
-            generators=(self.generators.hidden,),
-        )
+        self.step, self.generators = train_step(chosen.script, ranks)
         edges = [total * r // ranks.world_size for r in range(ranks.world_size + 1)]
         self.sizes = [b - a for a, b in itertools.pairwise(edges)]
         own = slice(edges[ranks.rank], edges[ranks.rank + 1])
-        source = torch.Generator().manual_seed(0)
-        self.images = torch.rand(total, 1, size, size, generator=source)[own].to(ranks.device)
+        shape = total, 1, chosen.size, chosen.size
+        images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        self.images = images[own].to(ranks.device)
         self.labels = (torch.arange(total) % 2)[own].to(ranks.device)
         self.losses: list[Tensor] = []
 
@@ -106,21 +91,22 @@ class Side:
         """So many updates."""
         for _ in range(steps):
             self.generators.begin("benchmark", len(self.losses))
-            self.ranks.place(self.model, self.sizes)
+            self.ranks.place(self.step.model, self.sizes)
             self.losses.append(self.step(self.images, self.labels)[0].clone())
 
     def seconds(self, steps: int) -> float:
         """Seconds an update, from when all processes begin to when all have done so many."""
+
+        def train() -> None:
+            self.train(steps)
+            self.wait()
+
         self.wait()
-        began = time.perf_counter()
-        self.train(steps)
-        self.wait()
-        return (time.perf_counter() - began) / steps
+        return seconds(train, self.ranks.device) / steps
 
     def wait(self) -> None:
         """Until all processes have done all that was asked of their devices."""
-        if self.ranks.device.type == "cuda":
-            torch.cuda.synchronize(self.ranks.device)
+        wait(self.ranks.device)
         self.ranks.barrier()
 
 
@@ -132,41 +118,40 @@ def measure(chosen: argparse.Namespace) -> None:
         keep_memory()
     with Ranks(device) as ranks:
         alone = Ranks(device, alone=True)
-        n, batch = ranks.world_size, chosen.batch_size
+        n, large = ranks.world_size, chosen.large
         found: dict[str, Any] = {"machine": machine(device), "profiles": {}}
-        found["times"] = compare(chosen, ranks, alone, [(1, batch), (n, n * batch), (n, batch)])
+        found["times"] = compare(chosen, ranks, alone, cases(chosen))
         if chosen.profile:
-            for who, total in ((alone, batch), (ranks, n * batch)):
+            for who, (_, total) in zip((alone, ranks), cases(chosen), strict=False):
                 found["profiles"][who.world_size] = profiled(chosen, who, ranks, total)
-        if chosen.large:
-            found["times"] |= compare(chosen, ranks, alone, [(1, chosen.large), (n, chosen.large)])
+        if large:
+            found["times"] |= compare(chosen, ranks, alone, [(1, large), (n, large)])
         found["same"] = equality(chosen, ranks, alone)
         if ranks.is_first:
             torch.save(found, chosen.measure)
 
 
 def compare(
-    chosen: argparse.Namespace, ranks: Ranks, alone: Ranks, cases: list[tuple[int, int]]
+    chosen: argparse.Namespace, ranks: Ranks, alone: Ranks, cases: Cases
 ) -> dict[tuple[int, int], list[float]]:
-    """Seconds a step of each case (processes, total batch), round after round in turn."""
+    """Seconds a step of each case, round after round in turn."""
     set_tf32(True)
     tidy()
     times: dict[tuple[int, int], list[float]] = {case: [] for case in cases}
     sides = {
-        case: Side(chosen.script, case[1], chosen.size, alone if case[0] == 1 else ranks)
-        for case in cases
-        if case[0] > 1 or ranks.is_first
+        (n, total): Side(chosen, total, alone if n == 1 else ranks)
+        for n, total in cases
+        if n > 1 or ranks.is_first
     }
     warm_up = 5 if ranks.device.type == "cuda" else 1  # the step captures itself at the fourth
     for number in range(chosen.rounds + 1):
         for case in cases:
             if case in sides:
                 steps = max(chosen.steps * chosen.batch_size // case[1], 5)
-                steps = min(steps, chosen.steps)
-                spent = sides[case].seconds(steps if number else warm_up)
-                times[case] += [spent] * (number > 0)
+                steps = min(steps, chosen.steps) if number else warm_up
+                times[case].append(sides[case].seconds(steps))
             ranks.barrier()
-    return times
+    return {case: spent[1:] for case, spent in times.items()}
 
 
 def equality(chosen: argparse.Namespace, ranks: Ranks, alone: Ranks) -> dict[str, Any]:
@@ -174,21 +159,19 @@ def equality(chosen: argparse.Namespace, ranks: Ranks, alone: Ranks) -> dict[str
     step's losses, and of each weight ‖difference‖ / ‖weight‖."""
     set_tf32(False)
     tidy()
-    sides = [Side(chosen.script, chosen.batch_size, chosen.size, ranks)]
-    if ranks.is_first:
-        sides.append(Side(chosen.script, chosen.batch_size, chosen.size, alone))
+    sides = [Side(chosen, chosen.batch_size, who) for who in (ranks, alone)[: 1 + ranks.is_first]]
     for side in sides:
         side.train(SAME_STEPS)
     sides[0].wait()
     if not ranks.is_first:
         return {}
-    many, one = sides
-    losses = [torch.stack(side.losses).double() for side in (one, many)]
+    many, one = (torch.stack(side.losses).double() for side in sides)
+    theirs, own = (dict(side.step.model.named_parameters()) for side in sides)
     weights = {
-        name: float((w - v).norm().detach() / w.norm().detach().clamp(min=1e-12))
-        for (name, w), v in zip(one.model.named_parameters(), many.model.parameters(), strict=True)
+        name: float((w - theirs[name]).detach().norm() / w.detach().norm().clamp(min=1e-12))
+        for name, w in own.items()
     }
-    apart = ((losses[1] - losses[0]) / losses[0]).abs().tolist()
+    apart = ((many - one) / one).abs().tolist()
     return {"losses": apart, "weights": dict(sorted(weights.items(), key=lambda x: -x[1]))}
 
 
@@ -200,9 +183,9 @@ def profiled(chosen: argparse.Namespace, who: Ranks, ranks: Ranks, total: int) -
         return {}
     set_tf32(True)
     tidy()
-    side, steps = Side(chosen.script, total, chosen.size, who), 10
+    side, steps = Side(chosen, total, who), 10
     side.train(6)
-    wall = side.seconds(chosen.steps)
+    wall = 1e3 * side.seconds(chosen.steps)
     on_gpu = who.device.type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
     with profile(activities=activities, acc_events=True) as seen:
@@ -216,17 +199,14 @@ def profiled(chosen: argparse.Namespace, who: Ranks, ranks: Ranks, total: int) -
         spent = event.self_device_time_total if on_gpu else event.self_cpu_time_total
         if spent > 0 and not event.key.startswith("Profiler"):
             times[event.key] = times.get(event.key, 0.0) + spent / 1e3 / steps
-    exchange = {k: v for k, v in times.items() if any(word in k.lower() for word in EXCHANGE)}
-    busy, other = sum(times.values()), sum(exchange.values())
-    parts = {"computing": busy - other, "exchanging": other, "idle": max(1e3 * wall - busy, 0.0)}
-    each = [round(x, 3) for x in who.from_all(busy - other)]
-    return {"wall": 1e3 * wall, "parts": parts, "each": each, "operations": times}
-
-
-def tidy() -> None:
-    """Give back what earlier sides held."""
-    gc.collect()
-    torch.cuda.empty_cache()
+    exchanging = sum(
+        spent for name, spent in times.items() if any(word in name.lower() for word in EXCHANGE)
+    )
+    busy = sum(times.values())
+    computing = busy - exchanging
+    parts = {"computing": computing, "exchanging": exchanging, "idle": max(wall - busy, 0.0)}
+    each = [round(x, 3) for x in who.from_all(computing)]
+    return {"wall": wall, "parts": parts, "each": each, "operations": times}
 
 
 # -- outside ---------------------------------------------------------------------------------------
@@ -244,50 +224,47 @@ def torchrun(processes: int, *arguments: str, **environment: str) -> None:
     )
 
 
-def logged_rate(script: str, processes: int, total: int, chosen: argparse.Namespace) -> float:
+def logged_rate(script: str, processes: int, total: int, device: str) -> float:
     """Images/s that a training run on generated images reports in its log: the median of its
     second half."""
+    settings = {
+        "dataset": "pathfinder_14_stream",
+        "batch_size": total,
+        "stream_epoch_images": total * LOOP_STEPS,
+        "stream_val_images": total,
+        "epochs": 1,
+    }
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     with tempfile.TemporaryDirectory() as folder:
-        settings = {
-            "dataset": "pathfinder_14_stream",
-            "batch_size": total,
-            "stream_epoch_images": total * LOOP_STEPS,
-            "stream_val_images": total,
-            "epochs": 1,
-            "exp_name": "loop",
-        }
-        overrides = [word for k, v in settings.items() for word in ("--set", f"{k}={v}")]
-        torchrun(
-            processes, f"{script}.py", "--device", chosen.device, *overrides,
-            HGRU_PROJECT_DIRECTORY=folder,
-        )  # fmt: skip
+        command = f"{script}.py", "--device", device, *words
+        torchrun(processes, *command, HGRU_PROJECT_DIRECTORY=folder)
         (log,) = Path(folder).glob("logs/*/log.jsonl")
         events = [json.loads(line) for line in log.read_text().splitlines()]
-        rates = [event["images_per_second"] for event in events if event["event"] == "train"]
-        return statistics.median(rates[len(rates) // 2 :])
-
-
-def ratio(one: list[float], many: list[float], more: float, processes: int) -> str:
-    """How many times one's images/s, where a step of many holds ``more`` times the images."""
-    ratios = [more * a / b for a, b in zip(one, many, strict=True)]
-    middle = statistics.median(ratios)
-    return (
-        f"{middle:.2f} ({min(ratios):.2f}–{max(ratios):.2f}), efficiency {middle / processes:.1%}"
-    )
+    rates = [event["images_per_second"] for event in events if event["event"] == "train"]
+    return statistics.median(rates[len(rates) // 2 :])
 
 
 def show(script: str, found: dict[str, Any], chosen: argparse.Namespace) -> None:
     """Print what was found of a script."""
     n, batch, times = chosen.processes, chosen.batch_size, found["times"]
     print(f"\n{script}: images of {chosen.size}×{chosen.size}, {chosen.rounds} rounds")
-    print(f"{'processes':>10} {'images a step':>14} {'ms a step':>10} {'images/s':>10}")
-    for (processes, total), spent in times.items():
-        middle = statistics.median(spent)
-        print(f"{processes:>10} {total:>14} {1e3 * middle:>10.2f} {total / middle:>10.1f}")
-    pairs: list[tuple[str, int, int]] = [("the same batch a process", batch, n * batch)]
+    middles = {case: statistics.median(spent) for case, spent in times.items()}
+    rows = [
+        {
+            "processes": processes,
+            "images a step": total,
+            "ms a step": f"{1e3 * middle:.2f}",
+            "images/s": f"{total / middle:.1f}",
+        }
+        for (processes, total), middle in middles.items()
+    ]
+    print(text_table(rows))
+    pairs = [("the same batch a process", batch, n * batch)]
     pairs += [(f"total batch {total}", total, total) for total in (batch, chosen.large) if total]
     for name, a, b in pairs:
-        print(f"  {name}: {ratio(times[1, a], times[n, b], b / a, n)}")
+        one = [b / a * spent for spent in times[1, a]]  # for as many images
+        middle = statistics.median(x / y for x, y in zip(one, times[n, b], strict=True))
+        print(f"  {name}: {ratio(one, times[n, b])}, efficiency {middle / n:.1%}")
     same = found["same"]
     steps = ", ".join(f"{value:.0e}" for value in same["losses"])
     print(f"  {SAME_STEPS} steps without TF32: their losses differ, of their size, by {steps}")
@@ -321,9 +298,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{found['machine']}, {chosen.processes} processes, {os.cpu_count()} cores")
         show(script, found, chosen)
         if chosen.loop:
-            n, batch = chosen.processes, chosen.batch_size
-            cases = [(1, batch), (n, n * batch), (n, batch)]
-            found["loop"] = [(*case, logged_rate(script, *case, chosen)) for case in cases]
+            found["loop"] = [
+                (n, total, logged_rate(script, n, total, chosen.device))
+                for n, total in cases(chosen)
+            ]
             rates = [f"{p} × {t / p:g} a step {rate:.0f}" for p, t, rate in found["loop"]]
             print(f"  in the training loop, images/s by its log: {', '.join(rates)}", flush=True)
         found["times"] = [
@@ -331,7 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ]
         everything[script] = found
     if chosen.output:
-        write_text(chosen.output, json.dumps(everything, indent=1) + "\n")
+        write_json(chosen.output, everything)
 
 
 if __name__ == "__main__":

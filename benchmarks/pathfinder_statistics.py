@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from dataset_processing.pathfinder import Pathfinder, Settings
 from dataset_processing.pathfinder.templates import disc
 from support import shell
 from support.progress import Progress
+from support.tables import text_table
 
 PUBLISHED = Path(__file__).with_name("pathfinder_statistics.json")
 ROUNDING = 1e-4 / math.sqrt(12)  # the published numbers have four decimals
@@ -29,35 +30,35 @@ TWO_VALUES = {  # quantities with a mean and a spread
     "lit fraction": "lit_fraction",
     "components": "connected_components",
 }
+ONE_VALUE = {
+    "row spread of lit pixels": "lit_pixel_row_sd",
+    "column spread of lit pixels": "lit_pixel_col_sd",
+    "full brightness": "fraction_of_nonzero_pixels_at_255",
+}
 BLOCK = 50
 
 
-def table(count: int = 1000, seed: int = 0, workers: int = 1) -> str:
+def table(count: int, seed: int, workers: int) -> str:
     """A table of all quantities for the lengths 6, 9 and 14: ours, the published, and by how many
-    standard errors they differ.
-
-    Args:
-        count: images measured of each length, at least 100.
-        seed: of the images.
-        workers: processes.
-
-    """
+    standard errors they differ."""
     published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
-    lines = [
-        f"{count} images of each length, seed {seed}; published: "
-        f"{published['14']['n']:.0f} each. z: difference in standard errors",
-        f"{'length':>6}  {'quantity':<26}{'ours':>10}{'± s.e.':>9}{'published':>11}{'± s.e.':>9}"
-        f"{'z':>7}",
-    ]
+    rows = []
     for length, reference in published.items():
         found = measure(int(length), count, seed, workers)
         for name, ours, our_error, theirs, their_error in compare(found, reference):
-            z = (ours - theirs) / math.hypot(our_error, their_error)
-            lines.append(
-                f"{length:>6}  {name:<26}{ours:10.4f}{our_error:9.4f}{theirs:11.4f}"
-                f"{their_error:9.4f}{z:7.2f}"
+            rows.append(
+                {
+                    "length": length,
+                    "quantity": name,
+                    "ours": f"{ours:.4f}",
+                    "± s.e.": f"{our_error:.4f}",
+                    "published": f"{theirs:.4f}",
+                    "its s.e.": f"{their_error:.4f}",
+                    "z": f"{(ours - theirs) / math.hypot(our_error, their_error):.2f}",
+                }
             )
-    return "\n".join(lines)
+    head = f"{count} images of each length, seed {seed}; z: difference in standard errors"
+    return f"{head}\n{text_table(rows)}"
 
 
 def measure(length: int, count: int, seed: int, workers: int = 1) -> dict[str, np.ndarray]:
@@ -67,17 +68,10 @@ def measure(length: int, count: int, seed: int, workers: int = 1) -> dict[str, n
     blocks = [
         (generator, range(start, min(start + BLOCK, count))) for start in range(0, count, BLOCK)
     ]
-    with Progress(total=count, unit="image", desc=f"measuring length {length}") as bar:
-        parts = []
-        if workers == 1:
-            for block in blocks:
-                parts.append(measure_block(block))
-                bar.update(len(block[1]))
-        else:
-            with get_context("fork").Pool(workers) as pool:
-                for part in pool.imap(measure_block, blocks):
-                    parts.append(part)
-                    bar.update(len(part["label"]))
+    with get_context("fork").Pool(workers) as pool:
+        measured = pool.imap(measure_block, blocks)
+        progress = Progress(measured, total=len(blocks), desc=f"measuring length {length}")
+        parts = list(progress)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -118,68 +112,40 @@ def compare(
 
     A published spread's error is taken from the shape of our distribution.
     """
-    n = reference["n"]
+    n, positive = reference["n"], reference["positive_fraction"]
     pairs = [(name, found[name], reference[key], n) for name, key in TWO_VALUES.items()]
-    positive = reference["positive_fraction"]
-    for label, word, share in ((1, "positive", positive), (0, "negative", 1 - positive)):
-        values = found["marker distance"][found["label"] == label]
+    for answer, word, share in ((1, "positive", positive), (0, "negative", 1 - positive)):
+        values = found["marker distance"][found["label"] == answer]
         entry = reference[f"marker_distance_px_{word}"]
-        pairs.append(
-            (
-                f"marker distance, label {label}",
-                values[np.isfinite(values)],
-                (entry["mean"], entry["sd"]),
-                n * share,
-            )
-        )
-    rows = [
-        (
-            "positive fraction",
-            *mean_and_error(found["label"]),
-            positive,
-            math.sqrt(positive * (1 - positive) / n),
-        ),
-    ]
+        both = entry["mean"], entry["sd"]
+        name = f"marker distance, label {answer}"
+        pairs.append((name, values[np.isfinite(values)], both, n * share))
+    label = found["label"]
+    error = math.sqrt(positive * (1 - positive) / n)
+    rows = [("positive fraction", float(label.mean()), stats.sem(label), positive, error)]
     for name, values, (mean, spread), number in pairs:
-        rows.append(
-            (name, *mean_and_error(values), mean, math.hypot(spread / math.sqrt(number), ROUNDING))
-        )
-        relative = spread_error(values) / values.std()
-        rows.append(
-            (
-                f"{name}, s.d.",
-                float(values.std()),
-                relative * values.std(),
-                spread,
-                math.hypot(relative * spread * math.sqrt(len(values) / number), ROUNDING),
-            )
-        )
-    for name, key in (
-        ("row spread of lit pixels", "lit_pixel_row_sd"),
-        ("column spread of lit pixels", "lit_pixel_col_sd"),
-        ("full brightness", "fraction_of_nonzero_pixels_at_255"),
-    ):
-        ours, error = mean_and_error(found[name])
+        their_error = math.hypot(spread / math.sqrt(number), ROUNDING)
+        rows.append((name, float(values.mean()), stats.sem(values), mean, their_error))
+        # A standard deviation's standard error, as a share of it, from the fourth moment.
+        shape = math.sqrt((stats.kurtosis(values, fisher=False) - 1) / 4)
+        our_error = shape * values.std() / math.sqrt(len(values))
+        their_error = math.hypot(shape * spread / math.sqrt(number), ROUNDING)
+        rows.append((f"{name}, s.d.", float(values.std()), our_error, spread, their_error))
+    for name, key in ONE_VALUE.items():
+        error = stats.sem(found[name])
         their_error = math.hypot(error * math.sqrt(len(found[name]) / n), ROUNDING)
-        rows.append((name, ours, error, reference[key], their_error))
-    share = float(found["two markers found"].mean())
+        rows.append((name, float(found[name].mean()), error, reference[key], their_error))
+    two = found["two markers found"]
     rows.append(
-        ("two markers found", share, 1 / len(found["label"]), reference["two_markers_found"], 1 / n)
+        (
+            "two markers found",
+            float(two.mean()),
+            1 / len(two),
+            reference["two_markers_found"],
+            1 / n,
+        )
     )
     return rows
-
-
-def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """A mean and its standard error."""
-    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
-
-
-def spread_error(values: np.ndarray) -> float:
-    """The standard error of a standard deviation, from the fourth moment."""
-    off = values - values.mean()
-    variance = float((off**2).mean())
-    excess = float((off**4).mean()) - variance**2
-    return math.sqrt(max(excess, 0.0) / len(values)) / (2 * math.sqrt(variance))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.step import SCRIPTS, _side
-from benchmarks.timing import machine, set_tf32, write
+from benchmarks.timing import SCRIPTS, begin, machine, parser, train_step, write
 from support import shell
+from training.distribution import Ranks
 
 STEPS = 5
 FAMILIES = {
@@ -44,33 +44,29 @@ FAMILIES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = shell.Parser("profile", __doc__, package="benchmarks")
-    parser.add_argument("--script", default="hgru", choices=SCRIPTS)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--strict", action="store_true", help="forbid TF32")
-    parser.add_argument("--output", metavar="FILE", help="write the numbers to this JSON file")
-    options = parser.parse_args(arguments)
-    device = torch.device("cuda")
-    torch.backends.cudnn.benchmark = True
-    set_tf32(not options.strict)
+    parse = parser("profile", __doc__)
+    parse.add_argument("--script", default="hgru", choices=SCRIPTS)
+    parse.add_argument("--batch", type=int, default=32)
+    parse.add_argument("--strict", action="store_true", help="forbid TF32")
+    options = parse.parse_args(arguments)
+    what = f"{options.script}, batch {options.batch}, kernels' own time a step"
+    device = begin(options, what, tf32=not options.strict)
     images = torch.rand(options.batch, 1, 150, 150, device=device)
     labels = torch.randint(0, 2, (options.batch,), device=device)
-    step = _side(options.script, images, labels, True, {})
+    step, _ = train_step(options.script, Ranks(device))
     for _ in range(4):
-        step()
+        step(images, labels)
     with profile(activities=[ProfilerActivity.CUDA]) as recorded:
         for _ in range(STEPS):
-            step()
+            step(images, labels)
         torch.cuda.synchronize()
     totals: dict[str, list[float]] = {}
     for event in recorded.key_averages():
         entry = totals.setdefault(FAMILIES.get(event.key, "everything else"), [0.0, 0])
         entry[0] += event.self_device_time_total / 1e3 / STEPS
         entry[1] += event.count / STEPS
-    print(f"{machine(device)}; {options.script}, batch {options.batch}, TF32 "
-          f"{'off' if options.strict else 'on'}; kernels' own time a step")  # fmt: skip
     longest = sorted(totals.items(), key=lambda entry: -entry[1][0])
-    rows: list[dict] = [{"what": k, "ms": v[0], "launches": v[1]} for k, v in longest]
+    rows: list[dict] = [{"what": what, "ms": ms, "launches": n} for what, (ms, n) in longest]
     for row in rows:
         print(f"{row['ms']:7.3f} ms  {row['launches']:4.0f} launches  {row['what']}")
     print(f"{sum(row['ms'] for row in rows):7.3f} ms  in all (some of it side by side)")

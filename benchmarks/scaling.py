@@ -12,16 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmarks.timing import (
-    captured,
-    chosen_device,
-    in_turn,
-    machine,
-    ratio,
-    set_tf32,
-    text,
-    write,
-)
+from benchmarks.timing import begin, captured, in_turn, machine, parser, ratio, text, write
 from layers.horizontal import HorizontalKernel
 from support import shell
 
@@ -30,22 +21,17 @@ KERNELS = (3, 5, 7, 9, 11, 15, 20, 25, 31)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = shell.Parser("scaling", __doc__, package="benchmarks")
-    parser.add_argument("--device")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--channels", type=int, default=25)
-    parser.add_argument("--sizes", nargs="+", type=int, default=SIZES)
-    parser.add_argument("--kernels", nargs="+", type=int, default=KERNELS)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--strict", action="store_true", help="forbid TF32")
-    parser.add_argument("--output", metavar="FILE", help="write the numbers to this JSON file")
-    parser.add_argument("--figure", help="draw them in this file")
-    options = parser.parse_args(arguments)
-    device = chosen_device(options.device)
-    torch.backends.cudnn.benchmark = True
-    if device.type == "cuda":
-        set_tf32(not options.strict)
-    print(f"{machine(device)}; batch {options.batch}, {options.channels} channels, with backward")
+    parse = parser("scaling", __doc__)
+    parse.add_argument("--batch", type=int, default=8)
+    parse.add_argument("--channels", type=int, default=25)
+    parse.add_argument("--sizes", nargs="+", type=int, default=SIZES)
+    parse.add_argument("--kernels", nargs="+", type=int, default=KERNELS)
+    parse.add_argument("--rounds", type=int, default=5)
+    parse.add_argument("--strict", action="store_true", help="forbid TF32")
+    parse.add_argument("--figure", help="draw them in this file")
+    options = parse.parse_args(arguments)
+    what = f"batch {options.batch}, {options.channels} channels, with backward"
+    device = begin(options, what, tf32=not options.strict)
     rows = [_measure(size, 15, options, device) for size in options.sizes]
     rows += [_measure(150, kernel, options, device) for kernel in options.kernels]
     write(options.output, machine(device), rows)

@@ -1,53 +1,116 @@
-"""What the benchmarks share: times of several sides measured in turn, and the machine's name."""
+"""What the benchmarks share: their opening, a script's training step, times of sides in turn."""
 
+import argparse
 import contextlib
 import ctypes
 import gc
-import json
-import math
+import importlib
 import platform
+import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from support.files import write_text
+from support import shell
+from support.files import write_json
+from support.memory import keep_memory
+from training.distribution import Ranks
+from training.losses import loss_function
+from training.metrics import metric_function
+from training.optimizers import network_optimizer
+from training.seeds import Generators
+from training.step import TrainStep
+
+SCRIPTS = (
+    "hgru", "hgru_bn", "hgru_bn_for", "hgru_bn_relu",
+    "multiplicative_lesion", "additive_lesion", "ff_5",
+)  # fmt: skip
+
+
+def parser(module: str, description: str | None) -> shell.Parser:
+    """A parser with the options that all have."""
+    parse = shell.Parser(module, description, package="benchmarks")
+    parse.add_argument("--device")
+    parse.add_argument("--output", metavar="FILE", help="write the numbers to this JSON file")
+    return parse
+
+
+def begin(options: argparse.Namespace, what: str, tf32: bool) -> torch.device:
+    """The device to measure on, set up as for training; prints it and what is measured."""
+    device = chosen_device(options.device)
+    torch.backends.cudnn.benchmark = True
+    if device.type == "cuda":
+        set_tf32(tf32)
+        what += f", TF32 {'on' if tf32 else 'off'}"
+    else:
+        keep_memory()
+    print(f"{machine(device)}; {what}")
+    return device
+
+
+def train_step(
+    script: str, ranks: Ranks, captured: bool = True, **aux: Any
+) -> tuple[TrainStep, Generators]:
+    """The training step of a script's network with its first weights, and what it draws from.
+
+    Args:
+        script: the script's name.
+        ranks: the processes that train together; this one's device.
+        captured: replay the step on a GPU as a captured graph.
+        aux: options of the network.
+    """
+    torch.manual_seed(0)
+    module = importlib.import_module(script)
+    params = module.experiment_params()
+    network = module.build_model({**params, "aux": aux}).to(ranks.device)
+    generators = Generators(0, ranks.device, ranks.rank)
+    if hasattr(network, "set_generator"):
+        network.set_generator(generators.hidden)
+    step = TrainStep(
+        network,
+        loss_function(params["loss_function"]),
+        metric_function("accuracy"),
+        network_optimizer(network, params["optimizer"], params["lr"]),
+        None,
+        ranks,
+        captured=captured,
+        generators=(generators.hidden,),
+    )
+    return step, generators
 
 
 def machine(device: torch.device) -> str:
     """The machine's name, as it heads every table."""
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        return f"{name}, PyTorch {torch.__version__}"
-    return f"{_processor()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
+        return f"{torch.cuda.get_device_name(device)}, PyTorch {torch.__version__}"
+    return f"{processor()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name."""
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":")[1].strip()
-    return platform.processor() or platform.machine()
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all that was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def seconds(call: Callable[[], Any], device: torch.device, calls: int = 1) -> float:
     """Seconds of one call, the mean over so many."""
-    if device.type == "cuda":
-        begin = torch.cuda.Event(enable_timing=True)
-        end = torch.cuda.Event(enable_timing=True)
-        begin.record()
-        for _ in range(calls):
-            call()
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end) / 1e3 / calls
+    wait(device)
     began = time.perf_counter()
     for _ in range(calls):
         call()
+    wait(device)
     return (time.perf_counter() - began) / calls
 
 
@@ -58,7 +121,7 @@ def captured(call: Callable[[], Any], device: torch.device) -> Callable[[], Any]
         return call
     for _ in range(3):  # compiles, and has cudnn choose
         call()
-    torch.cuda.synchronize(device)
+    wait(device)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         call()
@@ -66,7 +129,7 @@ def captured(call: Callable[[], Any], device: torch.device) -> Callable[[], Any]
 
 
 def in_turn(
-    sides: dict[str, Callable[[], Any]],
+    sides: Mapping[str, Callable[[], Any]],
     device: torch.device,
     rounds: int = 7,
     calls: int = 1,
@@ -97,36 +160,30 @@ def ratio(slow: list[float], fast: list[float]) -> str:
 
 def peak_memory(call: Callable[[], Any], device: torch.device) -> float:
     """GiB that a call takes at most, what was there before included: allocated on a CUDA device, or
-    resident for this process on a CPU under Linux (NaN elsewhere)."""
-    if device.type != "cuda":
-        return _peak_resident(call)
-    torch.cuda.synchronize(device)
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)
-    call()
-    torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) / 2**30
-
-
-def _peak_resident(call: Callable[[], Any]) -> float:
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not reset.exists():
+    resident for this process on a CPU."""
+    tidy()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
         call()
-        return math.nan
-    gc.collect()
+        wait(device)
+        return torch.cuda.max_memory_allocated(device) / 2**30
     with contextlib.suppress(OSError, AttributeError):  # another C library keeps what it likes
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-    reset.write_text("5")  # sets the high-water mark back to what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what is resident now
     call()
-    (line,) = (x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
-    return int(line.split()[1]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def tidy() -> None:
+    """Give back what earlier sides held."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def write(path: str | None, head: str, rows: list[dict[str, Any]]) -> None:
     """Write what was measured as JSON, if a path is given."""
     if path:
-        text = json.dumps({"machine": head, "rows": rows}, indent=1) + "\n"
-        write_text(Path(path), text)
+        write_json(Path(path), {"machine": head, "rows": rows})
 
 
 def chosen_device(name: str | None) -> torch.device:
