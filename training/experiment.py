@@ -149,6 +149,12 @@ def _size(value: Any) -> list[int]:
     return [whole(height), whole(width), *channels]
 
 
+def _lengths(value: Any) -> list[int]:
+    if isinstance(value, str | Mapping) or not value:
+        raise TypeError
+    return [_whole(2).take(length) for length in value]
+
+
 def _options(value: Any) -> Settings:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise TypeError
@@ -186,6 +192,7 @@ TEXT = Kind("a name", _text)
 FILE_NAME = Kind("a name without / or \\ (a folder's)", _file_name)
 AUGMENTATIONS = Kind("a list of augmentations (docs/data.md)", _flat, _list_of, ORDER)
 SIZE = Kind("[H, W], two whole numbers of at least 1", _size, _list_of)
+LENGTHS = Kind("a list of contour lengths in paddles, each at least 2", _lengths, _list_of)
 OPTIONS = Kind("a dictionary {name: value}", _options, _options_of)
 
 
@@ -264,6 +271,15 @@ class Experiment(Mapping[str, Any]):
     stream_seed: int = _setting(_whole(0), "Of a stream's images", 0)
     stream_settings: Settings = _setting(
         OPTIONS, "Others of dataset_processing.pathfinder.Settings, for a stream", {}
+    )
+    curriculum: list[int] | None = _setting(
+        _or_none(LENGTHS), "Shorter contours that a stream shows first (docs/data.md)", None
+    )
+    curriculum_until: float = _setting(
+        _number(), "score_metric at which the next length of curriculum begins", 0.9
+    )
+    curriculum_images: int = _setting(
+        _whole(1), "Images after which it begins at the latest", 300_000
     )
     log_iters: int = _setting(_whole(1), "Updates between two lines of the log", 10, True)
     checkpoint_minutes: float = _setting(

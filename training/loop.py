@@ -19,6 +19,7 @@ from models.tf_variables import tf_variables
 from support.errors import SystemRefusal
 from support.files import write_arrays
 from training.checkpoints import CheckpointFolder
+from training.curriculum import Curriculum
 from training.distribution import Ranks
 from training.experiment import plain
 from training.history import History
@@ -102,19 +103,14 @@ class Training:
             "workers": workers,
             "on_bad_record": on_bad_record,
         }
-        self.loader = self._loader(self.train_set, settings["shuffle_train"])
+        self.curriculum = Curriculum(settings, config, data)
         self.train_step = self._train_step(captured)
         self.schedule = Schedule(
             self.train_step.optimizer,
             *(settings["lr"], settings["lr_schedule"], settings["warmup_iters"]),
         )
-        self.validation = Validation(
-            self.train_step,
-            self._loader(self.validation_set, settings["shuffle_val"]),
-            self._augmentations("val_augmentations"),
-            self.generators,
-            settings["num_validation_evals"],
-        )
+        self.validation = self._validation(self.validation_set)
+        self._begin_stage()
         self.identity = {
             "parameters": plain(settings),
             "seed": seed,
@@ -150,6 +146,7 @@ class Training:
             "model": self.model.state_dict(),
             "optimizer": self.train_step.optimizer.state_dict(),
             "history": self.history.state(),
+            "curriculum": self.curriculum.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -165,6 +162,9 @@ class Training:
         self.images = state.get("images", self.epoch * len(self.train_set) + done)
         self.seconds = state.get("seconds", math.nan)
         self._logged_images = self.images
+        if "curriculum" in state:
+            self.curriculum.restore(state["curriculum"])
+            self._begin_stage()
         if self.position >= self.loader.batches_per_epoch:  # with more processes than before
             self.epoch, self.position = self.epoch + 1, 0
 
@@ -246,11 +246,10 @@ class Training:
 
     def _steps(self, stop: Stop) -> str | None:
         """Updates and validations from where the run stands."""
-        self._batches = self._loaded()
         self._failure: Exception | None = None
-        left = (self.settings["epochs"] - self.epoch) * self.loader.batches_per_epoch
-        self._to_ask = left - self.position
-        self._asked.clear()
+        self._load_from_here()
+        if not (self.history.validation_step or self.curriculum.is_last):
+            self._say_stage(f"contours of {self.curriculum.data.contour_length} paddles at first")
         while self.step < self.total:
             self._validate_if_due()
             entered = began = time.perf_counter()
@@ -274,6 +273,38 @@ class Training:
         self._validate_if_due(last=True)
         return None
 
+    def _load_from_here(self) -> None:
+        """Have the batches loaded that follow from where the run stands."""
+        while self._asked:  # the other ranks have answered, or will
+            self._word(self._asked.popleft()[1])
+        self._save_asked = False
+        self._batches = self._loaded()
+        left = (self.settings["epochs"] - self.epoch) * self.loader.batches_per_epoch
+        self._to_ask = left - self.position
+
+    def _begin_stage(self) -> None:
+        """Load images of the length that the curriculum is at, and validate on it too."""
+        data = self.curriculum.data
+        self.loader = self._loader(data.fold("train"), self.settings["shuffle_train"])
+        self.stage_validation = None
+        if not self.curriculum.is_last:
+            self.stage_validation = self._validation(data.fold("val"))
+
+    def _advance_stage(self, metric: float) -> None:
+        """Go on to the next length if the metric, on this one, or the images seen say so."""
+        why = self.curriculum.advance(metric, self.images)
+        if why is None:
+            return
+        self._close_stage()
+        self._begin_stage()
+        self._load_from_here()
+        self._say_stage(why)
+
+    def _say_stage(self, why: str) -> None:
+        self.log.say(f"step {self.step}/{self.total}  {why}")
+        length = self.curriculum.data.contour_length
+        self.log.event("stage", self.step, {**self._counts(), "length": length, "why": why})
+
     def _loaded(self) -> Iterator[Any]:
         """This rank's batches from where the run stands to its end."""
         epoch, position = self.epoch, self.position
@@ -286,10 +317,14 @@ class Training:
         while self._to_ask and len(self._asked) <= self._ahead:
             self._asked.append(self._ask(stop))
         batch, answer = self._asked.popleft()
+        return (batch, *self._word(answer))
+
+    def _word(self, answer: Callable[[], tuple[int, list[int]]]) -> tuple[int, list[int]]:
+        """What the ranks answer; raises where one of them failed."""
         word, sizes = answer()
         if word == FAILED:
             self.ranks.every(self._raise_failure)
-        return batch, word, sizes
+        return word, sizes
 
     def _ask(self, stop: Stop) -> tuple[Any, Callable[[], tuple[int, list[int]]]]:
         """Load a batch, and tell the other ranks about it; their answer is to be waited for."""
@@ -364,7 +399,7 @@ class Training:
         message = f"step {step}: {what}. "
         if records is not None:
             numbers = [n for own in self.ranks.from_all(records.tolist()) for n in own]
-            names = [self.train_set.name(number) for number in numbers[:NAMED_RECORDS]]
+            names = [self.loader.dataset.name(number) for number in numbers[:NAMED_RECORDS]]
             message += f"The batch held {', '.join(names)}. "
         good = list(self.checkpoints.files().values())
         message += f"The last good checkpoint: {good[-1] if good else 'none'}. "
@@ -431,7 +466,13 @@ class Training:
         self.seconds += time.perf_counter() - began
         self.history.validation_images.append(self.images)
         self.history.validation_seconds.append(self.seconds)
-        values = {"loss": loss, self.settings["score_metric"]: metric}
+        name = self.settings["score_metric"]
+        values = {"loss": loss, name: metric}
+        if self.stage_validation is not None:
+            began = time.perf_counter()
+            _, stage_metric, _ = self.stage_validation.measure()
+            values[f"{name}_at_{self.curriculum.data.contour_length}"] = stage_metric
+            self.seconds += time.perf_counter() - began
         counts = {**self._counts(), "validation_images": images}
         text = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
 
@@ -444,6 +485,8 @@ class Training:
                 write_arrays(path, tf_variables(self.model))
 
         self.ranks.first(write)
+        if self.stage_validation is not None:
+            self._advance_stage(stage_metric)
         self._saved_step = None  # a checkpoint of this step, if there is one, lacks the validation
         self._save()
 
@@ -488,8 +531,13 @@ class Training:
 
     def close(self) -> None:
         """End the processes that load images."""
-        for loader in (self.loader, self.validation.loader):
-            loader.close()
+        self._close_stage()
+        self.validation.loader.close()
+
+    def _close_stage(self) -> None:
+        self.loader.close()
+        if self.stage_validation is not None:
+            self.stage_validation.loader.close()
 
     def _train_step(self, captured: bool) -> TrainStep:
         """What updates the network."""
@@ -508,10 +556,20 @@ class Training:
     def _augmentations(self, key: str) -> Augmentations:
         return Augmentations(self.settings[key], self._image_size)
 
-    def _loader(self, dataset: Any, shuffle: bool) -> Loader:
+    def _validation(self, dataset: Any) -> Validation:
+        """Measures on a fold; each process takes whole batches of it."""
+        return Validation(
+            self.train_step,
+            self._loader(dataset, self.settings["shuffle_val"], whole=True),
+            self._augmentations("val_augmentations"),
+            self.generators,
+            self.settings["num_validation_evals"],
+        )
+
+    def _loader(self, dataset: Any, shuffle: bool, whole: bool = False) -> Loader:
         batch_size = self.settings["batch_size"]
         share = self.ranks.rank, self.ranks.world_size
-        if dataset is self.validation_set:  # each process takes whole batches of it
+        if whole:
             share, batch_size = (0, 1), min(batch_size, len(dataset))
         return Loader(
             dataset,

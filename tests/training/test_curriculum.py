@@ -1,0 +1,116 @@
+"""Shorter contours first: which are shown when, and that a run that stops goes on so."""
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataset_processing.pathfinder import Pathfinder
+from tests.training import processes
+from training.command_line import COMPLETE, ERROR, LEFT_EARLY
+from training.signals import Stop
+
+Script = Callable[..., int]
+
+STREAM = ["--set", "dataset=pathfinder_6_stream", "--set", "exp_name=tiny"]
+STREAM += ["--set", "stream_settings={window: 96, border: 6, seed_distance: 20}"]
+STREAM += ["--set", "stream_epoch_images=30", "--set", "stream_val_images=8"]
+# Batches of 4: 8 an epoch, 16 steps; a validation each 4, where a length has had 16 images.
+STREAM += ["--set", "epochs=2", "--set", "data_augmentations=uint8_rescale,resize"]
+LENGTHS = ["--set", "curriculum=3,4", "--set", "curriculum_images=16"]
+NEVER, AT_ONCE = ["--set", "curriculum_until=1.1"], ["--set", "curriculum_until=0"]
+
+
+def stages(project: Path) -> list[tuple[int, int, int]]:
+    """(step, images, length) of each stage that the log tells of."""
+    (log,) = project.glob("logs/*/log.jsonl")
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    return [(e["step"], e["images"], e["length"]) for e in events if e["event"] == "stage"]
+
+
+def test_each_length_is_shown_for_its_share_of_images(
+    script: Script, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[int, int]] = []
+    images = Pathfinder.images
+
+    def noted(self: Pathfinder, numbers: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        drawn.extend((self.settings.contour_length, n) for n in numbers if len(numbers) > 1)
+        return images(self, numbers)
+
+    monkeypatch.setattr(Pathfinder, "images", noted)
+    assert script(*STREAM, *LENGTHS, *NEVER) == COMPLETE
+    # 8 steps are 30 images: an epoch's last batch has the two that are left.
+    assert stages(project) == [(0, 0, 3), (4, 16, 4), (12, 46, 6)]
+    trained = [(length, n) for length, n in drawn if n < 60]
+    assert [length for length, _ in trained] == [3] * 16 + [4] * 30 + [6] * 14
+    assert sorted(n for _, n in trained) == list(range(60))
+    (results,) = project.glob("results/*.npz")
+    assert np.load(results)["val_step"].tolist() == [0, 4, 8, 12, 16]  # on the set's own length
+    (log,) = project.glob("logs/*/log.jsonl")
+    validations = [
+        json.loads(line) for line in log.read_text().splitlines() if "alidation_" in line
+    ]
+    shorter = [[key for key in v if key.startswith("accuracy_at_")] for v in validations]
+    assert shorter == [
+        ["accuracy_at_3"],
+        ["accuracy_at_3"],
+        ["accuracy_at_4"],
+        ["accuracy_at_4"],
+        [],
+    ]
+
+
+def test_a_length_that_is_learned_gives_way_at_once(script: Script, project: Path) -> None:
+    assert script(*STREAM, *LENGTHS, *AT_ONCE) == COMPLETE
+    assert stages(project) == [(0, 0, 3), (0, 0, 4), (4, 16, 6)]
+
+
+def test_a_run_that_stops_goes_on_with_the_same_lengths(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options = [*STREAM, *LENGTHS, *NEVER, "--seed", "3"]
+    for project in (whole, parts):
+        project.mkdir()
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(whole))
+    assert script(*options) == COMPLETE
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(parts))
+    for count in itertools.count():
+        asked = itertools.count()
+        monkeypatch.setattr(Stop, "wanted", lambda _, asked=asked: next(asked) > 2 and "told to")
+        code = script(*options, *(["--resume", "latest"] if count else []))
+        if code != LEFT_EARLY:
+            break
+    assert code == COMPLETE and count > 3
+    assert stages(parts) == stages(whole) == [(0, 0, 3), (4, 16, 4), (12, 46, 6)]
+    assert not processes.differing(processes.outcome(whole), processes.outcome(parts))
+
+
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_two_processes_change_the_length_together(ahead: int, tmp_path: Path) -> None:
+    options = [*STREAM, *LENGTHS, *NEVER, "--device", "cpu", "--workers", "0"]
+    ranks = processes.start_ranks(2, options, tmp_path, ahead=ahead)
+    assert [processes.finish(rank) for rank in ranks] == [COMPLETE] * 2, processes.said(tmp_path)
+    assert stages(tmp_path) == [(0, 0, 3), (4, 16, 4), (12, 46, 6)]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--set", "curriculum=9"], "found [9]"),
+        (["--set", "curriculum=4,3"], "found [4, 3]"),
+        (["--set", "curriculum=1,3"], "curriculum must be"),
+        (["--set", "curriculum=3", "--set", "stream_settings={contour_length: 5}"], "drop one"),
+        (["--set", "curriculum=3", "--set", "dataset=curv_contour_length_14_full"], "_14_full"),
+    ],
+)
+def test_a_curriculum_that_cannot_be(
+    options: list[str], expected: str, script: Script, capsys: pytest.CaptureFixture
+) -> None:
+    assert script(*STREAM, *options) == ERROR
+    error = capsys.readouterr().err
+    assert expected in error and "curriculum" in error and "Traceback" not in error
