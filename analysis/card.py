@@ -1,16 +1,15 @@
 """A model card: what was trained on what, how, and how well it does."""
 
-import json
 from typing import Any
 
 from analysis.curves import curve
 from analysis.evaluate import percent
 from analysis.image_sets import title
+from analysis.record import NUMBERS, evaluations_kept, stages_text
 from analysis.trained import TrainedRun
 from training.experiment import DEFAULTS
 from training.weights import fingerprint
 
-NUMBERS = ("fold", "images", "seed", "accuracy", "low", "high", "loss", "auc")
 TEMPLATE = """# {run}
 
 {what}
@@ -75,6 +74,9 @@ def model_card(run: TrainedRun, file: str) -> str:
         "device": run.devices,
         "PyTorch": run.environment.get("torch"),
     }
+    stages = curve(run, "").stages
+    if stages:
+        facts["contour length, from so many training images"] = stages_text(stages)
     needed = images_to_90(run)
     if needed:  # 0: it began with weights that had reached it
         facts["training images to 90% in validation"] = f"{needed:,}"
@@ -104,8 +106,7 @@ def evaluations(run: TrainedRun) -> list[dict[str, Any]]:
     """Numbers of these weights, whole circuit: what the file of weights has, and what was kept."""
     found = list(run.record.get("evaluations") or [])
     own = fingerprint(run.network)
-    for path in sorted((run.config.condition_evaluations / run.name).glob("*.json")):
-        one: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for one in evaluations_kept(run.config, run.name):
         own_steps = one["timesteps"] in (None, _timesteps(run))
         if one.get("weights_fingerprint") == own and not one["lesion"] and own_steps:
             numbers = {key: one[key] for key in NUMBERS}

@@ -1,28 +1,23 @@
 """Learning curves: accuracy and loss over training images, a line for each run."""
 
-import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from analysis.record import RunRecord
 from analysis.style import MUTED, PAGE, SERIES, legend_rows, new_figure, series, style
 from analysis.trained import TrainedRun
-from support.errors import UserError, refusals
+from support.errors import UserError
 from training.experiment import SETTINGS
-from training.run import TIMESTAMP
+from training.run import Run
 
 AXES = 2.4  # inches: height of the axes of a row
 FEW = 4  # runs whose training curves are drawn too
-COLUMNS = (
-    "run", "label", "training_images", "seconds", "training_loss", "training_accuracy",
-    "validation_loss", "validation_accuracy",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,29 +30,34 @@ class Curve:
         table: (v, 6): training images, seconds of training, loss and metric of training since the
             validation before, loss and metric of the validation. Not known: not a number.
         metric: name of the metric.
+        stages: of a curriculum: training images at which each length began, and the length.
+        wanted: the curriculum's last length; None without one.
     """
 
     run: str
     label: str
     table: np.ndarray
     metric: str = "accuracy"
+    stages: tuple[tuple[int, int], ...] = ()
+    wanted: int | None = None
+
+    def length_at(self, images: float) -> int | None:
+        """The length that a validation after so many images was of; None without a curriculum."""
+        begun = [length for start, length in self.stages if start < images]
+        return begun[-1] if begun else self.stages[0][1] if self.stages else None
+
+    def reached(self, level: float) -> np.ndarray | None:
+        """The row of the first validation that reached a level, of the last length where there is a
+        curriculum; None if none did."""
+        for row in self.table:
+            if row[5] >= level and self.length_at(row[0]) == self.wanted:
+                return row
+        return None
 
     def images_to(self, level: float) -> int | None:
-        """Training images at the first validation that reached a level; None if none did."""
-        reached = self.table[self.table[:, 5] >= level, 0]
-        return int(reached[0]) if len(reached) else None
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A row for each validation, for a table file."""
-        digits = (".0f", ".1f", ".5f", ".5f", ".5f", ".5f")
-        return [
-            {"run": self.run, "label": self.label}
-            | {
-                key: "" if np.isnan(value) else format(value, form)
-                for key, value, form in zip(COLUMNS[2:], line, digits, strict=True)
-            }
-            for line in self.table
-        ]
+        """Training images at the validation that :meth:`reached` a level; None if none did."""
+        row = self.reached(level)
+        return None if row is None else int(row[0])
 
 
 def curve(run: TrainedRun, label: str) -> Curve:
@@ -79,7 +79,38 @@ def curve(run: TrainedRun, label: str) -> Curve:
         ]
         lines.append([images, seconds, *training, loss, metric])
         before = step
-    return Curve(run.name, label, np.array(lines).reshape(-1, 6), run.metric)
+    return _curve(run, label, lines, run.files)
+
+
+def logged_curve(run: Run, label: str) -> Curve:
+    """The curve of a run by its log alone, which may be thinned (see ``analysis.record``)."""
+    record = RunRecord.of(run)
+    lines: list[list[float]] = []
+    training: list[tuple[float, float]] = []
+    for event in run.events():
+        if event["event"] == "train":
+            training.append((event["loss"], event[record.metric]))
+        elif event["event"] == "validation":
+            since = np.mean(training, axis=0) if training else (np.nan, np.nan)
+            seconds = np.nan if event.get("seconds") is None else event["seconds"]
+            measured = event["loss"], event[record.metric]
+            lines.append([event["images"], seconds, *since, *measured])
+            training = []
+    return _curve(record, label, lines, run)
+
+
+def _curve(record: RunRecord, label: str, lines: list[list[float]], log: Run | None) -> Curve:
+    events = log.events("stage") if log else []
+    stages = [
+        (event["images"], event["length"]) for event in events if event["step"] <= record.step
+    ]
+    if log is None:
+        stages = [(images, length) for images, length in record.record.get("stages") or []]
+    lengths = record.params.get("curriculum")
+    return Curve(
+        record.name, label, np.array(lines).reshape(-1, 6), record.metric, tuple(stages),
+        int(lengths[-1]) if lengths else None,
+    )  # fmt: skip
 
 
 def of_runs(runs: Sequence[TrainedRun], names: Sequence[str] = ()) -> list[Curve]:
@@ -90,29 +121,11 @@ def of_runs(runs: Sequence[TrainedRun], names: Sequence[str] = ()) -> list[Curve
     return [curve(run, name) for run, name in zip(runs, told, strict=True)]
 
 
-def read_curves(path: Path) -> list[Curve]:
-    """The curves of a table file.
-
-    Raises:
-        UserError: it is missing, or not such a table.
-    """
-    with refusals(path, "cannot be read"):
-        text = path.read_text(encoding="utf-8")
-    rows = list(csv.DictReader(text.splitlines()))
-    if not rows or not set(COLUMNS) <= set(rows[0]):
-        raise UserError(f"{path}: a table with the columns {', '.join(COLUMNS)} is expected")
-    found: dict[tuple[str, str], list[list[float]]] = {}
-    for row in rows:
-        numbers = [float(row[key] or "nan") for key in COLUMNS[2:]]
-        found.setdefault((row["run"], row["label"]), []).append(numbers)
-    return [Curve(run, label, np.array(lines)) for (run, label), lines in found.items()]
-
-
-def labels(runs: Sequence[TrainedRun], given: Sequence[str] = ()) -> list[str]:
+def labels(runs: Sequence[RunRecord], given: Sequence[str] = ()) -> list[str]:
     """What tables and figures call each run; runs of one label count as seeds of one thing.
 
     The label is the experiment's name without its data set and seed. Runs that share it but differ
-    in settings are called by their own names.
+    in settings have these settings added.
 
     Args:
         runs: the runs.
@@ -125,33 +138,38 @@ def labels(runs: Sequence[TrainedRun], given: Sequence[str] = ()) -> list[str]:
         if len(given) != len(runs):
             raise UserError(f"--label: one for each of the {len(runs)} runs, found {len(given)}")
         return list(given)
-    names = [_label(run) for run in runs]
-    settings: dict[str, set[str]] = {}
-    for name, run in zip(names, runs, strict=True):
-        settings.setdefault(name, set()).add(_settings(run))
-    return [
-        name if len(settings[name]) == 1 else run.name
-        for name, run in zip(names, runs, strict=True)
-    ]
+    names, settings = [_label(run) for run in runs], [_settings(run) for run in runs]
+    found = []
+    for name, own in zip(names, settings, strict=True):
+        others = [other for one, other in zip(names, settings, strict=True) if one == name]
+        keys = dict.fromkeys(key for other in others for key in other)
+        differing = [
+            f"{key} {own.get(key)}"
+            for key in keys
+            if any(other.get(key) != own.get(key) for other in others)
+        ]
+        found.append(f"{name} ({', '.join(differing)})" if differing else name)
+    return found
 
 
-def _label(run: TrainedRun) -> str:
-    name = re.sub(rf"_s(eed)?_?{run.seed}$", "", TIMESTAMP.sub("", run.name))
+def _label(run: RunRecord) -> str:
+    name = re.sub(rf"_s(eed)?_?{run.seed}$", "", run.experiment)
     return name.replace(f"_{run.params['dataset']}", "") or name
 
 
-def _settings(run: TrainedRun) -> str:
+def _settings(run: RunRecord) -> dict[str, Any]:
     """What was set, without what does not bear on learning and without names of runs."""
     left = {key for key, setting in SETTINGS.items() if setting.metadata["resume"]}
     left |= {"exp_name", "dataset", "initial_weights"}
-    told = {key: value for key, value in run.params.items() if key not in left}
-    return repr(sorted(told.items()))
+    told = {key: value for key, value in run.params.items() if key not in left | {"aux"}}
+    return told | {f"aux.{key}": value for key, value in (run.params.get("aux") or {}).items()}
 
 
 def learning_curves(curves: Sequence[Curve]) -> Figure:
     """Metric and loss of the validations over training images, a line for each run.
 
-    Runs of one label share colour and marker. Of a few runs, the training is shown too, thin. So
+    Runs of one label share colour and marker. Where the length of a curriculum changes, a stroke
+    and the new length stand on the line. Of a few runs, the training is shown too, thin. So
     many labels that colours would repeat are spread over rows, each with its own legend.
 
     Raises:
@@ -194,6 +212,14 @@ def _row(
                     x, one.table[:, validation], label=told, markevery=every, markersize=3.2,
                     linewidth=1.1, **look,
                 )  # fmt: skip
+                for images, length in one.stages[1:] if axes is upper else ():
+                    at = images / unit[0], np.interp(images, one.table[:, 0], one.table[:, 5])
+                    axes.plot(*at, "|", color=look["color"], markersize=9)
+                    if not place:  # further seeds' numbers would lie on these
+                        axes.annotate(
+                            str(length), at, (4, 2), textcoords="offset points", fontsize=6.5,
+                            color=look["color"],
+                        )  # fmt: skip
                 if both:
                     between = (x[1:] + x[:-1]) / 2
                     axes.plot(between, one.table[1:, training], color=look["color"], linewidth=0.6)
@@ -209,6 +235,8 @@ def _row(
     for axes in (upper, lower):
         axes.grid(axis="y")
         axes.set_xlabel(f"training images{unit[1]}")
+    if any(one.stages[1:] for one in drawn):
+        upper.set_xlabel(f"training images{unit[1]}; | next contour length")
     handles, told = upper.get_legend_handles_labels()
     wrapped, columns, _ = legend_rows(told)
     figure.legend(handles, wrapped, loc="outside lower center", ncols=columns)

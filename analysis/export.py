@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.card import evaluations, images_to_90, model_card
+from analysis.curves import curve
 from analysis.evaluate import percent
 from analysis.probing import default_generator
 from analysis.trained import TrainedRun, load_run
@@ -49,6 +50,8 @@ def export_safetensors(run: TrainedRun, path: Path) -> Path:
     measured = evaluations(run)
     record = {**run.portable(), "parameters": run.params, "evaluations": measured}
     record["images_to_90"] = images_to_90(run)
+    if stages := curve(run, "").stages:
+        record["stages"] = stages
     tensors = {name: t.contiguous().cpu() for name, t in run.network.state_dict().items()}
     metadata = {
         "format": FORMAT,

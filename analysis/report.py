@@ -20,6 +20,7 @@ from analysis.comparison import Member
 from analysis.evaluate import LABELS, percent
 from analysis.image_sets import title
 from analysis.probing import SMOOTHGRAD_SAMPLES, SMOOTHGRAD_SPREAD
+from analysis.record import stages_text
 from analysis.style import save
 from analysis.trained import TrainedRun, load_run, script_of
 from config import Config
@@ -235,7 +236,7 @@ def _curves(members: Sequence[Member], drawn: Path) -> dict[str, Any] | None:
     found = [curves.curve(member.run, member.model) for member in members]
     if not any(len(one.table) for one in found):
         return None
-    rows = []
+    rows, staged = [], any(one.stages for one in found)
     for member, one in zip(members, found, strict=True):
         if not len(one.table):
             continue
@@ -250,6 +251,7 @@ def _curves(members: Sequence[Member], drawn: Path) -> dict[str, Any] | None:
                 "training images": f"{member.run.images_seen:,}",
                 "images to 90%": f"{needed:,}" if needed is not None else "not reached",
             }
+            | ({"contour length": stages_text(one.stages) or "–"} if staged else {})
         )
     return {"figure": save(curves.learning_curves(found), drawn / "curves")[0], "table": rows}
 

@@ -12,7 +12,6 @@ resumes a sweep. The comparison has accuracy by model and set with intervals, pa
 images to 90%, and paired tests against a reference on the same images.
 """
 
-import json
 import shlex
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from typing import Any
 
 from analysis import comparison, curves
 from analysis.evaluate import IMAGES
+from analysis.record import ended
 from analysis.style import save
 from analysis.trained import TrainedRun, load_run, script_module
 from config import CLONE, Config
@@ -96,15 +96,6 @@ class Cell:
         if run is None or run.record()["parameters"]["epochs"] < self.settings["epochs"]:
             return False
         return ended(run)
-
-
-def ended(run: Run) -> bool:
-    """Whether a run trained to its end: what the last line of its log says."""
-    if not run.json_log.exists():
-        return False
-    lines = run.json_log.read_text(encoding="utf-8").splitlines()
-    events = [json.loads(line) for line in lines if '"event": "end"' in line]
-    return bool(events) and bool(events[-1].get("complete"))
 
 
 def cells(name: str, axes: dict[str, list[str]], overrides: Sequence[str] = ()) -> list[Cell]:

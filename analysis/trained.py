@@ -1,7 +1,6 @@
 """A run as it was trained: its record, its network with the weights of a step, its history."""
 
 import importlib.util
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from analysis.record import RunRecord
 from config import CLONE, Config
 from dataset_processing import load_set
 from support.errors import MissingError, UserError, unknown
@@ -16,27 +16,19 @@ from support.memory import keep_memory
 from training.distribution import device_of
 from training.history import History
 from training.provenance import code_fingerprint, options_of
-from training.run import TIMESTAMP, Run
+from training.run import Run
 from training.weights import NOT_NEEDED, find_weights, history_of
 
 IMAGE_SIZE = (150, 150)  # that networks are given unless a run or its data set says otherwise
 STIMULUS_SIZE = (300, 300)  # of the stimuli that are brought to that size
-# What goes with weights to other machines; the machine's name, its folders and the command lines of
-# the sessions stay behind.
-ENVIRONMENT = ("python", "torch", "numpy", "cuda", "cudnn", "device", "processes", "threads")
-CODE = ("commit", "dirty", "difference", "fingerprint")
 
 
 @dataclass
-class TrainedRun:
-    """A run, ready to be looked at.
+class TrainedRun(RunRecord):
+    """A run, ready to be looked at; ``step``: updates done when the weights were these.
 
     Attributes:
-        name: the run's name.
-        params: its parameters (as ``experiment_params`` gives, with what was set).
-        record: what the run recorded of itself (see ``training.run``).
         network: on ``device``, in evaluation mode, with the weights of ``step``.
-        step: updates done when the weights were these.
         weights: 'last', 'best', or the step asked for.
         device: where the network is.
         config: the project's paths.
@@ -46,11 +38,7 @@ class TrainedRun:
         files: where the run's files lie; None for a file of weights.
     """
 
-    name: str
-    params: dict[str, Any]
-    record: dict[str, Any]
     network: Any
-    step: int
     weights: str
     device: torch.device
     config: Config
@@ -60,34 +48,9 @@ class TrainedRun:
     files: Run | None = None
 
     @property
-    def seed(self) -> int:
-        """What the run's random numbers followed from."""
-        return int(self.record.get("seed") or 0)
-
-    @property
-    def experiment(self) -> str:
-        """The run's name without the time."""
-        return TIMESTAMP.sub("", self.name)
-
-    @property
-    def model_name(self) -> str:
-        """The network's name: that of its script."""
-        return str(self.params["model_name"])
-
-    @property
-    def script(self) -> str:
-        """File name of the script that trained it."""
-        return Path(self.record.get("script") or f"{self.model_name}.py").name
-
-    @property
     def parameters(self) -> int:
         """Numbers that were trained."""
         return sum(p.numel() for p in self.network.parameters())
-
-    @property
-    def metric(self) -> str:
-        """Name of the metric in the history."""
-        return str(self.params.get("score_metric") or "accuracy")
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -95,14 +58,14 @@ class TrainedRun:
         size = (self.record.get("network") or {}).get("input_size")
         size = size or self.params.get("model_input_image_size")
         if not size:  # an earlier version did not record it
-            size = IMAGE_SIZE if self._is_stream() else self._data_set().model_input_image_size
+            size = IMAGE_SIZE if self.is_stream else self._data_set().model_input_image_size
         return int(size[0]), int(size[1])
 
     @property
     def stimulus_size(self) -> tuple[int, int]:
         """(H, W) of the stimuli as they come, in pixels."""
-        size = self._train_data().get("im_size")
-        if not size and self._is_stream():
+        size = self.data("train").get("im_size")
+        if not size and self.is_stream:
             size = (self.params.get("stream_settings") or {}).get("window", STIMULUS_SIZE)
         if not size:
             size = self._data_set().im_size
@@ -110,104 +73,10 @@ class TrainedRun:
         return int(height), int(width)
 
     @property
-    def trained_on(self) -> str:
-        """The set that it trained on, its images and their fingerprint."""
-        name, found = str(self.params["dataset"]), self._train_data()
-        if "images" not in found:
-            return name
-        kind = "fresh images an epoch" if self._is_stream() else "images"
-        return f"{name}, {found['images']:,} {kind}, fingerprint {found.get('fingerprint')}"
-
-    @property
-    def sessions(self) -> list[dict[str, Any]]:
-        """The start and the resumptions whose updates are in the weights."""
-        known = self.record.get("sessions") or [{"step": 0}]
-        ends = [*(int(session["step"]) for session in known[1:]), self.step]
-        return [
-            session
-            for session, end in zip(known, ends, strict=True)
-            if min(end, self.step) > int(session["step"]) or len(known) == 1
-        ]
-
-    @property
-    def environment(self) -> dict[str, Any]:
-        """Versions, device and command line of the first session; empty where not known."""
-        return ((self.record.get("sessions") or [{}])[0]).get("environment") or {}
-
-    @property
-    def devices(self) -> str | None:
-        """Names of the devices that trained the weights; None where they are not known."""
-        names = []
-        for session in self.sessions:
-            where = session.get("environment") or {}
-            several = f"{where['processes']} × " if where.get("processes", 1) > 1 else ""
-            names += [several + where["device"]] if where.get("device") else []
-        return ", ".join(dict.fromkeys(names)) or None
-
-    @property
-    def commits(self) -> str | None:
-        """Commits of the code that trained the weights; None where git did not say."""
-        names = []
-        for session in self.sessions:
-            code = session.get("code") or {}
-            if code.get("commit"):
-                dirty = " (with uncommitted changes)" if code.get("dirty") else ""
-                names.append(code["commit"][:12] + dirty)
-        return ", ".join(dict.fromkeys(names)) or None
-
-    @property
-    def overrides(self) -> dict[str, str]:
-        """Its ``key=value`` overrides by key, in order; of several of one key the last counts."""
-        last: dict[str, str] = {}
-        for text in self.record.get("overrides") or []:
-            key = text.partition("=")[0].strip()
-            last.pop(key, None)
-            last[key] = text
-        return last
-
-    @property
-    def command(self) -> str:
-        """The command that trains it anew: script, overrides and seed."""
-        processes = self.environment.get("processes") or 1
-        words = ["torchrun", f"--nproc_per_node={processes}"] if processes > 1 else ["python"]
-        words.append(self.script)
-        words += [word for text in self.overrides.values() for word in ("--set", text)]
-        words += ["--seed", str(self.seed)]
-        return shlex.join([*words, *(["--deterministic"] * bool(self.record.get("deterministic")))])
-
-    @property
-    def began_with(self) -> str | None:
-        """The trained weights that it began with, and what they had seen; None where random."""
-        return _told(self.record.get("initial_weights"))
-
-    @property
     def code(self) -> dict[str, str]:
         """Fingerprints of the code here that decides the network's answers."""
         found = code_fingerprint(Path(script_of(self.record).__file__))
         return {part: found[part] for part in ("script", "layers", "models")}
-
-    def portable(self) -> dict[str, Any]:
-        """The record as it goes with weights to other machines: without host and paths."""
-        kept = {k: v for k, v in self.record.items() if k not in ("run", "sessions")}
-        kept["sessions"] = [
-            {
-                **{k: v for k, v in session.items() if k not in ("code", "environment")},
-                "code": _only(CODE, session.get("code")),
-                "environment": _only(ENVIRONMENT, session.get("environment")),
-            }
-            for session in self.record.get("sessions") or []
-        ]
-        kept["data"] = {
-            fold: {key: value for key, value in found.items() if key != "description"}
-            for fold, found in (self.record.get("data") or {}).items()
-        }
-        return kept
-
-    def _train_data(self) -> dict[str, Any]:
-        return (self.record.get("data") or {}).get("train") or {}
-
-    def _is_stream(self) -> bool:
-        return str(self.params["dataset"]).endswith("_stream")
 
     def _data_set(self) -> Any:
         return load_set(str(self.params["dataset"]), self.config)
@@ -251,8 +120,8 @@ def load_run(
         str(record.get("run") or (found.run.name if found.run else found.path.stem)),
         dict(record["parameters"]),
         record,
-        network.to(place).eval(),
         found.step,
+        network.to(place).eval(),
         str(weights) if found.run is None or found.run.file is None else found.path.stem,
         place,
         config,
@@ -342,20 +211,3 @@ def script_module(name: str) -> Any:
 
 def _is_script(path: Path) -> bool:
     return path.is_file() and "\ndef build_model(" in path.read_text(encoding="utf-8")
-
-
-def _only(keys: tuple[str, ...], values: dict[str, Any] | None) -> dict[str, Any]:
-    return {key: values[key] for key in keys if values and key in values}
-
-
-def _told(initial: dict[str, Any] | None) -> str | None:
-    """What a record says of initial weights, in words."""
-    if not initial:
-        return None
-    if initial.get("said"):
-        return str(initial["said"])
-    text = f"{initial['source']}, fingerprint {initial['fingerprint']}"
-    if initial.get("images") is not None:
-        text += f", after {initial['images']:,} images of {initial.get('data')}"
-    before = _told(initial.get("initial_weights"))
-    return text + (f"; these began with {before}" if before else "")

@@ -214,9 +214,9 @@ def handlings(project: Path, other: Path) -> Iterator[Handling]:
     yield "evaluate the exported file", 0, "% (", look(other / "card.safetensors")
     yield "report", 0, ".html", lambda: run_command(report, name, *data, "--images", "4")
     yield "figures", 0, "kernels", lambda: run_command(figures, name, "--only", "kernels")
-    page = ("--output", other / "page.md")
-    yield "results", 0, "page.md", lambda: run_command(results, name, *page)
-    yield "results over a page", 2, "--overwrite", lambda: run_command(results, name, *page)
+    page = ["--output", str(other / "page.md")]
+    yield "results", 0, "page.md", lambda: exit_code(results.main, [name, *page])
+    yield "results again", 0, "page.md", lambda: exit_code(results.main, page)
     for folder in ("logs", "checkpoints", "results"):
         shutil.copytree(OLDER / folder, project / folder, dirs_exist_ok=True)
     older = next((OLDER / "logs").iterdir()).name

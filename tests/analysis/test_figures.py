@@ -115,7 +115,7 @@ def test_runs_of_one_name_are_seeds_only_if_their_settings_are_alike(config, nam
     runs[1].params["log_iters"] = 77  # has no part in what is learned
     assert curves.labels(runs) == ["tiny_hgru", "tiny_hgru"]
     runs[1].params["lr"] = 0.01
-    assert curves.labels(runs) == [run.name for run in runs]
+    assert curves.labels(runs) == ["tiny_hgru (lr 0.001)", "tiny_hgru (lr 0.01)"]
     assert curves.labels(runs, ["a", "b"]) == ["a", "b"]
     with pytest.raises(UserError):
         curves.labels(runs, ["a"])

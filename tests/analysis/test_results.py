@@ -6,24 +6,27 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from safetensors import safe_open
+from scipy import stats
 
 import hgru
-from analysis import evaluate, export, figures, predict, results
+from analysis import curves, export, figures, predict, results
 from analysis.evaluate import evaluated, kept
-from analysis.trained import TrainedRun, load_run
+from analysis.record import RunRecord
+from analysis.trained import load_run
 from config import CLONE, Config
-from support.errors import UserError
 from support.files import read_arrays, write_arrays
 from support.shell import exit_code
 from tests.analysis.conftest import DATASET
 from training.command_line import run_script
+from training.run import Run
 
 CPU = ["--device", "cpu"]
 
@@ -61,7 +64,7 @@ def as_on_a_gpu(names, copied_with_data) -> list[str]:
 def bare(record, step=0):
     """A run of this record alone."""
     params = {"model_name": "hgru", "dataset": DATASET}
-    return TrainedRun("x", params, record, None, step, "last", torch.device("cpu"), Config())
+    return RunRecord("x", params, record, step)
 
 
 def test_the_command_repeats_the_run():
@@ -207,124 +210,205 @@ def test_durations_read_well(seconds, text):
     assert results.duration(seconds) == text
 
 
-def rows(page: Path, heading: str) -> list[dict[str, str]]:
-    """The table below a heading of a page."""
-    lines = page.read_text(encoding="utf-8").split(f"### {heading}\n")[1].splitlines()
-    cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
-    return [dict(zip(cells[0], row, strict=True)) for row in cells[2:] if len(row) == len(cells[0])]
+def tables(page: Path) -> list[list[dict[str, str]]]:
+    """The tables of a page."""
+    found: list[list[list[str]]] = [[]]
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.startswith("|"):
+            found[-1].append([cell.strip() for cell in line.strip("|").split("|")])
+        elif found[-1]:
+            found.append([])
+    return [[dict(zip(t[0], row, strict=True)) for row in t[2:]] for t in found if t]
 
 
 @pytest.fixture
-def page(copied_with_data, names, tmp_path) -> Path:
-    """A page about the four runs."""
+def page(copied, names, tmp_path) -> Path:
+    """A page about the four runs, made without their data."""
     page = tmp_path / "docs" / "r.md"
-    assert exit_code(results.main, [*names.values(), "--output", str(page), *CPU]) == 0
+    assert exit_code(results.main, [*names.values(), "--output", str(page)]) == 0
     return page
 
 
-def test_the_page_has_what_the_runs_recorded(page, copied_with_data, names, capsys):
-    table = {row["run"]: row for row in rows(page, f"Trained on {DATASET} (resized to 24×24)")}
-    assert set(table) == {"tiny_hgru", "tiny_multiplicative_lesion", "tiny_ff_5"}
-    assert all(len(row) == 6 for row in table.values())
-    run = load_run(names["ff_5"], device="cpu", config=copied_with_data)
-    accuracy = evaluate.evaluate(run, DATASET).accuracy()
-    assert table["tiny_ff_5"]["accuracy (95%)"].startswith(f"{100 * accuracy['accuracy']:.1f}%")
-    assert table["tiny_ff_5"]["training images"] == "44"
-    assert "2 seeds" in table["tiny_hgru"]["accuracy (95%)"]
+def test_the_page_has_what_the_runs_recorded(page, copied, names):
+    seeds, runs = tables(page)
+    assert [(row["run"], row["seeds"][0]) for row in seeds] == [("tiny_hgru", "2")]
+    assert len(runs) == 4 and {len(row) for row in (*seeds, *runs)} == {6}
+    for name in names.values():
+        run = load_run(name, device="cpu", config=copied)
+        (row,) = [row for row in runs if f"](runs/{name})" in row["run"]]
+        assert f", seed {run.seed}]" in row["run"] and run.script in row["script and settings"]
+        assert "batch_size=4" in row["script and settings"]
+        assert row["training images"] == "44" and row["commit"] == (run.commits or "not known")
+        assert row["time, device"].endswith(", cpu")
+        right = run.history.validation_metric[-1]
+        assert row["accuracy (95%)"].startswith(f"{100 * right:.1f}% (")
+        assert " of 9" in row["accuracy (95%)"]
+        assert ("at chance" in row["accuracy (95%)"]) == (right < 0.6)
     for figure in (page.parent / "figures").iterdir():
         assert f"](figures/{figure.name})" in page.read_text()
     commands = page.with_name("r_commands.sh").read_text()
     assert subprocess.run(["sh", "-n"], input=commands, text=True, check=True).returncode == 0
-    for name in names.values():
-        assert name in commands
-    with page.with_name("r_curves.csv").open(newline="") as file:
-        curve = [row for row in csv.DictReader(file) if row["run"] == names["hgru"]]
-    history = load_run(names["hgru"], device="cpu", config=copied_with_data).history
-    assert [int(row["training_images"]) for row in curve] == history.validation_images
-    for row, accuracy in zip(curve, history.validation_metric, strict=True):
-        assert float(row["validation_accuracy"]) == pytest.approx(accuracy, abs=1e-5)
+    assert all(name in commands for name in names.values())
+    with page.with_name("r_runs.csv").open(newline="") as file:
+        assert {row["run"] for row in csv.DictReader(file)} == set(names.values())
     assert str(page.parent) not in page.read_text()
 
 
-def test_a_page_is_not_overwritten_unless_told_to(page, names, capsys):
-    before = page.read_text()
-    again = [names["ff_5"], "--output", str(page), *CPU]
-    assert exit_code(results.main, again) == 2
-    assert str(page) in capsys.readouterr().err and page.read_text() == before
-    page.write_text("# Mine\n\nprose\n\n" + before.partition("# Results\n\n")[2])
-    assert exit_code(results.main, [*again, "--overwrite"]) == 0
-    after = page.read_text()
-    assert after.startswith("# Mine\n\nprose\n") and "tiny_ff_5" in after
-    assert "tiny_hgru" not in after
-    page.unlink()  # its tables are there still
-    assert exit_code(results.main, again) == 2
-
-
-def test_a_page_is_redrawn_from_its_tables_without_a_run(page, copied_with_data, capsys):
+def test_a_page_is_made_again_from_the_kept_records_alone(page, copied):
     before = {path: path.read_bytes() for path in page.parent.rglob("*.*")}
-    shutil.rmtree(copied_with_data.project_directory)
+    shutil.rmtree(copied.project_directory)
     for path in page.parent.glob("figures/*"):
         path.unlink()
-    page.write_text(page.read_text().partition(results.MARK)[0])
-    assert exit_code(results.main, ["--redraw", str(page)]) == 0
+    page.write_text(page.read_text().partition(results.MARK)[0] + results.MARK + "\nolder\n")
+    assert exit_code(results.main, ["--output", str(page)]) == 0
     assert {path: path.read_bytes() for path in page.parent.rglob("*.*")} == before
-    page.with_name("r_runs.csv").write_text("a,b\n1,2\n")
-    assert exit_code(results.main, ["--redraw", str(page)]) == 2
-    assert "r_runs.csv" in capsys.readouterr().err
 
 
-def test_the_projects_own_page_is_that_of_its_tables(tmp_path):
-    """docs/results.md, its commands and its tables, are what --redraw makes."""
+def test_prose_stays_and_a_page_of_anothers_is_left_alone(page, names, capsys):
+    page.write_text("# Mine\n\nprose\n\n" + page.read_text().partition("# Results\n\n")[2])
+    shutil.rmtree(page.parent / "runs" / names["ff_5"])
+    assert exit_code(results.main, ["--output", str(page)]) == 0
+    after = page.read_text()
+    assert after.startswith("# Mine\n\nprose\n") and "tiny_hgru" in after
+    assert "tiny_ff_5" not in after
+    page.write_text("# Mine\n")
+    assert exit_code(results.main, ["--output", str(page)]) == 2
+    assert str(page) in capsys.readouterr().err and page.read_text() == "# Mine\n"
+
+
+def test_a_kept_record_is_small_and_has_every_validation(page, copied, names):
+    run = load_run(names["hgru"], device="cpu", config=copied)
+    kept = Run(copied, run.name, page.parent / "runs" / run.name)
+    assert kept.record()["parameters"] == run.params and kept.record()["seed"] == run.seed
+    text = kept.settings.read_text() + kept.json_log.read_text()
+    assert (
+        "working_directory" not in text and "host" not in text and str(copied.log_dir) not in text
+    )
+    drawn, log = curves.curve(run, "x"), curves.logged_curve(kept, "x")
+    assert np.allclose(drawn.table[:, [0, 1, 4, 5]], log.table[:, [0, 1, 4, 5]], rtol=1e-5)
+    again = curves.logged_curve(run.files, "x")
+    assert np.allclose(again.table, log.table, rtol=1e-5, equal_nan=True)
+
+
+@pytest.fixture
+def taught(copied, names, tmp_path) -> Callable[..., Path]:
+    """Writes a run of a curriculum, 6 and 14, that never trained: its folder."""
+
+    def write(name: str, accuracies: Sequence[tuple[int, float]], complete: bool = True) -> Path:
+        folder = tmp_path / name
+        record = Run(copied, names["hgru"]).record()
+        record["parameters"] |= {"curriculum": [6, 14], "dataset": "pathfinder_14_stream"}
+        record |= {"run": name, "seed": int(name[-1]), "overrides": ["lr=1", "curriculum=6,14"]}
+        Run(copied, name, folder).write(record)
+        lines: list[dict[str, Any]] = []
+        before = None
+        for step, (length, accuracy) in enumerate(accuracies):
+            if length != before:
+                at = max(step - 1, 0)
+                lines.append({"event": "stage", "step": at, "images": 32 * at, "length": length})
+                before = length
+            counts = {"images": 32 * step, "seconds": 60.0 * step}
+            for n in range(50):
+                train = {"event": "train", "loss": 1 - accuracy, "accuracy": accuracy}
+                lines.append({**train, "step": step, **counts, "n": n})
+            measured = {"loss": 0.5, "accuracy": accuracy, "validation_images": 1000}
+            lines.append({"event": "validation", "step": step, **counts, **measured})
+        lines.append({"event": "end", "step": len(accuracies) - 1, "complete": complete})
+        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return folder
+
+    return write
+
+
+def test_seeds_are_counted_by_what_they_reached_at_the_last_length(taught, tmp_path):
+    """95% at length 6 does not count; a run that stays at chance is said to."""
+    runs = [
+        taught("hgru_seed0", [(6, 0.5), (6, 0.99), (14, 0.6), (14, 0.96), (14, 0.98)]),
+        taught("hgru_seed1", [(6, 0.5), (6, 0.99), (14, 0.96), (14, 0.97)]),
+        taught("hgru_seed2", [(6, 0.5), (6, 0.99), (14, 0.5), (14, 0.51)]),
+        taught("hgru_seed3", [(6, 0.5), (6, 0.99)], complete=False),
+    ]
+    page = tmp_path / "docs" / "r.md"
+    assert exit_code(results.main, [*map(str, runs), "--output", str(page)]) == 0
+    (seeds,), rows = tables(page)
+    assert seeds["seeds"] == "4, 1 at chance"
+    low, high = stats.binomtest(2, 4).proportion_ci(method="wilson")
+    assert seeds["95% reached (95%)"] == f"2 of 4 ({100 * low:.0f}–{100 * high:.0f}%)"
+    assert seeds["to 95%: images, minutes"] == "80 (64–96), 2.5 (2.0–3.0)"
+    assert seeds["97.4% reached (95%)"].startswith("1 of 4 ")
+    assert seeds["to 97.4%: images, minutes"] == "128, 4.0"
+    by_seed = {row["run"].partition("]")[0][-1]: row for row in rows}
+    assert by_seed["0"]["training images"] == "128 (length 6; 14 from 32)"
+    assert by_seed["3"]["training images"] == "32, left early"
+    assert "at length 6" in by_seed["3"]["accuracy (95%)"]
+    assert "at chance" in by_seed["2"]["accuracy (95%)"]
+    assert "`hgru.py lr=1`" in by_seed["0"]["script and settings"]
+    assert (page.parent / "runs" / "hgru_seed0" / "log.jsonl").stat().st_size < 10_000
+    assert page.with_name("r_commands.sh").read_text().count("--set curriculum=6,14") == 4
+
+
+def test_curves_show_where_the_length_changed(taught, config):
+    folder = taught("hgru_seed0", [(6, 0.5), (6, 0.99), (14, 0.6), (14, 0.96)])
+    drawn = curves.logged_curve(Run(config, "hgru_seed0", folder), "one")
+    assert drawn.stages == ((0, 6), (32, 14)) and drawn.images_to(0.9) == 96
+    upper, lower = curves.learning_curves([drawn]).axes
+    assert [text.get_text() for text in upper.texts] == ["14"] and not lower.texts
+    (mark,) = [line for line in upper.get_lines() if line.get_marker() == "|"]
+    assert np.allclose(mark.get_xydata(), [[32, 0.99]])
+
+
+def test_an_evaluation_of_the_last_weights_counts_more_than_a_validation(
+    as_on_a_gpu, copied, tmp_path
+):
+    """Evaluations of another device are taken; those of a lesion or other steps are listed."""
+    run = load_run(as_on_a_gpu[0], device="cpu", config=copied)
+    (path,) = (copied.condition_evaluations / run.name).glob("*.json")
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps({**whole, "accuracy": 0.75, "low": 0.7, "high": 0.8}))
+    lesion = {**whole, "lesion": ["mu"], "accuracy": 0.25, "low": 0.2, "high": 0.3}
+    path.with_name("lesion.json").write_text(json.dumps(lesion))
+    path.with_name("other_step.json").write_text(json.dumps({**whole, "step": 6}))
+    page = tmp_path / "r.md"
+    assert exit_code(results.main, [*as_on_a_gpu, "--output", str(page)]) == 0
+    runs, others = tables(page)
+    (row,) = [row for row in runs if run.name in row["run"]]
+    assert row["accuracy (95%)"].startswith("75.0% (70.0–80.0) of 9")
+    (row,) = others
+    assert row["lesion"] == "mu" and row["accuracy (95%)"].startswith("25.0% (20.0–30.0)")
+
+
+@pytest.mark.skipif(not (CLONE / "docs" / "runs").exists(), reason="no record is kept yet")
+def test_the_projects_own_page_is_that_of_its_records(tmp_path):
     docs = tmp_path / "docs"
     shutil.copytree(CLONE / "docs", docs)
-    assert exit_code(results.main, ["--redraw", str(docs / "results.md")]) == 0
-    for name in ("results.md", "results_commands.sh"):
+    assert exit_code(results.main, ["--output", str(docs / "results.md")]) == 0
+    for name in ("results.md", "results_commands.sh", "results_runs.csv"):
         assert (docs / name).read_bytes() == (CLONE / "docs" / name).read_bytes()
-
-
-def test_a_row_is_of_the_runs_data_and_weights(copied_with_data, names):
-    run = load_run(names["hgru"], "6", "cpu", copied_with_data)
-    row, drawn = results.gather(run, "x")
-    assert row["training_images"] == 22 and row["command"].startswith("python hgru.py --set ")
-    assert drawn.table[-1, 0] <= 24 and row["images_to"] == drawn.images_to(0.9)
-
-
-def test_a_copied_run_needs_no_images(as_on_a_gpu, copied, tmp_path):
-    """Evaluations of another device are there, data are not: nothing is computed anew."""
-    page = str(tmp_path / "r.md")
-    assert exit_code(results.main, [*as_on_a_gpu, "--output", page, *CPU]) == 0
-    arguments = [*as_on_a_gpu, "--images", "5", "--output", page, "--overwrite"]
-    assert exit_code(results.main, [*arguments, *CPU]) == 2
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["{hgru}", "{hgru}"], "tiny_hgru"),
         (["{hgru}", "--output", "page.html"], "page.html"),
-        (["{hgru}", "--label", "a", "b"], "--label"),
-        (["--redraw", "none.md"], "none.md"),
-        ([], "--redraw"),
-        (["{hgru}", "--redraw", "a.md"], "--redraw"),
+        (["--output", "none/page.md"], "none/runs"),
         (["nonsense"], "nonsense"),
     ],
 )
 def test_errors_are_one_line_and_exit_2(config, names, arguments, named, capsys):
     given = [text.format(**names) for text in arguments]
-    assert exit_code(results.main, [*given, *CPU]) == 2
+    assert exit_code(results.main, given) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and said[0].startswith("error: ") and named in said[0]
 
 
-def test_what_is_not_a_run_of_accuracies_is_refused(copied_with_data, names, tmp_path):
-    run = load_run(names["hgru"], device="cpu", config=copied_with_data)
-    path = export.export_safetensors(run, tmp_path / "w.safetensors")
-    with pytest.raises(UserError):
-        results.gather(load_run(path, device="cpu", config=run.config), "x")
-    run.params["score_metric"] = "pearson"
-    with pytest.raises(UserError, match="'pearson'"):
-        results.gather(run, "x")
-    run.params["score_metric"] = "accuracy"
-    run.record["data"]["validation"]["fingerprint"] = "abc"
-    with pytest.raises(UserError, match="abc"):
-        results.gather(run, "x")
+def test_what_is_not_a_run_of_accuracies_is_refused(copied, names, tmp_path, capsys):
+    run = Run(copied, names["hgru"])
+    record, log = run.record(), run.json_log.read_text()
+    run.json_log.write_text("")
+    page = ["--output", str(tmp_path / "r.md")]
+    assert exit_code(results.main, [run.name, *page]) == 2
+    assert "no validation" in capsys.readouterr().err
+    run.json_log.write_text(log)
+    run.write({**record, "parameters": {**record["parameters"], "score_metric": "pearson"}})
+    assert exit_code(results.main, [run.name, *page]) == 2
+    assert "'pearson'" in capsys.readouterr().err

@@ -172,7 +172,7 @@ def test_every_network_exports_at_any_size(script, size, tmp_path, config):
     params = script.experiment_params()
     network = script.build_model(params).eval()
     whole = TrainedRun(
-        "x", params, {"environment": {}}, network, 0, "last", torch.device("cpu"), config
+        "x", params, {"environment": {}}, 0, network, "last", torch.device("cpu"), config
     )
     path, difference = export.export_program(whole, tmp_path / "x.pt2", size)
     assert difference < 1e-4 and path.stat().st_size > 100_000

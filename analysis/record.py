@@ -1,0 +1,282 @@
+"""What a run recorded of itself, and the small copy of it that stays when the run is gone.
+
+A kept record is a folder of two files, as the run wrote them (``training.run``): ``settings.yaml``
+without the machine's name and folders, and ``log.jsonl`` with every validation, every stage of a
+curriculum, the end, every n-th line of training, and the accuracies that ``analysis.evaluate`` has
+kept of the last weights (``"event": "evaluation"``). ``python -m analysis.results RUN`` writes it.
+"""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.image_sets import title
+from config import Config
+from support.errors import UserError
+from support.files import write_text
+from training.run import TIMESTAMP, Run
+
+TRAIN_LINES = 40  # of a kept log
+DIGITS = 6  # of a kept log's numbers
+NUMBERS = ("fold", "images", "seed", "accuracy", "low", "high", "loss", "auc")
+# What goes with a record to other machines; the machine's name, its folders and the command lines
+# of the sessions stay behind.
+ENVIRONMENT = ("python", "torch", "numpy", "cuda", "cudnn", "device", "processes", "threads")
+CODE = ("commit", "dirty", "difference", "fingerprint")
+
+
+@dataclass
+class RunRecord:
+    """A run, by what it recorded.
+
+    Attributes:
+        name: the run's name.
+        params: its parameters (as ``experiment_params`` gives, with what was set).
+        record: what the run recorded of itself (see ``training.run``).
+        step: updates that count: those behind the weights at hand, or all.
+    """
+
+    name: str
+    params: dict[str, Any]
+    record: dict[str, Any]
+    step: int
+
+    @classmethod
+    def of(cls, run: Run) -> "RunRecord":
+        """The record of a run to its end.
+
+        Raises:
+            UserError: its settings are missing or damaged.
+        """
+        record = run.record()
+        last = max((event["step"] for event in run.events()), default=0)
+        return cls(str(record.get("run") or run.name), record["parameters"], record, last)
+
+    @property
+    def seed(self) -> int:
+        """What the run's random numbers followed from."""
+        return int(self.record.get("seed") or 0)
+
+    @property
+    def experiment(self) -> str:
+        """The run's name without the time."""
+        return TIMESTAMP.sub("", self.name)
+
+    @property
+    def model_name(self) -> str:
+        """The network's name: that of its script."""
+        return str(self.params["model_name"])
+
+    @property
+    def script(self) -> str:
+        """File name of the script that trained it."""
+        return Path(self.record.get("script") or f"{self.model_name}.py").name
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric of its validations."""
+        return str(self.params.get("score_metric") or "accuracy")
+
+    @property
+    def validated_on(self) -> str:
+        """Name of the set that it validated on."""
+        return str(self.params.get("val_dataset") or self.params["dataset"])
+
+    @property
+    def timesteps(self) -> int | None:
+        """Steps of its circuit; None without one, or where they are not known."""
+        options = (self.record.get("network") or {}).get("options") or {}
+        found: int | None = options.get("timesteps")
+        return found
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether its images were generated while it trained."""
+        return str(self.params["dataset"]).endswith("_stream")
+
+    @property
+    def trained_on(self) -> str:
+        """The set that it trained on, its images and their fingerprint."""
+        name, found = str(self.params["dataset"]), self.data("train")
+        if "images" not in found:
+            return name
+        kind = "fresh images an epoch" if self.is_stream else "images"
+        return f"{name}, {found['images']:,} {kind}, fingerprint {found.get('fingerprint')}"
+
+    @property
+    def sessions(self) -> list[dict[str, Any]]:
+        """The start and the resumptions whose updates count."""
+        known = self.record.get("sessions") or [{"step": 0}]
+        ends = [*(int(session["step"]) for session in known[1:]), self.step]
+        return [
+            session
+            for session, end in zip(known, ends, strict=True)
+            if min(end, self.step) > int(session["step"]) or len(known) == 1
+        ]
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions, device and command line of the first session; empty where not known."""
+        return ((self.record.get("sessions") or [{}])[0]).get("environment") or {}
+
+    @property
+    def devices(self) -> str | None:
+        """Names of the devices that trained it; None where they are not known."""
+        names = []
+        for session in self.sessions:
+            where = session.get("environment") or {}
+            several = f"{where['processes']} × " if where.get("processes", 1) > 1 else ""
+            names += [several + where["device"]] if where.get("device") else []
+        return ", ".join(dict.fromkeys(names)) or None
+
+    @property
+    def commits(self) -> str | None:
+        """Commits of the code that trained it; None where git did not say."""
+        names = []
+        for session in self.sessions:
+            code = session.get("code") or {}
+            if code.get("commit"):
+                dirty = " (with uncommitted changes)" if code.get("dirty") else ""
+                names.append(code["commit"][:12] + dirty)
+        return ", ".join(dict.fromkeys(names)) or None
+
+    @property
+    def overrides(self) -> dict[str, str]:
+        """Its ``key=value`` overrides by key, in order; of several of one key the last counts."""
+        last: dict[str, str] = {}
+        for text in self.record.get("overrides") or []:
+            key = text.partition("=")[0].strip()
+            last.pop(key, None)
+            last[key] = text
+        return last
+
+    @property
+    def command(self) -> str:
+        """The command that trains it anew: script, overrides and seed."""
+        processes = self.environment.get("processes") or 1
+        words = ["torchrun", f"--nproc_per_node={processes}"] if processes > 1 else ["python"]
+        words.append(self.script)
+        words += [word for text in self.overrides.values() for word in ("--set", text)]
+        words += ["--seed", str(self.seed)]
+        return shlex.join([*words, *(["--deterministic"] * bool(self.record.get("deterministic")))])
+
+    @property
+    def began_with(self) -> str | None:
+        """The trained weights that it began with, and what they had seen; None where random."""
+        return _told(self.record.get("initial_weights"))
+
+    def data(self, fold: str) -> dict[str, Any]:
+        """What is recorded of the set of a fold, 'train' or 'validation'; empty where nothing."""
+        return (self.record.get("data") or {}).get(fold) or {}
+
+    def portable(self) -> dict[str, Any]:
+        """The record as it goes to other machines: without host and paths."""
+        kept = {k: v for k, v in self.record.items() if k not in ("run", "sessions")}
+        kept["sessions"] = [
+            {
+                **{k: v for k, v in session.items() if k not in ("code", "environment")},
+                "code": _only(CODE, session.get("code")),
+                "environment": _only(ENVIRONMENT, session.get("environment")),
+            }
+            for session in self.record.get("sessions") or []
+        ]
+        kept["data"] = {
+            fold: {key: value for key, value in found.items() if key != "description"}
+            for fold, found in (self.record.get("data") or {}).items()
+        }
+        return kept
+
+
+def ended(run: Run) -> bool:
+    """Whether a run trained to its end: what the last line of its log says."""
+    ends = run.events("end")
+    return bool(ends) and bool(ends[-1].get("complete"))
+
+
+def evaluations_kept(config: Config, name: str) -> list[dict[str, Any]]:
+    """What ``analysis.evaluate`` has kept of the run of that name, at all steps."""
+    files = sorted((config.condition_evaluations / name).glob("*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in files]
+
+
+def open_record(which: str | Path, config: Config) -> Run:
+    """A run by a name or path, or by a folder in which its settings and its log lie alone.
+
+    Raises:
+        UserError, MissingError: there is no such run.
+    """
+    folder = Path(which)
+    if (folder / "settings.yaml").is_file():
+        return Run(config, folder.resolve().name, folder)
+    return Run.find(which, config)
+
+
+def keep_record(which: str | Path, place: Path, config: Config) -> Path:
+    """Write a run's record to a folder of its name; the folder.
+
+    Args:
+        which: see :func:`open_record`.
+        place: the folder of kept records.
+        config: the project's paths: its evaluations are kept along.
+    """
+    run = open_record(which, config)
+    record, events = RunRecord.of(run), run.events()
+    training = [event for event in events if event["event"] == "train"]
+    every = max(1, -(-len(training) // TRAIN_LINES))
+    left_out = {id(event) for n, event in enumerate(training[:-1], start=1) if n % every}
+    lines = [event for event in events if id(event) not in left_out]
+    for one in evaluations_kept(config, record.name):
+        if one["step"] == record.step:
+            numbers = {key: one[key] for key in ("set", "lesion", "timesteps", *NUMBERS)}
+            dataset = title(one["dataset"])
+            lines.append(
+                {"event": "evaluation", "step": record.step, "dataset": dataset, **numbers}
+            )
+    kept = Run(config, record.name, place / record.name)
+    kept.write(record.portable())
+    text = [json.dumps({key: _short(value) for key, value in line.items()}) for line in lines]
+    write_text(kept.json_log, "".join(f"{line}\n" for line in dict.fromkeys(text)))
+    return kept.logs
+
+
+def kept_records(place: Path, config: Config) -> list[Run]:
+    """The records that are kept in a folder, by name.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [Run(config, file.parent.name, file.parent) for file in place.glob("*/settings.yaml")]
+    if not found:
+        raise UserError(f"{place} holds no run's record: name the runs to keep there")
+    return sorted(found, key=lambda run: run.name)
+
+
+def stages_text(stages: Sequence[tuple[int, int]]) -> str:
+    """``6; 9 from 64,000; 14 from 128,000`` of (training images, length)."""
+    return "; ".join(
+        f"{length} from {images:,}" if images else f"{length}" for images, length in stages
+    )
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def _only(keys: tuple[str, ...], values: dict[str, Any] | None) -> dict[str, Any]:
+    return {key: values[key] for key in keys if values and key in values}
+
+
+def _told(initial: dict[str, Any] | None) -> str | None:
+    """What a record says of initial weights, in words."""
+    if not initial:
+        return None
+    if initial.get("said"):
+        return str(initial["said"])
+    text = f"{initial['source']}, fingerprint {initial['fingerprint']}"
+    if initial.get("images") is not None:
+        text += f", after {initial['images']:,} images of {initial.get('data')}"
+    before = _told(initial.get("initial_weights"))
+    return text + (f"; these began with {before}" if before else "")
