@@ -56,14 +56,21 @@ class Function:
 def function(file: str, name: str, device: torch.device, **constants: int) -> Function:
     """The kernel `name` of a file, with these macros. Raises Unavailable, and RuntimeError with the
     compiler's words where it is the source that is wrong."""
-    module, handle = ctypes.c_void_p(), ctypes.c_void_p()
+    handle = ctypes.c_void_p()
     with torch.cuda.device(device):
-        major, minor = torch.cuda.get_device_capability()
-        image = compile(file, f"sm_{major}{minor}", **constants)
-        torch.cuda.current_stream().synchronize()  # there is a context from here on
-        _check(_driver().cuModuleLoadData(ctypes.byref(module), image))
+        module = _module(file, device, **constants)
         _check(_driver().cuModuleGetFunction(ctypes.byref(handle), module, name.encode()))
     return Function(handle, device)
+
+
+@functools.cache
+def _module(file: str, device: torch.device, **constants: int) -> ctypes.c_void_p:
+    module = ctypes.c_void_p()
+    major, minor = torch.cuda.get_device_capability()
+    image = compile(file, f"sm_{major}{minor}", **constants)
+    torch.cuda.current_stream().synchronize()  # there is a context from here on
+    _check(_driver().cuModuleLoadData(ctypes.byref(module), image))
+    return module
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import re
 import shutil
 import subprocess
 import tempfile
@@ -28,19 +29,28 @@ class Function:
 @functools.cache
 def function(file, name, device=None, reverse=False, **constants):
     """As compiled.function. `reverse`: threads run from the last to the first."""
+    return Function(getattr(_library(file, reverse, **constants), f"run_{name}"))
+
+
+@functools.cache
+def _library(file, reverse, **constants):
+    """All kernels of a file."""
     folder = Path(tempfile.mkdtemp(prefix="kernels-"))
     text = compiled.source(file)
-    text += f"""
-extern "C" void run(const int* size, int bytes, void** values) {{
+    for name in re.findall(
+        r'extern "C" __global__ void\s+(?:__launch_bounds__\(.*\)\s+)?(\w+)\(', text
+    ):
+        text += f"""
+extern "C" void run_{name}(const int* size, int bytes, void** values) {{
   host_run({name}, size, bytes, values);
 }}
 """
     (folder / "kernel.cpp").write_text(text)
     macros = [f"-D{k}={int(v)}" for k, v in constants.items()] + reverse * ["-DREVERSE"]
-    command = [COMPILER, "-x", "c++", "-std=c++17", "-O2", "-w", "-DHOST", *macros]
+    command = [COMPILER, "-x", "c++", "-std=c++17", "-O1", "-w", "-DHOST", *macros]
     command += ["-include", str(Path(__file__).with_name("host.h")), "-shared", "-fPIC"]
     try:
         subprocess.run([*command, "-o", folder / "kernel.so", folder / "kernel.cpp"], check=True)
-        return Function(ctypes.CDLL(str(folder / "kernel.so")).run)
+        return ctypes.CDLL(str(folder / "kernel.so"))
     finally:
         shutil.rmtree(folder)
