@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dataset_processing.base import is_arena
 from dataset_processing.images import read_bytes
 from support.errors import UserError
 
@@ -22,6 +23,60 @@ GENERATED: dict[str, dict[str, Any]] = {
         "distractors": 2,
     },
 }
+
+# Long Range Arena's, by the size of the images, as the release documents them
+# (lra_benchmarks/data/pathfinder.py); what it leaves open (no single paddles, the border and the
+# seeds' distance at 256) is as the published generator's script has it.
+ARENA_SETTINGS: dict[str, dict[str, Any]] = {
+    "pathfinder32": {
+        "window": 32,
+        "border": 1,
+        "paddle_length": 2,
+        "paddle_thickness": 0.5,
+        "margin": 1,
+        "continuity": 1.0,
+        "seed_distance": 7,
+        "marker_radius": 1.5,
+        "snake_contrasts": (2.0,),
+        "paddle_contrasts": (0.75,),
+    },
+    "pathfinder64": {
+        "window": 64,
+        "border": 1,
+        "paddle_thickness": 1,
+        "margin": 1,
+        "seed_distance": 12,
+        "marker_radius": 2.5,
+        "snake_contrasts": (0.8,),
+    },
+    "pathfinder128": {
+        "window": 128,
+        "border": 1,
+        "paddle_thickness": 1.5,
+        "margin": (2, 3),
+        "seed_distance": 20,
+        "marker_radius": 3,
+        "snake_contrasts": (0.9,),
+    },
+    "pathfinder256": {"window": 256},
+}
+ARENA_DISTRACTORS = {"pathfinder32": 20, "pathfinder64": 22, "pathfinder128": 35}  # paddles; 30
+
+
+def set_settings(name: str, length: int | None = None) -> dict[str, Any]:
+    """The generator's settings of a set, by its name; without contour_length if it has none.
+
+    Args:
+        name: of the set.
+        length: paddles in a target contour; None: what the name says.
+    """
+    size, _, rest = name.partition("_")
+    found = dict(GENERATED.get(name, {}))
+    if is_arena(name):
+        length = length or {"curv_contour_length_9": 9, "curv_baseline": 6}.get(rest, 14)
+        distractors = ARENA_DISTRACTORS.get(size, 30) // max(length // 3, 1)
+        found = {**ARENA_SETTINGS[size], "distractors": distractors}
+    return found | ({"contour_length": length} if length else {})
 
 
 def read_description(path: Path) -> dict[str, Any]:

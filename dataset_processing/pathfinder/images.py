@@ -59,14 +59,14 @@ class Settings:
             image.
         continuity: factor on the angle between two paddles; the larger, the straighter.
         seed_distance: between the tails of the two target snakes.
-        marker_radius: of the two discs.
+        marker_radius: of the two discs; × antialias it is a whole number.
         distractor_length: paddles in a distractor; None: a third of contour_length, rounded down.
         distractors: distractor snakes; None: 30 / distractor_length, rounded down.
         single_paddles: further paddles that stand alone; None: as many as the published generator
             adds when told to, so that paddles number about 224 in all at margin 3.
-        snake_contrasts: brightness, 0–1, of which one is drawn for each snake.
-        paddle_contrasts: brightness, 0–1, of which one is drawn for each paddle; multiplied by its
-            snake's.
+        snake_contrasts: brightness, of which one is drawn for each snake; above 1, at most 2, it
+            makes up for what thin paddles lose when they are shrunk.
+        paddle_contrasts: the same for each paddle; multiplied by its snake's.
         antialias: magnification at which shapes are drawn before they are shrunk.
         image_tries: attempts at the two target snakes before an image is given up.
 
@@ -82,7 +82,7 @@ class Settings:
     margin: int | tuple[int, ...] = 3
     continuity: float = 1.8
     seed_distance: int = 27
-    marker_radius: int = 5
+    marker_radius: float = 5
     distractor_length: int | None = None
     distractors: int | None = None
     single_paddles: int | None = 0
@@ -100,7 +100,6 @@ class Settings:
             "border": 0,
             "paddle_length": 1,
             "seed_distance": 0,
-            "marker_radius": 1,
             "antialias": 1,
             "image_tries": 1,
         }
@@ -118,18 +117,20 @@ class Settings:
         for name in ("snake_contrasts", "paddle_contrasts"):
             values = getattr(self, name)
             if not isinstance(values, tuple) or not values:
-                raise UserError(f"{name}: a list of numbers 0–1 is expected, not {values!r}")
+                raise UserError(f"{name}: a list of numbers 0–2 is expected, not {values!r}")
             for value in values:
                 _check(name, value, float, 0)
-                if not 0 < value <= 1:
-                    raise UserError(f"{name}: each lies above 0 and at most at 1, not {value!r}")
-        _check("paddle_thickness", self.paddle_thickness, float, 0)
-        blown = self.paddle_thickness * self.antialias
-        if blown < 1 or blown != round(blown):
-            raise UserError(
-                f"paddle_thickness {self.paddle_thickness} × antialias {self.antialias} must be "
-                "a whole number, at least 1: thickness 1.5 needs antialias 2 or 4, for example"
-            )
+                if not 0 < value <= 2:
+                    raise UserError(f"{name}: each lies above 0 and at most at 2, not {value!r}")
+        for name in ("paddle_thickness", "marker_radius"):
+            size = getattr(self, name)
+            _check(name, size, float, 0)
+            blown = size * self.antialias
+            if blown < 1 or blown != round(blown):
+                raise UserError(
+                    f"{name} {size} × antialias {self.antialias} must be a whole number, at least "
+                    "1: 1.5 needs antialias 2 or 4, for example"
+                )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -184,6 +185,7 @@ class Stimulus:
         label: 1: both markers on one snake; 0: on two.
         contour_mask: (H, W) bool: the snake with the first marker, where its paddles are brighter
             than half (what the published generator's segmentation sets show, without the marker).
+            Thin paddles are dim: of these what is brighter than 0.6 of their lightest pixel.
         paddles: (2, contour_length, 2, 2): tail and head of each paddle of the two target snakes.
         distractor_paddles: (M, 2, 2): the same of all other paddles; single ones come last.
         markers: (2, 2): centres of the two discs.
@@ -356,11 +358,12 @@ def paddle_ends(drawn: Templates, placed: np.ndarray, settings: Settings) -> np.
 
 
 def _contour(drawn: Templates, placed: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool: where these paddles are brighter than half."""
+    """(H, W) bool: where these paddles are bright; see `Stimulus`."""
     mask = np.zeros(shape, dtype=bool)
     for paddle, row, col in placed[:, :3]:
         pixels = drawn.line_pixels[drawn.line_start[paddle] : drawn.line_start[paddle + 1]]
-        rows, cols = (pixels[pixels[:, 2] > 127, :2] + (row, col)).T
+        bright = pixels[:, 2] > min(127, 0.6 * pixels[:, 2].max())
+        rows, cols = (pixels[bright, :2] + (row, col)).T
         seen = (rows >= 0) & (rows < shape[0]) & (cols >= 0) & (cols < shape[1])
         mask[rows[seen], cols[seen]] = True
     return mask
@@ -383,7 +386,7 @@ def _tables(settings: Settings, margin: int) -> tuple[Templates, Rules, Grid]:
 def _rules(settings: Settings, margin: int) -> Rules:
     """The settings as the kernel takes them."""
     shades = [
-        [math.floor(value * snake * paddle + 0.5) for value in range(256)]
+        [min(math.floor(value * snake * paddle + 0.5), 255) for value in range(256)]
         for snake in settings.snake_contrasts
         for paddle in settings.paddle_contrasts
     ]
@@ -448,5 +451,7 @@ def _plain(settings: Settings) -> dict[str, Any]:
         values[name] = float(values[name])
     for name in ("snake_contrasts", "paddle_contrasts"):
         values[name] = [float(value) for value in values[name]]
+    if float(values["marker_radius"]).is_integer():  # as it was when it was always whole
+        values["marker_radius"] = int(values["marker_radius"])
     del values["image_tries"]
     return values

@@ -130,13 +130,13 @@ def fits(mask, t, grid, paddle, row, col):
 
 @compiled
 def place_seed(state, mask, t, rules, grid, paddle, border):
-    """A tail, uniform over those at which a paddle's zone is free and ``border`` from the edges.
+    """A tail in the window, uniform over those whose zone is free and ``border`` from the edges.
 
     Returns (row, column), or (-1, -1) where there is none.
     """
-    row0, col0 = border - t.fit_box[paddle, 0], border - t.fit_box[paddle, 2]
-    rows = rules.height - border - t.fit_box[paddle, 1] - row0
-    cols = rules.width - border - t.fit_box[paddle, 3] - col0
+    row0, col0 = max(border - t.fit_box[paddle, 0], 0), max(border - t.fit_box[paddle, 2], 0)
+    rows = min(rules.height - border - t.fit_box[paddle, 1], rules.height) - row0
+    cols = min(rules.width - border - t.fit_box[paddle, 3], rules.width) - col0
     if rows <= 0 or cols <= 0:
         return -1, -1
     for _ in range(PROPOSALS):

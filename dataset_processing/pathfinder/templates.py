@@ -59,7 +59,7 @@ def templates(
     thickness: float,
     margin: int,
     continuity: float,
-    marker_radius: int,
+    marker_radius: float,
     antialias: int,
 ) -> Templates:
     """Draws the templates of one geometry.
@@ -292,9 +292,9 @@ def fit_zone(mask: np.ndarray, half: int) -> np.ndarray:
     return np.asarray(places[(np.abs(places + 1) <= half).all(axis=1)] + 1)
 
 
-def marker_pixels(radius: int, antialias: int) -> np.ndarray:
+def marker_pixels(radius: float, antialias: int) -> np.ndarray:
     """(·, 3) row, column, brightness of a disc drawn at ``antialias`` times its size and shrunk."""
-    reach_out = radius + 4
+    reach_out = math.ceil(radius) + 4
     side = (2 * reach_out + 1) * antialias
     row, col = np.ogrid[:side, :side]
     centre = reach_out * antialias

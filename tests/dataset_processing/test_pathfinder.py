@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage, stats
 
 from benchmarks.pathfinder_statistics import PUBLISHED, compare, measure
+from dataset_processing.generated import set_settings
 from dataset_processing.pathfinder import Pathfinder, Settings, generate
 from dataset_processing.pathfinder import templates as pathfinder_templates
 from dataset_processing.pathfinder.images import _tables
@@ -33,6 +34,8 @@ EIGHT = np.ones((3, 3))
          "marker_radius": 3},
         {"contour_length": 4, **SMALL, "antialias": 1, "paddle_thickness": 1, "marker_radius": 1,
          "snake_contrasts": (0.5,), "paddle_contrasts": (0.5, 0.25)},
+        set_settings("pathfinder32"),
+        set_settings("pathfinder64_curv_contour_length_9"),
     ],
 )  # fmt: skip
 def test_images_are_those_of_the_plain_reference(settings):
@@ -256,7 +259,7 @@ def test_a_full_window_stops_distractors():
         ({"continuity": math.nan}, "continuity: a number"),
         ({"paddle_thickness": 1.3}, "paddle_thickness 1.3 × antialias 2 must be a whole number"),
         ({"paddle_contrasts": ()}, "paddle_contrasts: a list of numbers"),
-        ({"snake_contrasts": (1.5,)}, "snake_contrasts: each lies above 0"),
+        ({"snake_contrasts": (2.5,)}, "snake_contrasts: each lies above 0"),
         ({"distractors": -1}, "distractors: at least 0"),
         ({"seed_distance": True}, "seed_distance: a whole number"),
     ],

@@ -139,7 +139,7 @@ class Reference:
     def choose(self, free: np.ndarray, zone: np.ndarray, half: int, edge: int) -> Pixel | None:
         """A free pixel, found by trying places of the box in which the zone keeps off the edges."""
         rows, cols = (np.flatnonzero(zone.any(axis=axis)) - half for axis in (1, 0))
-        row0, col0 = edge - int(rows.min()), edge - int(cols.min())
+        row0, col0 = max(edge - int(rows.min()), 0), max(edge - int(cols.min()), 0)
         box = free[row0 : self.height - edge - rows.max(), col0 : self.width - edge - cols.max()]
         if not box.size:
             return None
