@@ -64,3 +64,12 @@ def choose(what: str, name: str, known: Mapping[str, T]) -> T:
     if name not in known:
         raise unknown(what, name, known)
     return known[name]
+
+
+@contextmanager
+def about(what: str, instead: str = "") -> Iterator[None]:
+    """Let the message of a UserError within the block begin with ``what``, ``instead`` of that."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(what + str(error).removeprefix(instead)) from error

@@ -9,9 +9,9 @@ import os
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -44,48 +44,35 @@ class WholeFile:
         self.partial = self.path.with_name(self.path.name + ".partial")
 
     def __enter__(self) -> "WholeFile":
-        try:
+        with self._refusals():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = _open_alone(self.partial)
-        except OSError as error:
-            raise self._failure(error) from error
         return self
 
     def append(self, data: bytes) -> None:
         """Writes bytes at the end; SystemRefusal if there is no room."""
-        try:
+        with self._refusals():
             self._file.write(data)
-        except OSError as error:
-            raise self._failure(error) from error
 
     def sync(self) -> None:
         """Waits until what was written is on the disk; SystemRefusal if there is no room for it."""
-        try:
+        with self._refusals():
             self._file.flush()
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise self._failure(error) from error
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is not None:
-            self._discard()
-            return
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        whole = False
         try:
-            self.sync()
-            os.replace(self.partial, self.path)
-            self._file.close()
-            _sync_folder(self.path.parent)
-        except OSError as failure:
-            self._discard()
-            raise self._failure(failure) from failure
-        except RuntimeError:
-            self._discard()
-            raise
+            if kind is None:
+                self.sync()
+                with self._refusals():
+                    os.replace(self.partial, self.path)
+                    self._file.close()
+                    _sync_folder(self.path.parent)
+                whole = True
+        finally:
+            if not whole:
+                self._discard()
 
     def _discard(self) -> None:
         self.partial.unlink(missing_ok=True)
@@ -95,20 +82,30 @@ class WholeFile:
             if error.errno not in DISK_FULL:
                 raise
 
-    def _failure(self, error: OSError) -> SystemRefusal:
-        if isinstance(error, BlockingIOError):
-            return SystemRefusal(f"{self.path}: another process is writing it; let that one finish")
-        return SystemRefusal(
-            f"{self.path}: could not be written ({os.strerror(error.errno or 0)}); nothing of it "
-            "was kept. Make room or name another folder, then run the same command again"
-        )
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except BlockingIOError as error:
+            raise SystemRefusal(
+                f"{self.path}: another process is writing it; let that one finish"
+            ) from error
+        except OSError as error:
+            raise SystemRefusal(
+                f"{self.path}: could not be written ({os.strerror(error.errno or 0)}); nothing of "
+                "it was kept. Make room or name another folder, then run the same command again"
+            ) from error
 
 
 def _open_alone(path: Path) -> BinaryIO:
     """``path`` emptied and open for writing by this process alone; BlockingIOError if it is not."""
     file = open(path, "ab")
     try:
-        _lock(file)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
         if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
             raise BlockingIOError  # another process finished and renamed it a moment ago
         file.truncate(0)
@@ -116,15 +113,6 @@ def _open_alone(path: Path) -> BinaryIO:
         file.close()
         raise
     return file
-
-
-def _lock(file: BinaryIO) -> None:
-    """Locks a file for this process, where the file system can; BlockingIOError if it is locked."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,8 +5,10 @@ project's or the user's own: Python prints its traceback and leaves with 1.
 """
 
 import argparse
+import contextlib
 import io
 import logging
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from support.errors import UserError
+from support.progress import Progress
 
 ERROR, INTERRUPTED = 2, 130
 Main = Callable[[Sequence[str] | None], int | None]
@@ -129,35 +132,48 @@ class Parser(argparse.ArgumentParser):
 
 def whole(least: int) -> Callable[[str], int]:
     """A type for options: a whole number of at least ``least``."""
-
-    def read(text: str) -> int:
-        try:
-            value = int(text.replace("_", ""))
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(
-                f"must be a whole number of at least {least}, found {text!r}"
-            )
-        return value
-
-    return read
+    return _option(int, lambda value: value >= least, f"a whole number of at least {least}")
 
 
-def number(low: float, high: float = float("inf"), above: bool = False) -> Callable[[str], float]:
+def number(low: float, high: float = math.inf, above: bool = False) -> Callable[[str], float]:
     """A type for options: a number between these, both included; with ``above``, the first not."""
+    if above:
+        return _option(float, lambda value: low < value <= high, f"above {low:g}")
+    return _option(float, lambda value: low <= value <= high, f"{low:g} to {high:g}")
 
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not low <= value <= high or (above and value == low):
-            limits = f"above {low:g}" if above else f"{low:g} to {high:g}"
-            raise argparse.ArgumentTypeError(f"must be {limits}, found {text!r}")
-        return value
+
+def _option(
+    kind: Callable[[str], Any], fits: Callable[[Any], bool], expected: str
+) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        with contextlib.suppress(ValueError):
+            value = kind(text)
+            if fits(value):
+                return value
+        raise argparse.ArgumentTypeError(f"must be {expected}, found {text!r}")
 
     return read
+
+
+class Console(logging.Handler):
+    """Shows what the project logs: warnings on standard error, the rest on standard output."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one text, above a progress bar if there is one."""
+        if record.levelno >= logging.WARNING:
+            print(said(record), file=sys.stderr, flush=True)
+        elif sys.stderr.isatty():
+            Progress.write(said(record))
+        else:
+            print(said(record), flush=True)
+
+
+CONSOLE = Console(logging.INFO)
+
+
+def said(record: logging.LogRecord) -> str:
+    """The text of a record; a warning says that it is one."""
+    return "warning: " * (record.levelno >= logging.WARNING) + record.getMessage()
 
 
 def run_command(main: Main) -> None:
@@ -173,7 +189,7 @@ def exit_code(main: Main, arguments: Sequence[str] | None = None) -> int:
         Exception: whatever is no UserError.
     """
     with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
+        show_warnings()
         try:
             return main(arguments) or 0
         except KeyboardInterrupt:
@@ -182,10 +198,15 @@ def exit_code(main: Main, arguments: Sequence[str] | None = None) -> int:
             return fail(str(error))
 
 
-def fail(message: str, code: int = ERROR, show: bool = True) -> int:
+def show_warnings() -> None:
+    """From now on show the project's warnings and those of libraries, without a place in code."""
+    logging.getLogger().addHandler(CONSOLE)
+    warnings.showwarning = lambda message, *_, **__: log.warning("%s", message)
+
+
+def fail(message: str, code: int = ERROR) -> int:
     """Say an error in one line; the exit code."""
-    if show:
-        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     return code
 
 
@@ -200,16 +221,13 @@ def keep_output() -> None:
             setattr(sys, name, open("/dev/null", "w"))
             continue
         stream.flush()
-        setattr(
-            sys,
-            name,
-            io.TextIOWrapper(
-                io.BufferedWriter(_Output(stream.fileno())),
-                encoding=stream.encoding,
-                errors="backslashreplace",
-                line_buffering=True,
-            ),
+        kept = io.TextIOWrapper(
+            io.BufferedWriter(_Output(stream.fileno())),
+            encoding=stream.encoding,
+            errors="backslashreplace",
+            line_buffering=True,
         )
+        setattr(sys, name, kept)
 
 
 class _Output(io.FileIO):
@@ -234,7 +252,3 @@ def name_outputs(paths: Iterable[Path]) -> None:
     print("written:")
     for path in paths:
         print(f"  {path}")
-
-
-def _show_warning(message: Any, *_: Any, **__: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr, flush=True)

@@ -60,7 +60,7 @@ def test_the_loss_on_a_repeated_batch_falls(name, project):
     training = Training(
         settings, script.build_model(settings), Config(), Ranks(torch.device("cpu")), seed=0
     )
-    batch = next(training.loader.batches(0))
+    batch = next(training.feed.loader.batches(0))
     images = training.augment(batch.images)
     labels = torch.tensor([0, 1])
     losses = [training.train_step(images, labels)[0].item() for _ in range(20)]

@@ -18,11 +18,7 @@ def main(
     """Train a script's network as its command line says, then leave with an exit code.
 
     Args:
-        experiment_params: gives the experiment's parameters.
-        build_model: gives the network of given parameters, a ``torch.nn.Module``.
-
-    Raises:
-        SystemExit: always; ``training.command_line`` lists the exit codes.
+        experiment_params, build_model: the script's functions of these names.
     """
     from support.shell import keep_output
     from training.command_line import run_script

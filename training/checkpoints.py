@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from support.errors import UserError, refusals
-from support.files import WholeFile
+from support.files import write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,6 @@ FORMAT = "hgru training checkpoint"
 VERSION = 1
 MARK = b"sha256:"
 COMMENT = len(MARK) + 64
-CUT = "it is cut off, or its end was overwritten"
 NAME = re.compile(r"step_(\d{8,})\.pt")
 
 State = dict[str, Any]
@@ -38,45 +37,37 @@ class DamagedCheckpointError(CheckpointError):
 
 
 def save(path: Path, state: State) -> None:
-    """Write a checkpoint: aside, synced, then renamed.
-
-    Args:
-        path: where; its folder is made if need be.
-        state: tensors, numbers, text, and lists and dictionaries of them.
+    """Write a checkpoint of tensors, numbers, text, and lists and dictionaries of them.
 
     Raises:
-        RuntimeError: the disk is full or cannot be written; nothing is left behind and what stood
-            at ``path`` stays.
+        SystemRefusal: it cannot be written (a full disk); what stood at ``path`` stays.
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "version": VERSION, **state}, buffer)
     content = buffer.getvalue()[:-2] + COMMENT.to_bytes(2, "little")  # the comment's length
-    with WholeFile(path) as file:
-        file.append(content + MARK + hashlib.sha256(content).hexdigest().encode())
+    write_bytes(path, content + _mark(content))
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> State:
     """Read a checkpoint after checking that it is intact, and of this project and version.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        MissingError: there is no such file.
         DamagedCheckpointError: its bytes are not those that were written.
         CheckpointError: it is none of ours, or of another version.
     """
     with refusals(path, "cannot be read"):
         whole = path.read_bytes()
     content, comment = whole[:-COMMENT], whole[-COMMENT:]
-    if comment.startswith(MARK):
-        if hashlib.sha256(content).hexdigest().encode() != comment[len(MARK) :]:
-            raise DamagedCheckpointError(f"{path} is damaged: its checksum does not match")
-        intact = True
-    else:
-        intact = False  # cut off, or not ours
+    marked = comment.startswith(MARK)
+    if marked and comment != _mark(content):
+        raise DamagedCheckpointError(f"{path} is damaged: its checksum does not match")
+    cut = DamagedCheckpointError(f"{path} is damaged: it is cut off, or its end was overwritten")
     try:
         state = torch.load(io.BytesIO(whole), map_location=device, weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
-        if not intact and (NAME.fullmatch(path.name) or path.name == "best.pt"):
-            raise DamagedCheckpointError(f"{path} is damaged: {CUT}") from error
+        if not marked and (NAME.fullmatch(path.name) or path.name == "best.pt"):
+            raise cut from error
         raise CheckpointError(
             f"{path} is not a checkpoint of this project: it cannot be read as tensors and numbers"
         ) from error
@@ -85,16 +76,26 @@ def load(path: Path, device: torch.device | str = "cpu") -> State:
             f"{path} is not a checkpoint of this project (it was written by another program); "
             "models.tf_variables loads the original's weights"
         )
-    if state.get("version") != VERSION:
-        age = "an older" if state.get("version", 0) < VERSION else "a newer"
+    version = state.get("version", 0)
+    if version != VERSION:
         raise CheckpointError(
-            f"{path} was written by {age} version of this project (format "
-            f"{state.get('version')!r}, this one reads {VERSION}); use the commit that "
+            f"{path} was written by {'an older' if version < VERSION else 'a newer'} version of "
+            f"this project (format {version!r}, this one reads {VERSION}); use the commit that "
             "settings.yaml of its run names"
         )
-    if not intact:
-        raise DamagedCheckpointError(f"{path} is damaged: {CUT}")
+    if not marked:
+        raise cut
     return state
+
+
+def _mark(content: bytes) -> bytes:
+    return MARK + hashlib.sha256(content).hexdigest().encode()
+
+
+def by_step(folder: Path, name: re.Pattern[str]) -> dict[int, Path]:
+    """The files of a folder by the step in their name, oldest first."""
+    found = ((name.fullmatch(file.name), file) for file in folder.glob("*"))
+    return dict(sorted((int(match[1]), file) for match, file in found if match))
 
 
 class CheckpointFolder:
@@ -107,13 +108,7 @@ class CheckpointFolder:
     """
 
     def __init__(self, folder: Path, keep: int = 3, keep_steps: int = 0) -> None:
-        self.folder = folder
-        self.keep = keep
-        self.keep_steps = keep_steps
-
-    def path(self, step: int) -> Path:
-        """The file of that step."""
-        return self.folder / f"step_{step:08d}.pt"
+        self.folder, self.keep, self.keep_steps = folder, keep, keep_steps
 
     @property
     def best(self) -> Path:
@@ -122,47 +117,32 @@ class CheckpointFolder:
 
     def files(self) -> dict[int, Path]:
         """The checkpoints by step, oldest first."""
-        found = {}
-        for file in self.folder.glob("step_*.pt"):
-            match = NAME.fullmatch(file.name)
-            if match:
-                found[int(match[1])] = file
-        return dict(sorted(found.items()))
+        return by_step(self.folder, NAME)
 
-    def save(self, step: int, state: State, best: bool = False) -> Path:
-        """Write the checkpoint of a step, then delete those that need not stay.
-
-        Args:
-            best: the run's best validation so far was at this step.
-        """
-        path = self.path(step)
+    def save(self, step: int, state: State, best: bool = False) -> None:
+        """Write the checkpoint of a step, and as the ``best``; delete those that need not stay."""
+        path = self.folder / f"step_{step:08d}.pt"
         save(path, state)
         if best:
-            with WholeFile(self.best) as copy:
-                copy.append(path.read_bytes())
+            write_bytes(self.best, path.read_bytes())
         for old, file in list(self.files().items())[: -self.keep]:
             if not (self.keep_steps and old % self.keep_steps == 0):
                 file.unlink(missing_ok=True)
-        return path
 
     def newest(self) -> Path | None:
         """The newest checkpoint that is intact; None where there is none at all.
 
-        A damaged one is passed over with a warning.
-
-        Raises:
-            CheckpointError: a file is none of ours or of another version, or all are damaged.
+        A damaged one is passed over with a warning; CheckpointError if all are, or one is not ours.
         """
-        damaged = None
-        for path in reversed(list(self.files().values())):
+        files = list(self.files().values())
+        for path in reversed(files):
             try:
                 load(path)
                 return path
             except DamagedCheckpointError as error:
                 log.warning("%s; the checkpoint before it is used", error)
-                damaged = error
-        if damaged is not None:
+        if files:
             raise CheckpointError(
                 f"{self.folder} holds no checkpoint that is intact; start a new run"
-            ) from damaged
+            )
         return None

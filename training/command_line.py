@@ -1,24 +1,16 @@
-"""The command line of the scripts.
-
-Exit codes: 0 the run is complete; 1 a bug, in the program or in the script, with a traceback; 2 an
-error that the message explains (command line, settings, data, checkpoint, full disk); 3 a number
-that is not finite; 4 out of memory; 75 left early, to be resumed (a signal, the time limit); 130
-Ctrl-C before the training began, or a second one.
-"""
+"""The command line of the scripts, and how a run ends as an exit code."""
 
 import argparse
-import logging
 import os
 import sys
 import textwrap
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from support.errors import UserError
 from support.shell import ERROR, INTERRUPTED, Parser, fail, number, whole
+from training import log
 from training.experiment import Experiment, help_text
-from training.log import NOTICES
 from training.signals import LEFT_EARLY, Stop
 
 COMPLETE, NOT_FINITE, OUT_OF_MEMORY = 0, 3, 4
@@ -105,20 +97,16 @@ def run_script(
     Args:
         experiment_params, build_model: the script's (see ``training.main``).
         arguments: the command line without the program's name; None takes ``sys.argv``'s.
-
-    Raises:
-        Exception: a bug, here or in the script.
     """
-    warnings.showwarning = _show_warning
-    logging.getLogger().addHandler(NOTICES)
+    quiet = os.environ.get("RANK", "0") != "0"
+    log.listen(quiet)
     params = experiment_params()
     description = textwrap.dedent(sys.modules[experiment_params.__module__].__doc__ or "")
     try:
-        script = Experiment.of(params)
-        options = parser(description, script).parse_args(arguments)
+        options = parser(description, Experiment.of(params)).parse_args(arguments)
         Experiment.of(params, options.overrides)
     except UserError as error:
-        return fail(str(error), show=os.environ.get("RANK", "0") == "0")
+        return ERROR if quiet else fail(str(error))
     with Stop(options.max_minutes) as stop:
         return _train(params, build_model, options, stop)
 
@@ -134,7 +122,6 @@ def _train(
     from training.loop import NotFiniteError, OutOfMemoryError
     from training.start import train
 
-    ranks = None
     try:
         with Ranks(device_of(options.device)) as ranks:
             complete = train(params, build_model, options, ranks, stop)
@@ -143,14 +130,9 @@ def _train(
         return fail("interrupted before the training began", INTERRUPTED)
     except OtherRankError:
         return ERROR  # the process that failed says why
-    except NotFiniteError as error:
-        return fail(str(error), NOT_FINITE, show=ranks is None or ranks.is_first)
+    except NotFiniteError as error:  # all processes find the same
+        return fail(str(error), NOT_FINITE) if ranks.is_first else NOT_FINITE
     except OutOfMemoryError as error:
         return fail(str(error), OUT_OF_MEMORY)
     except UserError as error:
         return fail(str(error))
-
-
-def _show_warning(message: Any, *_: Any, **__: Any) -> None:
-    """A library's warning, without the place in the code."""
-    logging.getLogger("warnings").warning("%s", message)

@@ -7,14 +7,12 @@ way (gloo), past the devices, which need not wait for it.
 
 import os
 import socket
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
-from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from support.errors import SystemRefusal, UserError
+from support.shell import fail
 
 T = TypeVar("T")
 MEETING = timedelta(minutes=5)  # that the processes wait for each other at the start
@@ -70,16 +69,17 @@ class Ranks:
     def _meet(self) -> None:
         """Find the others, and see that the devices fit together."""
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        on_gpu = self.device.type == "cuda"
         try:
             store, *_ = next(dist.rendezvous("env://", timeout=MEETING))
             self._check_devices(store)
             dist.init_process_group(
-                "nccl" if self.device.type == "cuda" else "gloo",
+                "nccl" if on_gpu else "gloo",
                 store=dist.PrefixStore("training", store),
                 rank=self.rank,
                 world_size=self.world_size,
                 timeout=SILENCE,
-                device_id=self.device if self.device.type == "cuda" else None,
+                device_id=self.device if on_gpu else None,
             )
             self._control = dist.new_group(backend="gloo", timeout=SILENCE)
             self._ring = dist.new_group(backend="gloo", timeout=ENDLESS)
@@ -143,19 +143,19 @@ class Ranks:
     def every(self, action: Callable[[], T]) -> list[T]:
         """What ``action()`` returns on every rank (anything that can be pickled), on all ranks.
 
-        Raises:
-            OtherRankError: the action raised on another rank.
+        Raises an OtherRankError where the action raised on another rank.
         """
         if self.world_size == 1:
             return [action()]
-        mine: tuple[Any, str | None] = None, None
+        value: Any = None
         failure: Exception | None = None
         try:
-            mine = action(), None
+            value = action()
         except Exception as error:  # the other ranks must hear of it, whatever it is
-            mine, failure = (None, str(error)), error
+            failure = error
         found: list[Any] = [None] * self.world_size
         with _others():
+            mine = value, failure and str(failure)
             dist.all_gather_object(found, mine, group=self._control)
         if failure is not None:
             raise failure
@@ -187,15 +187,13 @@ class Ranks:
         if self.world_size > 1:
             for tensor in model.state_dict().values():
                 _exchange(dist.broadcast, tensor, 0)
-            self._hook(model, self.join_statistics, sum_over_ranks)
+            self._hook(model, joined=True)
 
     def place(self, model: nn.Module, sizes: list[int]) -> tuple[int, int]:
-        """Say how the batch at hand is shared; call it before each update.
+        """Say how the batch at hand is shared: images of each rank. Called before each update.
 
-        Args:
-            model: its modules that draw random numbers an image (with the attributes
-                ``draw_images`` and ``draw_offset``) are told which images are here.
-            sizes: images of each rank.
+        The model's modules that draw random numbers an image (with the attributes ``draw_images``
+        and ``draw_offset``) are told which images are here.
 
         Returns:
             Images of the total batch, and which of them this rank's first is.
@@ -213,19 +211,18 @@ class Ranks:
     @contextmanager
     def apart(self, model: nn.Module) -> Iterator[None]:
         """Within the block, this rank computes as one process alone does."""
-        if self.world_size > 1:
-            self._hook(model, None, None)
-            for module in _with(model, "draw_images"):
-                module.draw_images, module.draw_offset = None, 0
+        self._hook(model, joined=False)
+        for module in _with(model, "draw_images"):
+            module.draw_images, module.draw_offset = None, 0
         try:
             yield
         finally:
-            if self.world_size > 1:
-                self._hook(model, self.join_statistics, sum_over_ranks)
+            self._hook(model, joined=self.world_size > 1)
 
-    def _hook(self, model: nn.Module, statistics: Any, sums: Any) -> None:
+    def _hook(self, model: nn.Module, joined: bool) -> None:
         for module in _with(model, "over_ranks"):
-            module.over_ranks, module.sum_over_ranks = statistics, sums
+            module.over_ranks = self.join_statistics if joined else None
+            module.sum_over_ranks = sum_over_ranks if joined else None
 
     def joined(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (N, C) and labels (N,) of all ranks, in their order, from this rank's own.
@@ -279,12 +276,7 @@ class Ranks:
     def __enter__(self) -> "Ranks":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and issubclass(kind, OtherRankError) and self.world_size > 1:
             self._heard.wait(GRACE)  # the watch says who it was, if that one cannot
         self.close(failed=kind is not None)
@@ -309,12 +301,10 @@ class Ranks:
         dist.destroy_process_group()
 
     def _tell(self, how: int) -> None:
-        """Tell the process that watches this one how it leaves."""
-        try:
-            before = (self.rank - 1) % self.world_size
+        """Tell the process that watches this one how it leaves, unless it is gone itself."""
+        before = (self.rank - 1) % self.world_size
+        with suppress(RuntimeError):
             dist.send(torch.tensor([how]), before, group=self._ring)
-        except RuntimeError:
-            return  # it is gone itself
 
     def _watch_neighbour(self) -> None:
         """Wait until the next rank has left. If it failed, this process does not stay: its device
@@ -325,16 +315,15 @@ class Ranks:
             dist.recv(how, other, group=self._ring)
         except RuntimeError:
             how.fill_(LOST)
-        if how == DONE:
-            self._heard.set()
-            return
         if how == LOST and not self._failed:
-            _say(
+            fail(
                 f"process {other} of {self.world_size} was lost: it ended without saying why "
                 "(killed, or out of the machine's memory?). --resume goes on from the last "
                 "checkpoint"
             )
         self._heard.set()
+        if how == DONE:
+            return
         if not self._closed:
             self._tell(FAILED)
         time.sleep(GRACE)
@@ -418,10 +407,6 @@ def _exchange(call: Callable[..., Any], tensor: Tensor, *others: Any) -> None:
 def _with(model: nn.Module, attribute: str) -> list[Any]:
     """The modules that have an attribute of that name."""
     return [module for module in model.modules() if hasattr(module, attribute)]
-
-
-def _say(error: str) -> None:
-    print(f"error: {error}", file=sys.stderr, flush=True)
 
 
 def sum_over_ranks(own: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ import torch
 from support.errors import UserError
 
 WHOLE = ("train_images", "validation_step", "validation_images")
+# An earlier version did not record these.
+COUNTED = ("train_images", "validation_images", "validation_seconds")
 
 
 @dataclass
@@ -21,9 +23,8 @@ class History:
     Attributes:
         train_loss, train_metric, gradient_norm: one number an update; the first is that of step 1.
         train_images: training images up to and with each update.
-        validation_step: updates done before each validation.
+        validation_step, validation_images: updates done, and images seen, before each validation.
         validation_loss, validation_metric: means over the images of each validation.
-        validation_images: training images seen before each validation.
         validation_seconds: seconds trained up to and with each validation, over all sessions and
             without the pauses between them; not a number where that was not counted.
     """
@@ -40,24 +41,19 @@ class History:
 
     def validated_at(self, step: int) -> bool:
         """Whether the last validation was at this step."""
-        return bool(self.validation_step) and self.validation_step[-1] == step
+        return self.validation_step[-1:] == [step]
 
     def best(self) -> int | None:
         """Which validation had the highest metric, then the lowest loss; None before the first."""
-        if not self.validation_step:
-            return None
         scores = list(zip(self.validation_metric, self.validation_loss, strict=True))
-        return max(range(len(scores)), key=lambda i: (scores[i][0], -scores[i][1], -i))
+        by = range(len(scores))
+        return max(by, key=lambda i: (scores[i][0], -scores[i][1], -i), default=None)
 
     def until(self, step: int) -> "History":
         """The history up to a step, its validation included."""
         validations = sum(at <= step for at in self.validation_step)
-        return History(
-            **{
-                name: values[: validations if name.startswith("validation") else step]
-                for name, values in vars(self).items()
-            }
-        )
+        ends = {name: validations if "validation" in name else step for name in vars(self)}
+        return History(**{name: values[: ends[name]] for name, values in vars(self).items()})
 
     def state(self) -> dict[str, torch.Tensor]:
         """Tensors for a checkpoint (float64; counts int64)."""
@@ -68,13 +64,10 @@ class History:
 
     @classmethod
     def of(cls, state: Mapping[str, Any], batch: int, epoch: int) -> "History":
-        """The history that :meth:`state` gave.
+        """The history that :meth:`state` gave, as tensors or arrays by name.
 
-        An earlier version did not count: images then follow from the steps, seconds are unknown.
-
-        Args:
-            state: sequences by name: tensors or arrays.
-            batch, epoch: images of a batch and of an epoch.
+        An earlier version did not count: images follow from the steps, with ``batch`` images of
+        a batch and ``epoch`` of an epoch; seconds are unknown.
         """
         history = cls(**{name: values.tolist() for name, values in state.items()})
         if "train_images" not in state:
@@ -87,27 +80,19 @@ class History:
         return history
 
     def results(self, metric: str) -> dict[str, np.ndarray]:
-        """Arrays for the results file.
-
-        Args:
-            metric: the metric's name.
-        """
-        named = _names(metric)
-        arrays = {named[name]: tensor.numpy() for name, tensor in self.state().items()}
+        """Arrays for the results file; ``metric`` is the metric's name."""
+        names = _names(metric)
+        arrays = {names[name]: tensor.numpy() for name, tensor in self.state().items()}
         return {"train_step": np.arange(1, len(self.train_loss) + 1), **arrays}
 
     @classmethod
     def of_results(
         cls, arrays: Mapping[str, np.ndarray], metric: str, batch: int, epoch: int, path: Path
     ) -> "History":
-        """The history that a results file holds (see :meth:`of`).
-
-        Raises:
-            UserError: arrays are missing.
-        """
-        found = {ours: arrays[there] for ours, there in _names(metric).items() if there in arrays}
-        counted = {"train_images", "validation_images", "validation_seconds"}
-        missing = sorted(_names(metric)[name] for name in _names(metric).keys() - found - counted)
+        """The history that a results file holds (see :meth:`of`); UserError if it lacks arrays."""
+        names = _names(metric)
+        found = {ours: arrays[there] for ours, there in names.items() if there in arrays}
+        missing = sorted(names[name] for name in names.keys() - found - {*COUNTED})
         if missing:
             raise UserError(f"{path} lacks {', '.join(missing)}: it is no run's results")
         return cls.of(found, batch, epoch)

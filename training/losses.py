@@ -63,9 +63,5 @@ LOSSES: dict[str, Loss] = {
 
 
 def loss_function(name: str) -> Loss:
-    """The loss of that name.
-
-    Raises:
-        UserError: the name is not known.
-    """
+    """The loss of that name; UserError if there is none."""
     return choose("loss_function", name, LOSSES)

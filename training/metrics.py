@@ -15,9 +15,5 @@ METRICS: dict[str, Loss] = {"accuracy": accuracy, "pearson": correlation}
 
 
 def metric_function(name: str) -> Loss:
-    """The metric of that name.
-
-    Raises:
-        UserError: the name is not known.
-    """
+    """The metric of that name; UserError if there is none."""
     return choose("score_metric", name, METRICS)

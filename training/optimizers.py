@@ -19,6 +19,7 @@ All work on lists of tensors at once and never ask the device for a number, so t
 captured in a CUDA graph.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -37,12 +38,8 @@ class _ListOptimizer(torch.optim.Optimizer):
 
     Args:
         params: the weights, as for any optimizer of PyTorch.
-        lr: learning rate, above 0. In ``param_groups`` it may be replaced by a number on the device
-            (see ``training.schedule``).
+        lr: learning rate, above 0; in ``param_groups`` it may be a number on the device.
         first_correction: correct the bias at every update as at the first.
-
-    Raises:
-        UserError: the learning rate is not above 0.
     """
 
     state_names: tuple[str, ...] = ()
@@ -67,10 +64,9 @@ class _ListOptimizer(torch.optim.Optimizer):
             weights = [w for w in group["params"] if w.grad is not None]
             if not weights:
                 continue
-            for w in weights:
-                for name in self.state_names:
-                    if name not in self.state[w]:
-                        self.state[w][name] = torch.full_like(w, self.state_start)
+            for w, name in itertools.product(weights, self.state_names):
+                if name not in self.state[w]:
+                    self.state[w][name] = torch.full_like(w, self.state_start)
             if "step" not in group:
                 group["step"] = torch.zeros((), device=weights[0].device)
             group["step"] += 1
@@ -184,11 +180,7 @@ OPTIMIZERS: dict[str, type[_ListOptimizer]] = {
 def optimizer(
     name: str, params: Iterable[Any], lr: float, first_correction: bool = False
 ) -> torch.optim.Optimizer:
-    """The optimizer of that name over these weights.
-
-    Raises:
-        UserError: the name is not known, or the learning rate is not above 0.
-    """
+    """The optimizer of that name over these weights; UserError if there is none."""
     return choose("optimizer", name, OPTIMIZERS)(params, lr, first_correction)
 
 
@@ -197,14 +189,10 @@ def network_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer over a network's weights, of which ``updates`` says what is trained.
 
-    Args:
-        network: where ``updates`` is ``"as_released"``, the weights that its method
-            ``before_the_loop()`` names are frozen here, and if there are any the bias correction
-            stays that of the first update. Other networks are trained as by ``"all"``.
-        name: of the optimizer.
-        lr: learning rate, above 0.
-        updates: one of ``UPDATES``: what the source says, or what the release's graph did under
-            TensorFlow 1.7 and later (docs/differences.md).
+    Where it is ``"as_released"``, the weights that the network's method ``before_the_loop()`` names
+    are frozen here, and if there are any the bias correction stays that of the first update, as in
+    the release's graph under TensorFlow 1.7 and later (docs/differences.md). Other networks are
+    trained as by ``"all"``.
 
     Raises:
         UserError: a name is not known, or the learning rate is not above 0.

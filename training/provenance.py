@@ -47,13 +47,9 @@ def code(script: Path) -> dict[str, Any]:
     """Which code this is: fingerprints, git commit, and what differs from it.
 
     ``commit``, ``changed_files`` and ``difference`` (a hash of ``git diff HEAD``) are None where
-    git does not say.
-
-    Args:
-        script: the file that builds the network.
+    git does not say. ``script`` is the file that builds the network.
     """
-    changed = _git("status", "--porcelain")
-    difference = _git("diff", "HEAD")
+    changed, difference = _git("status", "--porcelain"), _git("diff", "HEAD")
     return {
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if changed is None else bool(changed),
@@ -91,13 +87,9 @@ def _hash(content: bytes) -> str:
 
 
 def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(CLONE), *arguments]
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(CLONE), *arguments],
-            capture_output=True,
-            timeout=10,
-            check=True,
-        )
+        answer = subprocess.run(command, capture_output=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.decode(errors="replace").rstrip()

@@ -45,7 +45,8 @@ import yaml
 
 from config import Config
 from support.errors import MissingError, SystemRefusal, UserError, refusals
-from support.files import WholeFile, read_arrays
+from support.files import read_arrays, write_text
+from training.checkpoints import by_step
 from training.experiment import plain
 
 FORMAT = 2
@@ -136,31 +137,20 @@ class Run:
 
     def saved_weights(self) -> dict[int, Path]:
         """The files of weights at validations, by step."""
-        named = ((SAVED.fullmatch(file.name), file) for file in self.weights.glob("weights_*.npz"))
-        return dict(sorted((int(match[1]), file) for match, file in named if match))
+        return by_step(self.weights, SAVED)
 
     def begin(self) -> None:
         """Make the run's folders and link everything together."""
         with refusals(self.folder, "cannot be made"):
             self.folder.mkdir(parents=True, exist_ok=True)
-        links = {place.name: place for place in (self.log, self.json_log, self.settings)}
-        links |= {
-            "summaries": self.summaries,
-            "checkpoints": self.checkpoints,
-            "weights": self.weights,
-            "results.npz": self.results,
-        }
-        for name, place in links.items():
+        links = Run(Config.of_project(self.folder), self.name, self.folder).places()
+        for place, link in zip(self.places().values(), links.values(), strict=True):
             # A file system without links leaves a folder without them: the files are elsewhere.
             with contextlib.suppress(OSError):
-                (self.folder / name).symlink_to(os.path.relpath(place, self.folder))
+                link.symlink_to(os.path.relpath(place, self.folder))
 
     def lock(self) -> None:
-        """Keep the run for this process until it ends.
-
-        Raises:
-            SystemRefusal: another process trains it, or its folder cannot be written.
-        """
+        """Keep the run for this process until it ends; SystemRefusal where another trains it."""
         with refusals(self.logs / "lock", "cannot be written"):
             self._lock: IO[str] | None = open(self.logs / "lock", "w")
         try:
@@ -177,11 +167,7 @@ class Run:
         return {key: value for key, value in vars(self).items() if key != "_lock"}
 
     def record(self) -> dict[str, Any]:
-        """What ``settings.yaml`` holds; that of an earlier version in today's form.
-
-        Raises:
-            UserError: the file is missing or damaged.
-        """
+        """What ``settings.yaml`` holds, in today's form; UserError where it is none or damaged."""
         try:
             record = yaml.safe_load(self.settings.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -197,8 +183,7 @@ class Run:
         """Write ``settings.yaml``, whole or not at all."""
         self.about = {"format": FORMAT, **plain(record), "run": self.name}
         text = yaml.safe_dump(self.about, sort_keys=False, allow_unicode=True, width=100)
-        with WholeFile(self.settings) as file:
-            file.append(text.encode())
+        write_text(self.settings, text)
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
         """The lines of ``log.jsonl``, of one kind if named; one that was cut off is left out."""
@@ -230,26 +215,19 @@ class Run:
 def new_run(config: Config, exp_name: str) -> Run:
     """A run of that experiment, named by the time of day, that does not exist yet."""
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    with refusals(config.log_dir, "cannot be made"):
+        config.log_dir.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:
-        name = f"{exp_name}_{stamp}" + (f"_{number}" if number > 1 else "")
-        run = Run(config, name)
-        with refusals(run.logs, "cannot be made"):
-            run.logs.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                run.logs.mkdir()
-                return run
-            except FileExistsError:
-                number += 1
+        run = Run(config, f"{exp_name}_{stamp}" + (f"_{number}" if number > 1 else ""))
+        with refusals(run.logs, "cannot be made"), contextlib.suppress(FileExistsError):
+            run.logs.mkdir()
+            return run
+        number += 1
 
 
 def runs(config: Config, exp_name: str | None = None, script: str | None = None) -> list[Run]:
-    """All runs, of one experiment or script if named; that which was begun or resumed last, last.
-
-    Args:
-        exp_name: the experiment's name.
-        script: the script's file name.
-    """
+    """All runs, of one experiment or script's file if named; last the one begun or resumed last."""
     found = []
     for settings in config.log_dir.glob("*/settings.yaml"):
         name = settings.parent.name

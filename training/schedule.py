@@ -25,15 +25,6 @@ class Schedule:
     falls to 0 at the run's end along half a period of a cosine (``'cosine'``; Loshchilov & Hutter
     2017, equation 5, without restarts), or stays and falls to 0 linearly over the last fifth of the
     updates (``'cooldown'``; Hägele et al. 2024).
-
-    Args:
-        optimizer: one of :mod:`training.optimizers`.
-        lr: the highest learning rate.
-        name: ``'constant'``, ``'cosine'`` or ``'cooldown'``.
-        warmup: updates, 0 or more.
-
-    Raises:
-        ValueError: the name is not known.
     """
 
     def __init__(

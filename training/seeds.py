@@ -18,11 +18,6 @@ def seed_of(seed: int, *use: int | str) -> int:
 class Generators:
     """The generators that a run draws from, on its device.
 
-    Args:
-        seed: the run's seed.
-        device: where the numbers are drawn.
-        rank: this process's number.
-
     Attributes:
         hidden: for the random hidden state.
         images: for the augmentations. Both are the same on all ranks, which draw for the total
@@ -35,12 +30,7 @@ class Generators:
         self.images = torch.Generator(device)
 
     def begin(self, *use: int | str, rank: int | None = None) -> None:
-        """Seed them, and PyTorch's default generators, for a batch of training or validation.
-
-        Args:
-            use: what for.
-            rank: whose default generators; None: this process's.
-        """
+        """Seed them, and PyTorch's default ones for a rank (None: this one), for a use: a batch."""
         torch.manual_seed(seed_of(self.seed, "default", self.rank if rank is None else rank, *use))
         self.hidden.manual_seed(seed_of(self.seed, "hidden", *use))
         self.images.manual_seed(seed_of(self.seed, "images", *use))

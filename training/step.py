@@ -189,10 +189,9 @@ class Captured:
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], largest: float | None) -> Tensor:
-    """Scale the gradients down to a global norm of at most ``largest``, as TensorFlow does.
+    """Scale gradients down to a global norm of at most ``largest``, as TensorFlow does.
 
-    Returns:
-        The norm before, a scalar on the device.
+    Returns the norm before, a scalar on the device.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))

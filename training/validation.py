@@ -38,8 +38,7 @@ class Validation:
     def measure(self) -> tuple[float, float, int]:
         """Mean loss, mean metric and number of images; each batch weighs by its images.
 
-        Raises:
-            UserError: none of the images could be read.
+        Raises a UserError where none of the images could be read.
         """
         found = [row for rows in self.step.ranks.every(self._share) for row in rows]
         count = sum(n for n, _, _ in found)

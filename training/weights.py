@@ -1,5 +1,6 @@
 """Trained weights: those of a run, a checkpoint, a file or the original, read in one place."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -9,9 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
-import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -47,7 +46,7 @@ class Weights:
     """
 
     path: Path
-    into: Callable[[nn.Module], None]
+    into: Callable[[nn.Module], object]
     step: int | None = None
     record: dict[str, Any] | None = None
     run: Run | None = None
@@ -71,19 +70,27 @@ def find_weights(which: str | Path, config: Config, weights: str | int = "last")
         UserError, MissingError: there are no such weights; the message names them.
     """
     path, choice = Path(which), str(weights)
-    if path.suffix in (".safetensors", ".npz", ".pt"):
-        if not path.is_file():
-            raise MissingError(f"{which}: no such file")
-        found = _of_file(path, config)
-        if isinstance(found, Weights):
-            if choice != "last":
-                raise UserError(f"weights {choice}: {which} is one file; name its run to choose")
-            return found
-        return _of_checkpoint(*_choice(found, choice))
-    if path.is_dir() and any(path.glob("*.npy")):
-        return Weights(path, partial(_from_npy, path))
-    run = Run.find(which, config)
-    return _of_checkpoint(*_choice(run, choice))
+    if path.suffix not in (".safetensors", ".npz", ".pt"):
+        if path.is_dir() and any(path.glob("*.npy")):
+            return Weights(path, partial(load_npy_folder, folder=path))
+        return _of_run(Run.find(which, config), choice)
+    if not path.is_file():
+        raise MissingError(f"{which}: no such file")
+    run = None
+    if path.suffix != ".safetensors":
+        with contextlib.suppress(UserError):  # a file by itself
+            run = Run.find(path.absolute(), config)
+    if path.suffix == ".npz" and run is not None and run.file is None:
+        return _of_run(run, choice)  # the file is the run's results
+    if choice != "last":
+        raise UserError(f"weights {choice}: {which} is one file; name its run to choose")
+    if path.suffix == ".safetensors":
+        return _of_safetensors(path)
+    if path.suffix == ".pt":
+        return _of_checkpoint(path, run)
+    if run is not None and SAVED.fullmatch(path.name):
+        return _of_validation(path, run)
+    return Weights(path, partial(load_tf_variables, variables=read_arrays(path)))
 
 
 def fingerprint(network: nn.Module) -> str:
@@ -97,8 +104,7 @@ def fingerprint(network: nn.Module) -> str:
 def set_weights(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Set a network's weights by this project's names.
 
-    Raises:
-        CheckpointError: they do not fit the network, which stays as it was.
+    Raises a CheckpointError where they do not fit; the network stays as it was.
     """
     own = network.state_dict()
     problems = [f"it lacks {name}" for name in own if name not in tensors]
@@ -121,22 +127,19 @@ def _fits(name: str, found: Tensor, own: Tensor) -> bool:
 
 
 def brought(found: Weights, aux: Mapping[str, Any]) -> list[str]:
-    """Overrides of the options that weights were trained with and that are not set here.
-
-    Args:
-        found: the weights.
-        aux: the options that are set here.
-    """
-    theirs = ((found.record or {}).get("parameters") or {}).get("aux") or {}
+    """Overrides for options that weights were trained with and that ``aux`` does not set here."""
+    theirs = _part(found.record, "parameters", "aux")
     wanted = {k: v for k, v in theirs.items() if k not in aux and k not in NOT_NEEDED}
-    return [f"aux.{key}={_as_text(value)}" for key, value in wanted.items()]
+    return [f"aux.{key}={value}" for key, value in wanted.items()]
 
 
 def other_options(found: Weights, network: nn.Module) -> list[str]:
     """One line for each option of the circuit that weights were trained with and that this network
     has otherwise."""
-    theirs = ((found.record or {}).get("network") or {}).get("options") or {}
-    theirs = {**(((found.record or {}).get("parameters") or {}).get("aux") or {}), **theirs}
+    theirs = {
+        **_part(found.record, "parameters", "aux"),
+        **_part(found.record, "network", "options"),
+    }
     own: dict[str, Any] = getattr(network, "options", None) or {}
     return [
         f"{key}: {value!r} there, {own[key]!r} here"
@@ -153,73 +156,73 @@ def origin(found: Weights, which: str, network: nn.Module) -> dict[str, Any]:
         "fingerprint": fingerprint(network),
         "step": found.step,
         "images": found.images,
-        "data": (record.get("parameters") or {}).get("dataset"),
+        "data": _part(record, "parameters").get("dataset"),
         "initial_weights": record.get("initial_weights"),
     }
 
 
-def _of_file(path: Path, config: Config) -> Weights | Run:
-    """The weights of a file; the run, where the file is its results."""
-    if path.suffix == ".safetensors":
-        return _of_safetensors(path)
-    try:
-        run = Run.find(path.absolute(), config)
-    except UserError:
-        run = None  # a file by itself
-    if path.suffix == ".pt":
-        return _of_checkpoint(run, path)
-    if run is not None and run.file is None:
-        return run
-    if run is not None and SAVED.fullmatch(path.name):
-        return _of_checkpoint(run, path)
-    arrays = read_arrays(path)
-    return Weights(path, partial(_from_variables, arrays))
-
-
-def _choice(run: Run, choice: str) -> tuple[Run, Path]:
-    """The file of weights that is meant of a run."""
+def _of_run(run: Run, choice: str) -> Weights:
+    """The weights that are meant of a run."""
     folder, saved = CheckpointFolder(run.checkpoints), run.saved_weights()
     if choice == "best":
         if not folder.best.is_file():
             raise MissingError(f"{folder.best}: no such file; {run.name} has no best validation")
-        return run, folder.best
+        return _of_checkpoint(folder.best, run)
     if choice == "last":
-        newest = folder.newest() or (saved[max(saved)] if saved else None)
-        if newest is None:
+        newest = folder.newest()
+        if newest is not None:
+            return _of_checkpoint(newest, run)
+        if not saved:
             raise MissingError(
                 f"{run.name} has no weights: {run.checkpoints} holds no checkpoint, {run.weights} "
                 "no weights_*.npz"
             )
-        return run, newest
+        return _of_validation(saved[max(saved)], run)
     if not choice.isdecimal():
         raise UserError(f"weights must be last, best or the number of a step, found {choice!r}")
-    step, files = int(choice), {**saved, **folder.files()}
-    if step not in files:
-        raise MissingError(
-            f"{run.name} has no weights of step {step}; it has those of "
-            f"{', '.join(map(str, sorted(files))) or 'none'}"
-        )
-    return run, files[step]
+    step, files = int(choice), folder.files()
+    if step not in {**saved, **files}:
+        known = ", ".join(map(str, sorted({**saved, **files}))) or "none"
+        raise MissingError(f"{run.name} has no weights of step {step}; it has those of {known}")
+    return _of_checkpoint(files[step], run) if step in files else _of_validation(saved[step], run)
 
 
-def _of_checkpoint(run: Run | None, path: Path) -> Weights:
-    """The weights of a checkpoint, or of a validation of a run."""
-    if path.suffix == ".npz" and run is not None:
-        arrays = read_arrays(path)
-        found = Weights(path, partial(_from_variables, arrays), run=run)
-        found.step, found.record = int(path.stem.removeprefix("weights_")), run.record()
-        _count(found)
-        return found
+def _of_validation(path: Path, run: Run) -> Weights:
+    found = Weights(path, partial(load_tf_variables, variables=read_arrays(path)), run=run)
+    found.step, found.record = int(path.stem.removeprefix("weights_")), run.record()
+    _count(found)
+    return found
+
+
+def _of_checkpoint(path: Path, run: Run | None) -> Weights:
     state = load(path)
-    tensors, parameters = state["model"], state["identity"]["parameters"]
-    found = Weights(path, partial(_from_tensors, tensors, path), run=run)
+    found = Weights(path, partial(set_weights, tensors=state["model"], path=path), run=run)
     found.step = int(state["step"])
-    found.record = state.get("record") or (run.record() if run else {"parameters": parameters})
+    parameters = {"parameters": state["identity"]["parameters"]}
+    found.record = state.get("record") or (run.record() if run else parameters)
     found.history = History.of(state["history"], *_batch_and_epoch(found.record))
     if "images" in state:
         found.images, found.seconds = int(state["images"]), _known(state["seconds"])
     else:
         _count(found)
+    return found
+
+
+def _of_safetensors(path: Path) -> Weights:
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+        tensors = safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a safetensors file: {error}") from error
+    found = Weights(path, partial(set_weights, tensors=tensors, path=path))
+    if about.get("format") == FORMAT:
+        found.step = int(about["step"])
+        found.record = {"run": about["run"], **todays(json.loads(about["record"]))}
+        _count(found)
+        if "seconds" in about:
+            found.images = int(about["images_seen"])
+        found.seconds = _known(float(about.get("seconds", "nan")))
     return found
 
 
@@ -249,46 +252,16 @@ def history_of(run: Run, record: dict[str, Any]) -> History:
 def _batch_and_epoch(record: Mapping[str, Any]) -> tuple[int, int]:
     """Images of a batch and, where the run recorded it, of an epoch."""
     batch = int(record["parameters"]["batch_size"])
-    data = (record.get("data") or {}).get("train") or {}
-    return batch, int(data.get("images") or batch)
+    return batch, int(_part(record, "data", "train").get("images") or batch)
 
 
-def _of_safetensors(path: Path) -> Weights:
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-        tensors = safetensors.torch.load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a safetensors file: {error}") from error
-    found = Weights(path, partial(_from_tensors, tensors, path))
-    if about.get("format") == FORMAT:
-        found.step = int(about["step"])
-        found.record = {"run": about["run"], **todays(json.loads(about["record"]))}
-        _count(found)
-        if "seconds" in about:
-            found.images = int(about["images_seen"])
-        found.seconds = _known(float(about.get("seconds", "nan")))
-    return found
+def _part(record: Mapping[str, Any] | None, *keys: str) -> dict[str, Any]:
+    """A dictionary within a record; empty where the record lacks it."""
+    found: Any = record
+    for key in keys:
+        found = (found or {}).get(key)
+    return found or {}
 
 
 def _known(seconds: float) -> float | None:
     return seconds if math.isfinite(seconds) else None
-
-
-def _as_text(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()
-
-
-# What ``Weights.into`` is made of: functions of a module, as ranks send weights to each other.
-
-
-def _from_npy(folder: Path, network: nn.Module) -> None:
-    load_npy_folder(network, folder)
-
-
-def _from_variables(variables: Mapping[str, np.ndarray], network: nn.Module) -> None:
-    load_tf_variables(network, variables)
-
-
-def _from_tensors(tensors: Mapping[str, Tensor], path: Path, network: nn.Module) -> None:
-    set_weights(network, tensors, path)

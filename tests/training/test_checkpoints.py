@@ -114,12 +114,12 @@ def test_a_damaged_newest_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptu
     assert folder.newest() is None
     for step in (1, 2):
         folder.save(step, {"step": step})
-    damaged = folder.path(2)
+    damaged = folder.files()[2]
     damaged.write_bytes(damaged.read_bytes()[:-200])
-    assert folder.newest() == folder.path(1)
+    assert folder.newest() == folder.files()[1]
     assert "step_00000002.pt is damaged" in caplog.text
     assert "the checkpoint before it is used" in caplog.text
-    folder.path(1).write_bytes(b"")
+    folder.files()[1].write_bytes(b"")
     with pytest.raises(CheckpointError, match="holds no checkpoint that is intact"):
         folder.newest()
 

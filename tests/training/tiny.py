@@ -65,10 +65,10 @@ def run(
 
     Batches that several processes load ahead on a CPU: ``ahead``.
     """
-    from training import loop
+    from training import feed
     from training.command_line import run_script
 
-    loop.AHEAD["cpu"] = ahead
+    feed.AHEAD["cpu"] = ahead
 
     rank = (environment or {}).get("RANK", "0")
     said = open(project / f"said_{rank}.txt", "a")  # open to the end
