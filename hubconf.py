@@ -9,8 +9,7 @@ two discs lie on different contours, and on one. Move it to a device with ``.to`
 ``.eval()`` before it judges images.
 """
 
-import importlib.util as _importlib_util
-import sys as _sys
+from importlib import import_module as _import_module
 from pathlib import Path as _Path
 
 import torch as _torch
@@ -20,14 +19,14 @@ _CLONE = _Path(__file__).resolve().parent
 
 
 def _network(script: str, weights: str | None, options: dict) -> _torch.nn.Module:
-    if str(_CLONE) not in _sys.path:
-        _sys.path.insert(0, str(_CLONE))
-    spec = _importlib_util.spec_from_file_location(f"hub_{script}", _CLONE / f"{script}.py")
-    assert spec is not None and spec.loader is not None
-    module = _importlib_util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    # Under one name, beside what the caller has imported under names like ``models``.
+    package = _import_module("hgru_pytorch")
+    if package.CLONE != _CLONE:
+        raise ImportError(
+            f"hgru_pytorch is {package.CLONE} in this process; {_CLONE} needs a process of its own"
+        )
     if weights is None:
-        return module.build_model({"aux": options})
+        return _import_module(f"hgru_pytorch.{script}").build_model({"aux": options})
     file = _CLONE / "weights" / f"{script}_{weights}.safetensors"
     if not file.is_file():
         known = sorted(
@@ -39,9 +38,7 @@ def _network(script: str, weights: str | None, options: dict) -> _torch.nn.Modul
         )
     if options:
         raise ValueError(f"weights bring their own options of the circuit; found {options} as well")
-    from analysis.trained import load_run
-
-    return load_run(file, device="cpu").network
+    return _import_module("hgru_pytorch.analysis.trained").load_run(file, device="cpu").network
 
 
 def hgru(weights: str | None = None, **options) -> _torch.nn.Module:

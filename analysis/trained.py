@@ -202,7 +202,10 @@ def script_module(name: str) -> Any:
     script = CLONE / f"{name}.py"
     if not _is_script(script):
         raise unknown("script", name, sorted(p.stem for p in CLONE.glob("*.py") if _is_script(p)))
-    spec = importlib.util.spec_from_file_location(f"script_{name}", script)
+    loader: Any = type(__spec__.loader)  # what this module was loaded by
+    spec = importlib.util.spec_from_file_location(
+        f"script_{name}", script, loader=loader(f"script_{name}", str(script))
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

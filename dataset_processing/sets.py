@@ -282,7 +282,7 @@ def load_set(name: str, config: Config) -> PathfinderSet:
     if is_arena(name):
         return ArenaSet(name, config)
     if name in _modules():
-        return importlib.import_module(f"dataset_processing.{name}").data_processing(config)
+        return importlib.import_module(f"{__package__}.{name}").data_processing(config)
     if "/" not in name:
         own = PathfinderSet(config, name)
         if name in GENERATED or own.on_disk() or _records(name, config):

@@ -80,6 +80,7 @@ def entry(function: Callable[..., Any]) -> Callable[..., Any]:
 
     The result is kept on disk where that is possible: beside this file or in the user's cache.
     """
+    function.__qualname__ = f"{__name__}.{function.__name__}"  # apart from hgru_pytorch's
     try:
         return numba.njit(cache=True, nogil=True)(function)  # type: ignore[no-any-return]
     except RuntimeError:  # neither place can be written to
