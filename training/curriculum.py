@@ -1,7 +1,9 @@
 """Shorter contours first: which length a stream shows, and when the next one begins."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from config import Config
 from dataset_processing import open_set
@@ -12,7 +14,11 @@ class Curriculum:
     """The lengths of a run in order, the last one that of its data set.
 
     A length gives way to the next at the first validation that reaches ``curriculum_until``, or
-    once ``curriculum_images`` of it have been seen. Without ``curriculum`` there is one length.
+    once ``curriculum_images`` of it have been seen. Meanwhile each ``curriculum_review``-th image
+    is of a length that was shown before, each in turn: images that are all new and all taken for
+    the same by a network that has just learned others can throw it back to chance. When the data
+    set's own length reaches ``curriculum_until`` too, it is shown alone. Without ``curriculum``
+    there is one length.
 
     Args:
         settings: an ``Experiment``.
@@ -20,8 +26,8 @@ class Curriculum:
         data: the data set that ``dataset`` names.
 
     Attributes:
-        stage: how many lengths are done.
-        began: training images seen when this length began.
+        stage: how many lengths are done; one more once the last is shown alone.
+        began: training images seen when this stage began.
 
     Raises:
         UserError: the data set is no stream, or its own length is not the last and longest.
@@ -46,19 +52,31 @@ class Curriculum:
         if lengths and "contour_length" in settings["stream_settings"]:
             raise UserError("stream_settings has contour_length, which curriculum sets; drop one")
         self._until, self._images = settings["curriculum_until"], settings["curriculum_images"]
+        self._review = settings["curriculum_review"]
         shorter = [open_set(f"pathfinder_{n}_stream", config, settings) for n in lengths]
         self._sets = [*shorter, data]
+        self._stages = len(self._sets) + bool(lengths and self._review)
         self.stage = self.began = 0
 
     @property
     def data(self) -> Any:
-        """The data set that is trained on now."""
-        return self._sets[self.stage]
+        """The data set whose length is learned now."""
+        return self._sets[min(self.stage, len(self._sets) - 1)]
 
     @property
     def is_last(self) -> bool:
-        """Whether that is the run's own."""
-        return self.stage == len(self._sets) - 1
+        """Whether the run's own length is shown alone, to the end."""
+        return self.stage == self._stages - 1
+
+    def fold(self) -> Any:
+        """The images to train on now."""
+        own = self.data.fold("train")
+        before = [one.fold("train") for one in self._sets[: self.stage]]
+        return MixedFold(own, before, self._review) if self._mixes else own
+
+    @property
+    def _mixes(self) -> bool:
+        return bool(self._review and self.stage) and not self.is_last
 
     def advance(self, metric: float, images: int) -> str | None:
         """Go on to the next length if it is time; then a sentence that says why, else None.
@@ -75,7 +93,14 @@ class Curriculum:
         else:
             return None
         self.stage, self.began = self.stage + 1, images
-        return f"contours of {self.data.contour_length} paddles from now on: {why}"
+        return f"contours of {self.describe()} from now on: {why}"
+
+    def describe(self) -> str:
+        """The lengths that are shown, in words."""
+        before = [str(one.contour_length) for one in self._sets[: self.stage]]
+        others = f", and one image in {self._review} of {', '.join(before)}" if self._mixes else ""
+        alone = " alone" if self.is_last else ""
+        return f"{self.data.contour_length} paddles{alone}{others}"
 
     def state(self) -> dict[str, int]:
         """What a checkpoint keeps."""
@@ -84,3 +109,43 @@ class Curriculum:
     def restore(self, state: Mapping[str, int]) -> None:
         """Go on from what :meth:`state` gave."""
         self.stage, self.began = state["stage"], state["began"]
+
+
+class MixedFold:
+    """A stream's fold in which each so-many-th image is of other streams, each of them in turn.
+
+    Args:
+        own: the fold that gives the others.
+        before: those that take turns.
+        every: 1 of so many images is of these; at least 1.
+    """
+
+    def __init__(self, own: Any, before: Sequence[Any], every: int) -> None:
+        self.own, self.before, self.every = own, before, every
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+    def _fold(self, index: int) -> Any:
+        turn, rest = divmod(index, self.every)
+        return self.own if rest else self.before[turn % len(self.before)]
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        """Image (H, W) uint8 and its label."""
+        return self._fold(index)[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
+        """Several at once, which is faster."""
+        found = {}
+        for fold in (self.own, *self.before):
+            its = [index for index in indices if self._fold(index) is fold]
+            found |= dict(zip(its, fold.__getitems__(its) if its else [], strict=True))
+        return [found[index] for index in indices]
+
+    def name(self, index: int) -> str:
+        """An image's name for messages."""
+        return self._fold(index).name(index)
+
+    def describe(self) -> str:
+        """One line: what it is."""
+        return f"{self.own.describe()}, with others"

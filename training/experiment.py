@@ -141,6 +141,9 @@ class Experiment(Mapping[str, Any]):
     curriculum_images: int = _setting(
         whole(1), "Images after which it begins at the latest", 300_000
     )
+    curriculum_review: int = _setting(
+        whole(0), "Meanwhile each so-many-th image is of a length before; 0: none", 2
+    )
     log_iters: int = _setting(whole(1), "Updates between two lines of the log", 10, True)
     checkpoint_minutes: float = _setting(
         number(least=0), "Longest time without a checkpoint; 0: one at every update", 10.0, True

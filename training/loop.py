@@ -154,16 +154,16 @@ class Training:
 
     def _begin_stage(self) -> None:
         """Load images of the length that the curriculum is at, and validate on it too."""
-        data = self.curriculum.data
         self.feed.loader = self._loader(
-            data.fold("train"),
+            self.curriculum.fold(),
             self.settings["batch_size"],
             shuffle=self.settings["shuffle_train"],
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
         )
-        last = self.curriculum.is_last
-        self.stage_validation = None if last else self._validation(data.fold("val"))
+        data = self.curriculum.data
+        same = self.curriculum.is_last or data.fold("val") is self.validation_set
+        self.stage_validation = None if same else self._validation(data.fold("val"))
 
     # -- what the run is, and where it stands ------------------------------------------------------
 
@@ -277,7 +277,7 @@ class Training:
         """Updates and validations from where the run stands."""
         self.feed.begin()
         if not (self.history.validation_step or self.curriculum.is_last):
-            self._say_stage(f"contours of {self.curriculum.data.contour_length} paddles at first")
+            self._say_stage(f"contours of {self.curriculum.describe()} at first")
         while self.feed.left:
             if self.step % self.settings["validation_iters"] == 0:
                 self._validate()
@@ -389,7 +389,7 @@ class Training:
         loss, metric, images = self.validation.measure()
         name = self.settings["score_metric"]
         values = {"loss": loss, name: metric}
-        stage_metric = None
+        stage_metric = metric
         if self.stage_validation is not None:
             stage_metric = self.stage_validation.measure()[1]
             values[f"{name}_at_{self.curriculum.data.contour_length}"] = stage_metric
@@ -412,7 +412,8 @@ class Training:
                 write_arrays(path, tf_variables(self.model))
 
         self.ranks.first(write)
-        why = None if stage_metric is None else self.curriculum.advance(stage_metric, self.images)
+        last = self.curriculum.is_last
+        why = None if last else self.curriculum.advance(stage_metric, self.images)
         if why is not None:
             self._close_stage()
             self._begin_stage()

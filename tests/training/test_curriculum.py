@@ -21,6 +21,7 @@ STREAM += ["--set", "stream_epoch_images=30", "--set", "stream_val_images=8"]
 # Batches of 4: 8 an epoch, 16 steps; a validation each 4, where a length has had 16 images.
 STREAM += ["--set", "epochs=2", "--set", "data_augmentations=uint8_rescale,resize"]
 LENGTHS = ["--set", "curriculum=3,4", "--set", "curriculum_images=16"]
+ALONE = ["--set", "curriculum_review=0"]
 NEVER, AT_ONCE = ["--set", "curriculum_until=1.1"], ["--set", "curriculum_until=0"]
 
 
@@ -42,7 +43,7 @@ def test_each_length_is_shown_for_its_share_of_images(
         return images(self, numbers)
 
     monkeypatch.setattr(Pathfinder, "images", noted)
-    assert script(*STREAM, *LENGTHS, *NEVER) == COMPLETE
+    assert script(*STREAM, *LENGTHS, *ALONE, *NEVER) == COMPLETE
     # 8 steps are 30 images: an epoch's last batch has the two that are left.
     assert stages(project) == [(0, 0, 3), (4, 16, 4), (12, 46, 6)]
     trained = [(length, n) for length, n in drawn if n < 60]
@@ -64,9 +65,37 @@ def test_each_length_is_shown_for_its_share_of_images(
     ]
 
 
+def test_lengths_that_were_shown_come_again_until_the_last_is_learned(
+    script: Script, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[int, int]] = []
+    images = Pathfinder.images
+
+    def noted(self: Pathfinder, numbers: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        drawn.extend((n, self.settings.contour_length) for n in numbers)
+        return images(self, numbers)
+
+    monkeypatch.setattr(Pathfinder, "images", noted)
+    options = [*STREAM, *LENGTHS, "--set", "curriculum_review=3", "--set", "epochs=3"]
+    assert script(*options, *NEVER, "--seed", "0") == COMPLETE
+    # 24 steps. The last length is shown with others until it has had its images, then alone.
+    assert stages(project) == [(0, 0, 3), (4, 16, 4), (12, 46, 6), (20, 76, 6)]
+    lengths = dict(drawn)
+    order = np.concatenate(
+        [np.random.default_rng([0, e]).permutation(30) + 30 * e for e in (0, 1, 2)]
+    )
+    stage_of = [3] * 16 + [4] * 30 + [6] * 30 + [0] * 14
+    for number, stage in zip(order.tolist(), stage_of, strict=True):
+        before = {3: [3], 4: [3], 6: [3, 4], 0: [6]}[stage]
+        again = stage in (4, 6) and number % 3 == 0
+        expected = before[number // 3 % len(before)] if again else stage or 6
+        if number:  # which is also drawn to begin with
+            assert lengths[number] == expected, (number, stage)
+
+
 def test_a_length_that_is_learned_gives_way_at_once(script: Script, project: Path) -> None:
     assert script(*STREAM, *LENGTHS, *AT_ONCE) == COMPLETE
-    assert stages(project) == [(0, 0, 3), (0, 0, 4), (4, 16, 6)]
+    assert stages(project) == [(0, 0, 3), (0, 0, 4), (4, 16, 6), (8, 30, 6)]
 
 
 def test_a_run_that_stops_goes_on_with_the_same_lengths(
