@@ -136,7 +136,7 @@ class MixedFold:
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
         """Several at once, which is faster."""
-        found = {}
+        found: dict[int, tuple[np.ndarray, int]] = {}
         for fold in (self.own, *self.before):
             its = [index for index in indices if self._fold(index) is fold]
             found |= dict(zip(its, fold.__getitems__(its) if its else [], strict=True))
