@@ -13,8 +13,7 @@ class UserError(ValueError):
     """Something that the user can put right: one line on the terminal, exit code 2, no traceback.
 
     The message names the file or the parameter, what was found, what was expected and, where it is
-    not plain, what to do. Any other exception is a bug, the project's or the user's own, and shows
-    its traceback.
+    not plain, what to do. Any other exception is a bug, and shows its traceback.
     """
 
 
@@ -30,13 +29,8 @@ class SystemRefusal(UserError, RuntimeError):
 def refusals(path: str | Path, doing: str) -> Iterator[None]:
     """Turn what the operating system refuses within the block into an error that names the path.
 
-    Args:
-        path: what is used.
-        doing: what for, in the form "cannot be written" or "cannot be read".
-
-    Raises:
-        MissingError: there is no such file or folder.
-        SystemRefusal: anything else that is refused: permission, space, a loop of links …
+    ``doing`` says what for: "cannot be written". A MissingError where there is no such file or
+    folder, else a SystemRefusal: permission, space, a loop of links …
     """
     try:
         yield
@@ -56,11 +50,7 @@ def unknown(what: str, name: object, known: Iterable[str]) -> UserError:
 
 
 def choose(what: str, name: str, known: Mapping[str, T]) -> T:
-    """``known[name]``.
-
-    Raises:
-        UserError: there is no such name; the message has the nearest one and all of them.
-    """
+    """``known[name]``; UserError with the nearest name and all of them where there is none."""
     if name not in known:
         raise unknown(what, name, known)
     return known[name]

@@ -165,11 +165,7 @@ def npy_bytes(array: np.ndarray) -> bytes:
 
 
 def read_array(path: Path) -> np.ndarray:
-    """What an ``.npy`` file holds; nothing in it is run.
-
-    Raises:
-        UserError: it is damaged, holds Python objects, or cannot be opened.
-    """
+    """What an ``.npy`` file holds; nothing in it is run. UserError where it is damaged."""
     with refusals(path, "cannot be read"):
         try:
             return np.load(path, allow_pickle=False)
@@ -178,11 +174,7 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """What an ``.npz`` file holds; nothing in it is run.
-
-    Raises:
-        UserError: it is damaged.
-    """
+    """What an ``.npz`` file holds; nothing in it is run. UserError where it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)

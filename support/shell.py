@@ -40,10 +40,8 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line.
 
     Args:
-        module: name of the command's module; None: a script, called by its file's name.
-        description: what the command does, with examples: the module's docstring.
-        package: where the module lies.
-        epilog: what stands below the options.
+        module, package: where the command is; None: in a script.
+        description, epilog: above and below the options; the first is the module's docstring.
     """
 
     def __init__(
@@ -86,7 +84,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(
             "--device",
             default="auto",
-            help="auto (a GPU where there is one), cpu, cuda or cuda:<number>",
+            help="auto (a GPU if there is one), cpu, cuda, cuda:<number>",
         )
 
     def add_images(self, count: int) -> None:
@@ -95,35 +93,19 @@ class Parser(argparse.ArgumentParser):
             "--images", type=whole(1), default=count, metavar="N", help="images of each set at most"
         )
         self.add_argument(
-            "--seed",
-            type=whole(0),
-            default=0,
-            metavar="S",
-            help="of generated images, of the choice among more, and of the hidden state",
+            "--seed", type=whole(0), default=0, help="of images, their choice and the hidden state"
         )
         self.add_argument(
             "--workers",
             type=whole(0),
-            metavar="N",
-            help="processes that load images; default: none on a CPU, half of the cores beside a "
-            "GPU, 8 at most",
+            help="that load images; default: none on a CPU, half of the cores for a GPU, 8 at most",
         )
 
     def add_circuit(self) -> None:
         """Changes to the circuit in evaluation."""
-        self.add_argument(
-            "--lesion",
-            nargs="+",
-            default=[],
-            metavar="LETTER",
-            help="hold these letters at 0: alpha, mu, gamma, kappa, omega",
-        )
-        self.add_argument(
-            "--timesteps",
-            type=whole(1),
-            metavar="T",
-            help="steps of the circuit, other than the run's own",
-        )
+        letters = "alpha, mu, gamma, kappa, omega"
+        self.add_argument("--lesion", nargs="+", default=[], help=f"held at 0, of {letters}")
+        self.add_argument("--timesteps", type=whole(1), help="steps, other than the run's own")
 
     def add_output(self, what: str) -> None:
         """Where to write."""
@@ -160,12 +142,11 @@ class Console(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show one text, above a progress bar if there is one."""
-        if record.levelno >= logging.WARNING:
-            print(said(record), file=sys.stderr, flush=True)
-        elif sys.stderr.isatty():
-            Progress.write(said(record))
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        if sys.stderr.isatty():
+            Progress.write(said(record), stream)
         else:
-            print(said(record), flush=True)
+            print(said(record), file=stream, flush=True)
 
 
 CONSOLE = Console(logging.INFO)

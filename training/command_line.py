@@ -25,12 +25,7 @@ EXIT_CODES = """exit codes:
 
 
 def parser(description: str, parameters: Mapping[str, Any]) -> Parser:
-    """The options of a script.
-
-    Args:
-        description: what the script does.
-        parameters: its settings, listed at the end of the help.
-    """
+    """The options of a script that does what ``description`` says, with its settings below."""
     parse = Parser(
         None, description, epilog=f"settings (--set):\n{help_text(parameters)}\n\n{EXIT_CODES}"
     )
@@ -55,34 +50,19 @@ def parser(description: str, parameters: Mapping[str, Any]) -> Parser:
         "run that was started or resumed last, or a new one where it has none)",
     )
     parse.add_argument(
-        "--max-minutes",
-        type=number(0, above=True),
-        metavar="M",
-        help="write a checkpoint and leave after this time",
+        "--max-minutes", type=number(0, above=True), help="leave with a checkpoint after this time"
     )
     parse.add_argument(
-        "--deterministic",
-        action="store_true",
-        help="the same bits twice on a GPU too, at some cost in speed (on a CPU they always are, "
-        "with the same number of threads)",
+        "--deterministic", action="store_true", help="the same bits twice on a GPU too; slower"
     )
     parse.add_argument(
-        "--eager",
-        action="store_true",
-        help="on a GPU, launch each operation anew instead of replaying a captured CUDA graph: "
-        "slower, for networks that cannot be captured",
+        "--eager", action="store_true", help="on a GPU: without a captured graph; slower"
     )
     parse.add_argument(
-        "--workers",
-        type=whole(0),
-        metavar="N",
-        help="processes that load images (default: half of the cores, 8 at most)",
+        "--workers", type=whole(0), help="processes that load images (half of the cores, 8 at most)"
     )
     parse.add_argument(
-        "--on-bad-record",
-        choices=("error", "skip"),
-        default="error",
-        help="what to do with a corrupt record: stop, or leave it out and say so",
+        "--on-bad-record", choices=("error", "skip"), default="error", help="stop, or leave it out"
     )
     return parse
 

@@ -284,8 +284,7 @@ class Ranks:
     def close(self, failed: bool = False) -> None:
         """Leave the other processes.
 
-        Args:
-            failed: this process ends with an error and says so itself; the others must leave too.
+        ``failed``: this process ends with an error, says so itself, and the others must leave too.
         """
         if self.world_size == 1 or self._closed:
             return
@@ -331,11 +330,7 @@ class Ranks:
 
 
 def _numbers() -> tuple[int, int]:
-    """This process's rank and how many there are, by the variables that torchrun sets.
-
-    Raises:
-        UserError: some of them are missing or are not numbers that fit.
-    """
+    """This process's rank and how many there are, by torchrun's variables; UserError if unfit."""
     if "RANK" not in os.environ:
         return 0, 1
     names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -358,11 +353,7 @@ def _numbers() -> tuple[int, int]:
 def device_of(name: str) -> torch.device:
     """The device that ``--device`` means; with several ranks, each takes its own GPU.
 
-    Args:
-        name: ``'auto'`` (a GPU where there is one), ``'cpu'``, ``'cuda'``, ``'cuda:1'`` …
-
-    Raises:
-        UserError: the name is not a device, this machine has no such device, or not enough.
+    UserError where the name is no device, or this machine has no such device, or not enough.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

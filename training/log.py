@@ -22,11 +22,10 @@ BEFORE = MemoryHandler(1)  # keeps what is said before a run has its log, then h
 
 def listen(quiet: bool) -> None:
     """Show and keep what is said from now on; ``quiet``: another process speaks for this one."""
-    root, own = logging.getLogger(), logging.getLogger("training")
-    own.setLevel(logging.CRITICAL if quiet else logging.DEBUG)
     shell.show_warnings()
     BEFORE.buffer.clear()
-    root.addHandler(BEFORE)
+    logging.getLogger().addHandler(BEFORE)
+    logging.getLogger(__package__).setLevel(logging.CRITICAL if quiet else logging.DEBUG)
 
 
 class RunLog:

@@ -242,11 +242,6 @@ class Training:
     def go(self, run: Run, run_log: RunLog, stop: Stop) -> str | None:
         """Train to the end, or until ``stop`` wants to leave.
 
-        Args:
-            run: where to write.
-            run_log: what to write the measurements to.
-            stop: whether to leave.
-
         Returns:
             None at the end; else why the run left early, with a checkpoint written.
 

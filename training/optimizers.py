@@ -22,6 +22,7 @@ captured in a CUDA graph.
 import itertools
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,151 +30,131 @@ from torch import Tensor, nn
 
 from support.errors import UserError, choose, unknown
 
+Many = list[Tensor]
 Rate = float | Tensor
+Rule = Callable[..., None]
 UPDATES = ("all", "as_released")
 
 
-class _ListOptimizer(torch.optim.Optimizer):
+class ListOptimizer(torch.optim.Optimizer):
     """An optimizer whose rule is written on the lists of all weights and all gradients.
 
     Args:
         params: the weights, as for any optimizer of PyTorch.
         lr: learning rate, above 0; in ``param_groups`` it may be a number on the device.
+        rule: called with weights, gradients, ``lr``, the number of the update, from 1, and the
+            lists of each state; changes weights and states in place.
+        names: of the states.
+        start: what these start at.
         first_correction: correct the bias at every update as at the first.
     """
 
-    state_names: tuple[str, ...] = ()
-    state_start = 0.0
-
-    def __init__(self, params: Iterable[Any], lr: float, first_correction: bool = False) -> None:
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        rule: Rule,
+        names: tuple[str, ...],
+        start: float,
+        first_correction: bool,
+    ) -> None:
         if not lr > 0:
             raise UserError(f"lr must be above 0, found {lr!r}")
         super().__init__(params, {"lr": lr})
+        self.rule, self.names, self.start = rule, names, start
         self.first_correction = first_correction
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Move every weight that has a gradient.
-
-        Raises:
-            ValueError: a closure was given.
-        """
+        """Move every weight that has a gradient; a closure is not taken."""
         if closure is not None:
             raise ValueError(f"{type(self).__name__} takes no closure")
         for group in self.param_groups:
             weights = [w for w in group["params"] if w.grad is not None]
             if not weights:
                 continue
-            for w, name in itertools.product(weights, self.state_names):
+            for w, name in itertools.product(weights, self.names):
                 if name not in self.state[w]:
-                    self.state[w][name] = torch.full_like(w, self.state_start)
+                    self.state[w][name] = torch.full_like(w, self.start)
             if "step" not in group:
                 group["step"] = torch.zeros((), device=weights[0].device)
             group["step"] += 1
             t = torch.ones_like(group["step"]) if self.first_correction else group["step"]
-            states = [[self.state[w][name] for w in weights] for name in self.state_names]
+            states = [[self.state[w][name] for w in weights] for name in self.names]
             self.rule(weights, [w.grad for w in weights], group["lr"], t, *states)
 
-    def rule(
-        self, w: list[Tensor], g: list[Tensor], lr: Rate, t: Tensor, *state: list[Tensor]
-    ) -> None:
-        """Change the weights ``w`` and the state in place; ``t`` counts updates from 1."""
-        raise NotImplementedError
 
+def adam(w: Many, g: Many, lr: Rate, t: Tensor, m: Many, v: Many, ahead: bool = False) -> None:
+    """Adam as TensorFlow has it (Kingma & Ba 2015, the order of operations of section 2's end).
 
-class Adam(_ListOptimizer):
-    """Adam as TensorFlow has it (Kingma & Ba 2015, the order of operations of section 2's end)."""
-
-    state_names = ("m", "v")
+    ``ahead``: with Nesterov's look ahead (Dozat 2016), by the rule of tf.contrib.opt.
+    """
     beta1, beta2, epsilon = 0.9, 0.999, 1e-8
-
-    def rule(self, w, g, lr, t, m, v) -> None:  # type: ignore[no-untyped-def, override]
-        torch._foreach_mul_(m, self.beta1)
-        torch._foreach_add_(m, g, alpha=1 - self.beta1)
-        torch._foreach_mul_(v, self.beta2)
-        torch._foreach_addcmul_(v, g, g, 1 - self.beta2)
-        below = torch._foreach_sqrt(v)
-        torch._foreach_add_(below, self.epsilon)
-        # 1 − βᵗ as −expm1(t log β): exact in float32 for small t too.
-        debias1 = -torch.expm1(t * math.log(self.beta1))
-        debias2 = -torch.expm1(t * math.log(self.beta2))
-        move = torch._foreach_div(self.direction(m, g), below)
-        torch._foreach_mul_(move, lr * debias2.sqrt() / debias1)
-        torch._foreach_sub_(w, move)
-
-    def direction(self, m: list[Tensor], g: list[Tensor]) -> list[Tensor]:
-        """What takes the place of m in the update."""
-        return m
+    _average(m, beta1, g)
+    _average_square(v, beta2, g)
+    below = torch._foreach_sqrt(v)
+    torch._foreach_add_(below, epsilon)
+    # 1 − βᵗ as −expm1(t log β): exact in float32 for small t too.
+    debias1 = -torch.expm1(t * math.log(beta1))
+    debias2 = -torch.expm1(t * math.log(beta2))
+    if ahead:
+        m = list(torch._foreach_mul(m, beta1))
+        torch._foreach_add_(m, g, alpha=1 - beta1)
+    move = torch._foreach_div(m, below)
+    torch._foreach_mul_(move, lr * debias2.sqrt() / debias1)
+    torch._foreach_sub_(w, move)
 
 
-class Nadam(Adam):
-    """Adam with Nesterov's look ahead (Dozat 2016), by the rule of tf.contrib.opt."""
-
-    def direction(self, m: list[Tensor], g: list[Tensor]) -> list[Tensor]:
-        ahead = torch._foreach_mul(m, self.beta1)
-        torch._foreach_add_(ahead, g, alpha=1 - self.beta1)
-        return list(ahead)
-
-
-class Momentum(_ListOptimizer):
+def momentum(w: Many, g: Many, lr: Rate, t: Tensor, a: Many) -> None:
     """Gradient descent with momentum 0.9."""
-
-    state_names = ("a",)
-    momentum = 0.9
-
-    def rule(self, w, g, lr, t, a) -> None:  # type: ignore[no-untyped-def, override]
-        torch._foreach_mul_(a, self.momentum)
-        torch._foreach_add_(a, g)
-        torch._foreach_sub_(w, torch._foreach_mul(a, lr))
+    torch._foreach_mul_(a, 0.9)
+    torch._foreach_add_(a, g)
+    torch._foreach_sub_(w, torch._foreach_mul(a, lr))
 
 
-class SGD(_ListOptimizer):
+def sgd(w: Many, g: Many, lr: Rate, t: Tensor) -> None:
     """Plain gradient descent."""
-
-    def rule(self, w, g, lr, t) -> None:  # type: ignore[no-untyped-def, override]
-        torch._foreach_sub_(w, torch._foreach_mul(g, lr))
+    torch._foreach_sub_(w, torch._foreach_mul(g, lr))
 
 
-class RMSProp(_ListOptimizer):
-    """RMSProp with decay 0.9, ε = 10⁻¹⁰ inside the root, the mean square starting at 1."""
-
-    state_names = ("s",)
-    state_start = 1.0
-    decay, epsilon = 0.9, 1e-10
-
-    def rule(self, w, g, lr, t, s) -> None:  # type: ignore[no-untyped-def, override]
-        torch._foreach_mul_(s, self.decay)
-        torch._foreach_addcmul_(s, g, g, 1 - self.decay)
-        below = torch._foreach_add(s, self.epsilon)
-        torch._foreach_sqrt_(below)
-        move = torch._foreach_div(g, below)
-        torch._foreach_mul_(move, lr)
-        torch._foreach_sub_(w, move)
+def rmsprop(w: Many, g: Many, lr: Rate, t: Tensor, s: Many) -> None:
+    """RMSProp with decay 0.9 and ε = 10⁻¹⁰ inside the root."""
+    _average_square(s, 0.9, g)
+    below = torch._foreach_add(s, 1e-10)
+    torch._foreach_sqrt_(below)
+    move = torch._foreach_div(g, below)
+    torch._foreach_mul_(move, lr)
+    torch._foreach_sub_(w, move)
 
 
-class PowerSign(_ListOptimizer):
+def power_sign(w: Many, g: Many, lr: Rate, t: Tensor, m: Many) -> None:
     """PowerSign (Bello et al. 2017, "Neural optimizer search"), base e, without decay."""
-
-    state_names = ("m",)
-    beta = 0.9
-
-    def rule(self, w, g, lr, t, m) -> None:  # type: ignore[no-untyped-def, override]
-        torch._foreach_mul_(m, self.beta)
-        torch._foreach_add_(m, g, alpha=1 - self.beta)
-        agree = torch._foreach_mul(torch._foreach_sign(g), torch._foreach_sign(m))
-        torch._foreach_exp_(agree)
-        torch._foreach_mul_(agree, g)
-        torch._foreach_mul_(agree, lr)
-        torch._foreach_sub_(w, agree)
+    _average(m, 0.9, g)
+    move = torch._foreach_mul(torch._foreach_sign(g), torch._foreach_sign(m))
+    torch._foreach_exp_(move)
+    torch._foreach_mul_(move, g)
+    torch._foreach_mul_(move, lr)
+    torch._foreach_sub_(w, move)
 
 
-OPTIMIZERS: dict[str, type[_ListOptimizer]] = {
-    "adam": Adam,
-    "nadam": Nadam,
-    "momentum": Momentum,
-    "sgd": SGD,
-    "rmsprop": RMSProp,
-    "power": PowerSign,
+def _average(m: Many, beta: float, g: Many) -> None:
+    torch._foreach_mul_(m, beta)
+    torch._foreach_add_(m, g, alpha=1 - beta)
+
+
+def _average_square(v: Many, beta: float, g: Many) -> None:
+    torch._foreach_mul_(v, beta)
+    torch._foreach_addcmul_(v, g, g, 1 - beta)
+
+
+# Rule, names of the states, and what these start at.
+OPTIMIZERS: dict[str, tuple[Rule, tuple[str, ...], float]] = {
+    "adam": (adam, ("m", "v"), 0.0),
+    "nadam": (partial(adam, ahead=True), ("m", "v"), 0.0),
+    "momentum": (momentum, ("a",), 0.0),
+    "sgd": (sgd, (), 0.0),
+    "rmsprop": (rmsprop, ("s",), 1.0),
+    "power": (power_sign, ("m",), 0.0),
 }
 
 
@@ -181,7 +162,8 @@ def optimizer(
     name: str, params: Iterable[Any], lr: float, first_correction: bool = False
 ) -> torch.optim.Optimizer:
     """The optimizer of that name over these weights; UserError if there is none."""
-    return choose("optimizer", name, OPTIMIZERS)(params, lr, first_correction)
+    rule, names, start = choose("optimizer", name, OPTIMIZERS)
+    return ListOptimizer(params, lr, rule, names, start, first_correction)
 
 
 def network_optimizer(

@@ -22,13 +22,10 @@ def run_to_resume(which: str, config: Config, exp: Experiment, named: bool) -> R
     Args:
         which: 'auto', the experiment's newest, or None; 'latest', this script's that was started or
             resumed last; or what :meth:`Run.find` takes.
-        config: the project's paths.
-        exp: the experiment.
         named: the command line says which experiment: 'latest' is one of its runs.
 
-    Raises:
-        UserError: there is no such run, or it cannot go on from the file that is named.
-        SystemRefusal: another process trains it.
+    Raises a UserError where there is no such run, it cannot go on from the file that is named, or
+    another process trains it.
     """
     if which in ("auto", "latest"):
         script = Path(sys.argv[0]).name

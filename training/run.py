@@ -238,13 +238,10 @@ def runs(config: Config, exp_name: str | None = None, script: str | None = None)
 
 
 def todays(record: dict[str, Any]) -> dict[str, Any]:
-    """A record in today's form.
+    """A record in today's form; UserError for one of a later version.
 
     An earlier version recorded neither the network's options, input size and preprocessing nor
     images, seconds and the code's fingerprint; they stay out.
-
-    Raises:
-        UserError: it is of a later version.
     """
     form = record.get("format", 1)
     if form == FORMAT:

@@ -47,20 +47,13 @@ def train(
     ranks: Ranks,
     stop: Stop,
 ) -> bool:
-    """Train as the options say.
+    """Train as the options of the command line say.
 
     Args:
-        params: what the script's ``experiment_params`` returned.
-        build_model: the script's.
-        options: of the command line.
-        ranks: the processes that train together.
-        stop: when to leave.
+        params, build_model: the script's settings as ``experiment_params`` gave them, its network.
 
     Returns:
         Whether the run is complete; False if it left early, with a checkpoint.
-
-    Raises:
-        UserError: what cannot be done; the message says why.
     """
     asked = Experiment.of(params, options.overrides)
     _agree(ranks, asked, options)
