@@ -111,8 +111,7 @@ def connections(network: nn.Module, stage: str = "weights") -> np.ndarray:
             ``'inhibition'``: −μ_o W1[o], what (μ C1) takes from the first stage.
 
     Raises:
-        UserError: the stage is not known.
-        UserError: the network has no circuit.
+        UserError: the stage is not known, or the network has no circuit.
     """
     choose("stage", stage, STAGES)
     layer = circuit(network)
@@ -120,8 +119,7 @@ def connections(network: nn.Module, stage: str = "weights") -> np.ndarray:
     kernel = layer.W2 if second else layer.W1
     factor: torch.Tensor | float = 1.0
     if stage == "excitation":
-        κ = layer.kappa if layer.multiplicative_excitation else 1.0
-        factor = κ * layer.gamma
+        factor = (layer.kappa if layer.multiplicative_excitation else 1.0) * layer.gamma
     elif stage == "inhibition":
         factor = -1.0 * layer.mu
     if isinstance(factor, torch.Tensor):
@@ -144,28 +142,31 @@ def association_field(
     kernel = kernel[np.ix_(oriented, oriented)].astype(np.float64)
     degrees = orientation[oriented]
     relative = np.arange(0, 90 + STEP / 2, STEP)
+    rows = range(len(relative))
     bins = _bins(degrees)
     r = (kernel.shape[-1] - 1) // 2  # where the receiving unit lies
     y, x = np.mgrid[: kernel.shape[2], : kernel.shape[3]] - r
     rings = np.rint(np.hypot(y, x)).astype(int)  # corners reach further, in some directions only
     distance = np.arange(r + 1)
     parts = np.maximum(kernel, 0), np.maximum(-kernel, 0)
-    rows = range(len(relative))
     excitatory, inhibitory = (
         np.array([[_mean(part[bins == row][:, rings == d]) for d in distance] for row in rows])
         for part in parts
     )
     turned = turn(kernel, degrees)
-    field = np.array([turned[bins == row].mean(0) if (bins == row).any()
-                      else np.full(kernel.shape[2:], np.nan) for row in rows])  # fmt: skip
+    nowhere = np.full(kernel.shape[2:], np.nan)
+    fields = [turned[bins == row].mean(0) if (bins == row).any() else nowhere for row in rows]
     pairs = np.stack([part[:, :, rings <= r].mean(2) for part in parts])  # (2, K, K)
+
+    def by_bin(bins: np.ndarray) -> np.ndarray:
+        """(2, R) means over the pairs of each bin."""
+        return np.array([[_mean(part[bins == row]) for row in rows] for part in pairs])
+
     random = np.random.default_rng(seed)
-    null = np.stack(
-        [_by_bin(pairs, _bins(random.permutation(degrees)), rows) for _ in range(shuffles)]
-    )
+    null = [by_bin(_bins(random.permutation(degrees))) for _ in range(shuffles)]
     band = np.percentile(null, [2.5, 97.5], axis=0).transpose(1, 0, 2)
     return AssociationField(
-        relative, distance, excitatory, inhibitory, field, _by_bin(pairs, bins, rows), band,
+        relative, distance, excitatory, inhibitory, np.array(fields), by_bin(bins), band,
         len(oriented),
     )  # fmt: skip
 
@@ -175,12 +176,8 @@ def _bins(degrees: np.ndarray) -> np.ndarray:
     return np.rint(folded(degrees[:, None] - degrees[None, :]) / STEP).astype(int)
 
 
-def _by_bin(pairs: np.ndarray, bins: np.ndarray, rows: range) -> np.ndarray:
-    """(2, R) means of (2, K, K) over the pairs of each bin; not a number where there are none."""
-    return np.array([[_mean(part[bins == row]) for row in rows] for part in pairs])
-
-
 def _mean(values: np.ndarray) -> float:
+    """The mean; not a number of none."""
     return float(values.mean()) if values.size else np.nan
 
 
@@ -202,8 +199,6 @@ def turn(kernel: np.ndarray, orientation: np.ndarray) -> np.ndarray:
     cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
     # Where a place of the turned kernel, x to the right and y down, lies in the kernel: turned
     # back counter-clockwise.
-    theta = torch.stack(
-        [torch.stack([cos, sin, zero], 1), torch.stack([-sin, cos, zero], 1)], 1
-    )  # (K, 2, 3)
+    theta = torch.stack([cos, sin, zero, -sin, cos, zero], 1).reshape(-1, 2, 3)
     grid = F.affine_grid(theta, [len(kernel), 1, *kernel.shape[2:]], align_corners=True)
     return F.grid_sample(torch.from_numpy(kernel), grid, align_corners=True).numpy()

@@ -2,44 +2,15 @@
 
 from typing import Any
 
-from analysis.curves import curve
+from analysis.curves import Curve, curve
 from analysis.evaluate import percent
 from analysis.image_sets import title
+from analysis.pages import fill
+from analysis.probing import circuit, is_recurrent
 from analysis.record import NUMBERS, evaluations_kept, stages_text
 from analysis.trained import TrainedRun
 from training.experiment import DEFAULTS
 from training.weights import fingerprint
-
-TEMPLATE = """# {run}
-
-{what}
-
-| | |
-|---|---|
-{facts}
-
-## Accuracy
-
-{accuracy}
-
-## Use
-
-```
-python -m analysis.predict {file} image.png
-python -m analysis.evaluate {file} --dataset {dataset}
-```
-
-Images are grey, {stimulus} pixels, and the network is given {input}. Label 1: both discs sit on one
-contour; label 0: on two. From Python: `analysis.trained.load_run("{file}").network`.
-
-## Limits
-
-Trained on synthetic Pathfinder images alone, of the contour length named above; it says nothing
-about other images. One seed: another gives other weights and another accuracy.
-
-Network and task: Linsley, Kim, Veerabadran, Windolf and Serre, "Learning long-range spatial
-dependencies with horizontal gated recurrent units", NeurIPS 2018 (arXiv:1805.08315).
-"""
 
 
 def model_card(run: TrainedRun, file: str) -> str:
@@ -51,86 +22,59 @@ def model_card(run: TrainedRun, file: str) -> str:
         run: the run.
         file: name of the file of weights.
     """
-    params, trained_on = run.params, str(run.params["dataset"])
-    aux = ", ".join(f"{key} {value}" for key, value in sorted((params.get("aux") or {}).items()))
+    params = {**DEFAULTS, **run.params}
+    stimulus, given = ("×".join(map(str, size)) for size in (run.stimulus_size, run.image_size))
+    aux = ", ".join(f"{key} {value}" for key, value in sorted((params["aux"] or {}).items()))
+    updates = f"{run.step:,} updates of {params['batch_size']}"
+    needed = images_to_90(run)
     facts = {
         "script": run.script,
         "parameters": f"{run.parameters:,}",
         "options set": aux or None,
         "trained on": run.trained_on,
-        "the network is given": f"{_times(run.image_size)} pixels, after "
-        f"{', '.join(params['val_augmentations'])}",
+        "the network is given": f"{given} pixels, after {', '.join(params['val_augmentations'])}",
         "initial weights": run.began_with,
-        "training images": f"{run.images_seen:,}, repeats counted ({run.step:,} updates of "
-        f"{params['batch_size']})",
+        "training images": f"{run.images_seen:,}, repeats counted ({updates})",
         "training time": f"{run.seconds:,.0f} s" if run.seconds else None,
         "weights": f"step {run.step} ({run.weights}), fingerprint {fingerprint(run.network)}",
-        "optimizer": f"{params['optimizer']}, lr {params['lr']:g} "
-        f"({params.get('lr_schedule', DEFAULTS['lr_schedule'])})",
-        "updates": params.get("updates", DEFAULTS["updates"]),
+        "optimizer": f"{params['optimizer']}, lr {params['lr']:g} ({params['lr_schedule']})",
+        "updates": params["updates"],
         "seed": run.seed,
         "command": f"`{run.command}`",
         "commit": run.commits,
         "device": run.devices,
         "PyTorch": run.environment.get("torch"),
+        "contour length, from so many training images": stages_text(curve(run, "").stages) or None,
+        # Of a run that began with weights that had reached it, 0: not told.
+        "training images to 90% in validation": f"{needed:,}" if needed else None,
     }
-    stages = curve(run, "").stages
-    if stages:
-        facts["contour length, from so many training images"] = stages_text(stages)
-    needed = images_to_90(run)
-    if needed:  # 0: it began with weights that had reached it
-        facts["training images to 90% in validation"] = f"{needed:,}"
-    lines = [f"| {name} | {value} |" for name, value in facts.items() if value is not None]
-    stream = trained_on.endswith("_stream")
-    return TEMPLATE.format(
-        run=run.experiment,
-        what=f"Weights of `{run.script}` for the Pathfinder task, of the run `{run.name}`.",
-        facts="\n".join(lines),
-        accuracy=_accuracy(run),
-        file=file,
-        dataset=trained_on.removesuffix("_stream") if stream else "pathfinder_14",
-        stimulus=_times(run.stimulus_size),
-        input=_times(run.image_size),
-    )
+    accuracy = [
+        f"| {one['dataset']} | {one['images']:,} | {percent(one)} | {one['loss']:.4f} "
+        f"| {one['auc']:.4f} |"
+        for one in evaluations(run)
+    ]
+    dataset = run.dataset.removesuffix("_stream") if run.is_stream else "pathfinder_14"
+    return fill(
+        "card.md.jinja", run=run, facts=facts, accuracy=dict.fromkeys(accuracy), file=file,
+        dataset=dataset, stimulus=stimulus, input=given,
+    )  # fmt: skip
 
 
 def images_to_90(run: TrainedRun) -> int | None:
     """Training images at the first validation of 90%; None where there was none, or not known."""
-    if not run.history.validation_step:
-        known: int | None = run.record.get("images_to_90")
-        return known
-    return curve(run, "").images_to(0.9)
+    found: Curve = curve(run, "")
+    known: int | None = run.record.get("images_to_90")
+    return found.images_to(0.9) if len(found.table) else known
 
 
 def evaluations(run: TrainedRun) -> list[dict[str, Any]]:
     """Numbers of these weights, whole circuit: what the file of weights has, and what was kept."""
     found = list(run.record.get("evaluations") or [])
     own = fingerprint(run.network)
+    steps = circuit(run.network).timesteps if is_recurrent(run.network) else None
     for one in evaluations_kept(run.config, run.name):
-        own_steps = one["timesteps"] in (None, _timesteps(run))
-        if one.get("weights_fingerprint") == own and not one["lesion"] and own_steps:
+        whole = not one["lesion"] and one["timesteps"] in (None, steps)
+        if whole and one.get("weights_fingerprint") == own:
             numbers = {key: one[key] for key in NUMBERS}
             found.append({"dataset": title(one["dataset"]), **numbers})
     return [one for place, one in enumerate(found) if one not in found[:place]]
-
-
-def _accuracy(run: TrainedRun) -> str:
-    """A table of the evaluations of these weights."""
-    rows = [
-        f"| {one['dataset']} | {one['images']:,} | {percent(one)} | {one['loss']:.4f} "
-        f"| {one['auc']:.4f} |"
-        for one in evaluations(run)
-    ]
-    if not rows:
-        return "Not evaluated yet: `python -m analysis.evaluate` keeps what it finds for this card."
-    head = "| set | images | accuracy (95% interval, Wilson) | loss (nats) | AUC |"
-    return "\n".join([head, "|---|---:|---:|---:|---:|", *dict.fromkeys(rows)])
-
-
-def _timesteps(run: TrainedRun) -> int | None:
-    layer = getattr(run.network, "hgru", None)
-    return None if layer is None else layer.timesteps
-
-
-def _times(size: tuple[int, int]) -> str:
-    return "×".join(map(str, size))

@@ -14,12 +14,12 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from analysis import statistics
 from analysis.curves import curve, labels
-from analysis.evaluate import IMAGES, Evaluation, evaluated
+from analysis.evaluate import Evaluation, evaluated
 from analysis.image_sets import title
-from analysis.style import BLUE, MUTED, PAGE, RED, new_figure, style
+from analysis.style import BLUE, CHANCE, PAGE, RED, new_figure, note, style
 from analysis.trained import TrainedRun
 from dataset_processing import contour_length
-from support.errors import UserError, unknown
+from support.errors import UserError, choose
 
 LEVEL = 0.9  # the accuracy whose training images are counted
 LEARNED = 0.6  # below it a seed counts as one that has not left chance
@@ -59,64 +59,37 @@ class Point:
 
 @dataclass
 class Member:
-    """A run of a family and its answers.
-
-    Attributes:
-        run: the run.
-        model: its name in the comparison.
-        evaluations: by set, on the images that all members see.
-    """
+    """A run of a family, its name in the comparison, and its answers by set."""
 
     run: TrainedRun
     model: str
     evaluations: dict[str, Evaluation]
 
     @property
-    def trained_on(self) -> str:
-        """The set that it was trained on."""
-        return str(self.run.params["dataset"])
-
-    def points(self) -> list[Point]:
-        """It on each of its sets."""
-        run, found = self.run, []
-        needed = curve(run, self.model).images_to(LEVEL)
-        for name, evaluation in self.evaluations.items():
-            numbers = evaluation.accuracy()
-            found.append(
-                Point(
-                    self.model, self.trained_on, name, run.seed, run.parameters, run.images_seen,
-                    numbers["images"], numbers["accuracy"], numbers["low"], numbers["high"],
-                    needed,
-                )
-            )  # fmt: skip
-        return found
+    def name(self) -> str:
+        """Model and seed."""
+        return f"{self.model}, seed {self.run.seed}"
 
 
 def family(
-    runs: Sequence[TrainedRun],
-    datasets: Sequence[str] = (),
-    images: int = IMAGES,
-    seed: int = 0,
-    workers: int | None = None,
-    names: Sequence[str] = (),
+    runs: Sequence[TrainedRun], datasets: Sequence[str] = (), names: Sequence[str] = (), **how: Any
 ) -> tuple[list[Member], list[Path]]:
     """Evaluate runs side by side.
 
     Args:
         runs: the runs.
         datasets: sets for all of them; none: each on what it validated on.
-        images, seed, workers: see :func:`analysis.evaluate.evaluate`.
         names: what each is called; none: see :func:`analysis.curves.labels`.
+        how: see :func:`analysis.evaluate.evaluated`.
 
     Returns:
         The members, and the files of their answers.
     """
     members, paths = [], []
     for run, model in zip(runs, labels(runs, names), strict=True):
-        own = str(run.params.get("val_dataset") or run.params["dataset"])
         evaluations = {}
-        for name in datasets or [own]:
-            evaluations[name], path = evaluated(run, name, images, seed=seed, workers=workers)
+        for name in datasets or [run.validated_on]:
+            evaluations[name], path = evaluated(run, name, **how)
             paths.append(path)
         members.append(Member(run, model, evaluations))
     return members, paths
@@ -124,7 +97,20 @@ def family(
 
 def points(members: Sequence[Member]) -> list[Point]:
     """Every member on each of its sets."""
-    return [point for member in members for point in member.points()]
+    return [
+        Point(
+            model=member.model,
+            trained_on=member.run.dataset,
+            tested_on=name,
+            seed=member.run.seed,
+            parameters=member.run.parameters,
+            training_images=member.run.images_seen,
+            images_to=curve(member.run, member.model).images_to(LEVEL),
+            **evaluation.accuracy(),
+        )
+        for member in members
+        for name, evaluation in member.evaluations.items()
+    ]
 
 
 def groups(found: Sequence[Point]) -> list[list[Point]]:
@@ -188,11 +174,9 @@ def reference_of(members: Sequence[Member], wanted: str | None = None) -> str:
     Raises:
         UserError: no member is of the model wanted.
     """
-    known = list(dict.fromkeys(member.model for member in members))
-    if wanted and wanted not in known:
-        raise unknown("reference", wanted, known)
+    known = {member.model: member for member in members}
     full = [member.model for member in members if member.run.model_name == "hgru"]
-    return wanted or [*full, *known][0]
+    return choose("reference", wanted or [*full, *known][0], known).model
 
 
 def paired_tests(members: Sequence[Member], reference: str) -> list[dict[str, Any]]:
@@ -206,30 +190,28 @@ def paired_tests(members: Sequence[Member], reference: str) -> list[dict[str, An
         UserError: no member is of the reference, or a pair did not see the same images.
     """
     reference_of(members, reference)
-    full = {(m.trained_on, m.run.seed): m for m in members if m.model == reference}
+    full = {(m.run.dataset, m.run.seed): m for m in members if m.model == reference}
     found: list[dict[str, Any]] = []
     for member in members:
-        other = full.get((member.trained_on, member.run.seed))
+        other = full.get((member.run.dataset, member.run.seed))
         if member.model == reference or other is None:
             continue
         for name in set(member.evaluations) & set(other.evaluations):
             evaluation, theirs = member.evaluations[name], other.evaluations[name]
-            _check_same_images(evaluation, theirs)
-            test = statistics.mcnemar(evaluation.correct, theirs.correct)
+            same = evaluation.about["set"] == theirs.about["set"]
+            if not same or not np.array_equal(evaluation.record, theirs.record):
+                raise UserError(
+                    f"{evaluation.run} and {theirs.run} did not see the same images of {name}; "
+                    "evaluate both with the same --images and --seed on the same data"
+                )
             found.append(
                 {
                     "model": member.model,
                     "reference": reference,
-                    "trained_on": member.trained_on,
+                    "trained_on": member.run.dataset,
                     "tested_on": name,
                     "seed": member.run.seed,
-                    "images": test.count,
-                    "difference": test.difference,
-                    "low": test.interval[0],
-                    "high": test.interval[1],
-                    "only_model_right": test.only_first,
-                    "only_reference_right": test.only_second,
-                    "p": test.p,
+                    **statistics.mcnemar(evaluation.correct, theirs.correct),
                 }
             )
     adjusted = statistics.holm([float(row["p"]) for row in found])
@@ -260,44 +242,48 @@ def p_text(p: float) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
+@style()
 def comparison_figure(found: Sequence[Point]) -> Figure:
     """Accuracy of every seed by model, a panel a set; and the training images it needed to 90%."""
     models = list(dict.fromkeys(point.model for point in found))
     names = [textwrap.fill(model, LETTERS) for model in models]
-    conditions = _conditions(found)
+    conditions = sorted({(point.trained_on, point.tested_on) for point in found}, key=_order)
     trained = list(dict.fromkeys(trained_on for trained_on, _ in conditions))
     count = len(conditions) + len(trained)
     across = min(ACROSS, count)
     down = -(-count // across)
     seeds = max(len(group) for group in groups(found))
     height = 0.6 + (0.2 + 0.06 * min(seeds, 8)) * len(models)
-    with style():
-        figure = new_figure(PAGE, down * height + 0.4)
-        grid = figure.subplots(down, across, squeeze=False)
-        for axes in grid.ravel()[count:]:
-            axes.set_axis_off()
-        for axes, condition in zip(grid.ravel(), conditions, strict=False):
-            _accuracies(axes, [p for p in found if _condition(p) == condition], models)
-            axes.set_title(_condition_name(condition, len(trained) > 1))
-        least = min(0.48, *(point.low for point in found))
-        for axes in grid.ravel()[: len(conditions)]:
-            axes.set_xlim(max(0, least - 0.02), 1.01)
-        for axes, name in zip(grid.ravel()[len(conditions) : count], trained, strict=True):
-            first = {(p.model, p.seed): p for p in found if p.trained_on == name}
-            _images_needed(axes, list(first.values()), models)
-            where = f", {_name(name)}" if len(trained) > 1 else ""
-            axes.set_title(f"training images to {LEVEL:.0%}{where}")
-        for number, axes in enumerate(grid.ravel()[:count]):
-            axes.set_yticks(range(len(models)), names if number % across == 0 else [])
-            axes.set_ylim(len(models) - 0.5, -0.5)
-            axes.grid(axis="x")
-            axes.tick_params(axis="y", length=0)
-        tested = sorted({point.images for point in found})
-        images = f"{tested[0]:,}" if len(tested) == 1 else f"{tested[0]:,}–{tested[-1]:,}"
-        figure.supxlabel(
-            f"A point a seed. Whisker: Wilson's 95% interval over its {images} test images. "
-            "Dashed: chance. Open triangle: 90% not reached by then.", fontsize=7, color=MUTED,
-        )  # fmt: skip
+    figure = new_figure(PAGE, down * height + 0.4)
+    grid = figure.subplots(down, across, squeeze=False).ravel()
+    for axes in grid[count:]:
+        axes.set_axis_off()
+    for axes, condition in zip(grid, conditions, strict=False):
+        those = [point for point in found if (point.trained_on, point.tested_on) == condition]
+        _accuracies(axes, those, models)
+        on, tested = map(_name, condition)
+        several = len(trained) > 1 and on != tested
+        axes.set_title(f"{tested}, trained on {on}" if several else tested)
+    least = min(0.48, *(point.low for point in found))
+    for axes in grid[: len(conditions)]:
+        axes.set_xlim(max(0, least - 0.02), 1.01)
+    for axes, name in zip(grid[len(conditions) : count], trained, strict=True):
+        first = {(p.model, p.seed): p for p in found if p.trained_on == name}
+        _images_needed(axes, list(first.values()), models)
+        where = f", {_name(name)}" if len(trained) > 1 else ""
+        axes.set_title(f"training images to {LEVEL:.0%}{where}")
+    for number, axes in enumerate(grid[:count]):
+        axes.set_yticks(range(len(models)), names if number % across == 0 else [])
+        axes.set_ylim(len(models) - 0.5, -0.5)
+        axes.grid(axis="x")
+        axes.tick_params(axis="y", length=0)
+    sizes = sorted({point.images for point in found})
+    images = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,}–{sizes[-1]:,}"
+    note(
+        figure,
+        f"A point a seed. Whisker: Wilson's 95% interval over its {images} test images. "
+        "Dashed: chance. Open triangle: 90% not reached by then.",
+    )
     return figure
 
 
@@ -310,11 +296,9 @@ def _accuracies(axes: Axes, found: Sequence[Point], models: Sequence[str]) -> No
     for group in groups(found):
         for y, point in zip(_places(group[0].model, models, len(group)), group, strict=True):
             error = [[point.accuracy - point.low], [point.high - point.accuracy]]
-            axes.errorbar(
-                point.accuracy, y, xerr=error, fmt="o", color=BLUE, markersize=3.5, capsize=2,
-                elinewidth=1,
-            )  # fmt: skip
-    axes.axvline(0.5, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
+            look: Any = {"color": BLUE, "markersize": 3.5, "capsize": 2, "elinewidth": 1}
+            axes.errorbar(point.accuracy, y, xerr=error, fmt="o", **look)
+    axes.axvline(0.5, **CHANCE)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=TICKS))
     axes.set_xlabel("accuracy")
@@ -335,34 +319,11 @@ def _images_needed(axes: Axes, found: Sequence[Point], models: Sequence[str]) ->
     axes.set_xlabel("training images (thousands)")
 
 
-def _condition(point: Point) -> tuple[str, str]:
-    return point.trained_on, point.tested_on
-
-
-def _conditions(found: Sequence[Point]) -> list[tuple[str, str]]:
-    """(trained on, tested on), by contour length where names tell."""
-
-    def order(condition: tuple[str, str]) -> tuple[Any, ...]:
-        lengths = [contour_length(title(name)) or math.inf for name in condition]
-        return (*lengths, condition)
-
-    return sorted({_condition(point) for point in found}, key=order)
+def _order(condition: tuple[str, str]) -> tuple[Any, ...]:
+    """(trained on, tested on) by contour length where names tell."""
+    return (*(contour_length(title(name)) or math.inf for name in condition), condition)
 
 
 def _name(dataset: str) -> str:
     length = contour_length(title(dataset))
     return title(dataset) if length is None else f"length {length}"
-
-
-def _condition_name(condition: tuple[str, str], several: bool) -> str:
-    trained, tested = map(_name, condition)
-    return f"{tested}, trained on {trained}" if several and trained != tested else tested
-
-
-def _check_same_images(first: Evaluation, second: Evaluation) -> None:
-    same = first.about["set"] == second.about["set"]
-    if not same or not np.array_equal(first.record, second.record):
-        raise UserError(
-            f"{first.run} and {second.run} did not see the same images of {first.dataset}; "
-            "evaluate both with the same --images and --seed on the same data"
-        )

@@ -10,13 +10,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from analysis.record import RunRecord
-from analysis.style import MUTED, PAGE, SERIES, legend_rows, new_figure, series, style
+from analysis.style import CHANCE, PAGE, SERIES, legend_rows, new_figure, series, style
 from analysis.trained import TrainedRun
 from support.errors import UserError
 from training.experiment import SETTINGS
 from training.run import Run
 
 AXES = 2.4  # inches: height of the axes of a row
+# Of the axis of images: from how many on, what it counts in, and its name.
+UNITS = ((2e6, 1e6, " (millions)"), (2e3, 1e3, " (thousands)"), (0, 1, ""))
 FEW = 4  # runs whose training curves are drawn too
 
 
@@ -31,7 +33,6 @@ class Curve:
             validation before, loss and metric of the validation. Not known: not a number.
         metric: name of the metric.
         stages: of a curriculum: training images at which each length began, and the length.
-        wanted: the curriculum's last length; None without one.
     """
 
     run: str
@@ -39,23 +40,14 @@ class Curve:
     table: np.ndarray
     metric: str = "accuracy"
     stages: tuple[tuple[int, int], ...] = ()
-    wanted: int | None = None
-
-    def length_at(self, images: float) -> int | None:
-        """The length that a validation after so many images was of; None without a curriculum."""
-        begun = [length for start, length in self.stages if start < images]
-        return begun[-1] if begun else self.stages[0][1] if self.stages else None
 
     def reached(self, level: float) -> np.ndarray | None:
-        """The row of the first validation that reached a level, of the last length where there is a
-        curriculum; None if none did."""
-        for row in self.table:
-            if row[5] >= level and self.length_at(row[0]) == self.wanted:
-                return row
-        return None
+        """The row of the first validation that reached a level; None if none did."""
+        rows = self.table[self.table[:, 5] >= level]
+        return rows[0] if len(rows) else None
 
     def images_to(self, level: float) -> int | None:
-        """Training images at the validation that :meth:`reached` a level; None if none did."""
+        """Training images at that validation; None if there is none."""
         row = self.reached(level)
         return None if row is None else int(row[0])
 
@@ -64,20 +56,14 @@ def curve(run: TrainedRun, label: str) -> Curve:
     """The curve of a run up to its weights."""
     lines, before = [], 0
     history = run.history.until(run.step)
-    for step, images, seconds, loss, metric in zip(
-        history.validation_step,
-        history.validation_images,
-        history.validation_seconds,
-        history.validation_loss,
-        history.validation_metric,
-        strict=True,
-    ):
-        since = slice(before, step)
+    for number, step in enumerate(history.validation_step):
         training = [
-            float(np.mean(values[since])) if values[since] else np.nan
+            float(np.mean(values[before:step])) if values[before:step] else np.nan
             for values in (history.train_loss, history.train_metric)
         ]
-        lines.append([images, seconds, *training, loss, metric])
+        counted = history.validation_images[number], history.validation_seconds[number]
+        measured = history.validation_loss[number], history.validation_metric[number]
+        lines.append([*counted, *training, *measured])
         before = step
     return _curve(run, label, lines, run.files)
 
@@ -100,24 +86,19 @@ def logged_curve(run: Run, label: str) -> Curve:
 
 
 def _curve(record: RunRecord, label: str, lines: list[list[float]], log: Run | None) -> Curve:
-    events = log.events("stage") if log else []
-    stages = [
-        (event["images"], event["length"]) for event in events if event["step"] <= record.step
-    ]
-    if log is None:
-        stages = [(images, length) for images, length in record.record.get("stages") or []]
-    lengths = record.params.get("curriculum")
-    return Curve(
-        record.name, label, np.array(lines).reshape(-1, 6), record.metric, tuple(stages),
-        int(lengths[-1]) if lengths else None,
-    )  # fmt: skip
+    stages = [(images, length) for images, length in record.record.get("stages") or []]
+    for event in log.events("stage") if log else ():
+        if event["step"] <= record.step:
+            stages.append((event["images"], event["length"]))
+    table = np.array(lines).reshape(-1, 6)
+    return Curve(record.name, label, table, record.metric, tuple(stages))
 
 
 def of_runs(runs: Sequence[TrainedRun], names: Sequence[str] = ()) -> list[Curve]:
     """The curves of runs, by name (see :func:`labels`), and by data set where they differ."""
     told = labels(runs, names)
-    if not names and len({run.params["dataset"] for run in runs}) > 1:
-        told = [f"{name}, {run.params['dataset']}" for name, run in zip(told, runs, strict=True)]
+    if not names and len({run.dataset for run in runs}) > 1:
+        told = [f"{name}, {run.dataset}" for name, run in zip(told, runs, strict=True)]
     return [curve(run, name) for run, name in zip(runs, told, strict=True)]
 
 
@@ -154,22 +135,23 @@ def labels(runs: Sequence[RunRecord], given: Sequence[str] = ()) -> list[str]:
 
 def _label(run: RunRecord) -> str:
     name = re.sub(rf"_s(eed)?_?{run.seed}$", "", run.experiment)
-    return name.replace(f"_{run.params['dataset']}", "") or name
+    return name.replace(f"_{run.dataset}", "") or name
 
 
 def _settings(run: RunRecord) -> dict[str, Any]:
     """What was set, without what does not bear on learning and without names of runs."""
     left = {key for key, setting in SETTINGS.items() if setting.metadata["resume"]}
-    left |= {"exp_name", "dataset", "initial_weights"}
-    told = {key: value for key, value in run.params.items() if key not in left | {"aux"}}
+    left |= {"exp_name", "dataset", "initial_weights", "aux"}
+    told = {key: value for key, value in run.params.items() if key not in left}
     return told | {f"aux.{key}": value for key, value in (run.params.get("aux") or {}).items()}
 
 
+@style()
 def learning_curves(curves: Sequence[Curve]) -> Figure:
     """Metric and loss of the validations over training images, a line for each run.
 
-    Runs of one label share colour and marker. Where the length of a curriculum changes, a stroke
-    and the new length stand on the line. Of a few runs, the training is shown too, thin. So
+    Runs of one label share colour and marker. Where a curriculum goes on to another length, a
+    stroke and that length stand on the line. Of a few runs, the training is shown too, thin. So
     many labels that colours would repeat are spread over rows, each with its own legend.
 
     Raises:
@@ -181,17 +163,18 @@ def learning_curves(curves: Sequence[Curve]) -> Figure:
     names = list(dict.fromkeys(one.label for one in drawn))
     parts = [list(part) for part in np.array_split(names, -(-len(names) // len(SERIES)))]
     heights = [AXES + legend_rows(part)[2] for part in parts]
-    with style():
-        figure = new_figure(PAGE, sum(heights))
-        rows: Any = figure.subfigures(len(parts), 1, height_ratios=heights, squeeze=False)[:, 0]
-        for row, part in zip(rows, parts, strict=True):
-            chosen = [one for one in drawn if one.label in part]
-            _row(row, chosen, part, _unit(drawn), len(drawn) <= FEW)
-        for column in (figure.axes[::2], figure.axes[1::2]):  # the same axes in all rows
-            low, high = zip(*(axes.get_ylim() for axes in column), strict=True)
-            for axes in column:
-                axes.set_ylim(min(low), max(high))
-                axes.set_xlim(0, max(axes.get_xlim()[1] for axes in column))
+    most = max(one.table[-1, 0] for one in drawn)
+    unit = next((size, name) for least, size, name in UNITS if most >= least)
+    figure = new_figure(PAGE, sum(heights))
+    rows: Any = figure.subfigures(len(parts), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for row, part in zip(rows, parts, strict=True):
+        chosen = [one for one in drawn if one.label in part]
+        _row(row, chosen, part, unit, len(drawn) <= FEW)
+    for column in (figure.axes[::2], figure.axes[1::2]):  # the same axes in all rows
+        low, high = zip(*(axes.get_ylim() for axes in column), strict=True)
+        for axes in column:
+            axes.set_ylim(min(low), max(high))
+            axes.set_xlim(0, max(axes.get_xlim()[1] for axes in column))
     return figure
 
 
@@ -212,17 +195,17 @@ def _row(
                     x, one.table[:, validation], label=told, markevery=every, markersize=3.2,
                     linewidth=1.1, **look,
                 )  # fmt: skip
-                for images, length in one.stages[1:] if axes is upper else ():
-                    at = images / unit[0], np.interp(images, one.table[:, 0], one.table[:, 5])
-                    axes.plot(*at, "|", color=look["color"], markersize=9)
-                    if not place:  # further seeds' numbers would lie on these
-                        axes.annotate(
-                            str(length), at, (4, 2), textcoords="offset points", fontsize=6.5,
-                            color=look["color"],
-                        )  # fmt: skip
                 if both:
                     between = (x[1:] + x[:-1]) / 2
                     axes.plot(between, one.table[1:, training], color=look["color"], linewidth=0.6)
+            for images, length in one.stages[1:]:
+                at = images / unit[0], np.interp(images, one.table[:, 0], one.table[:, 5])
+                upper.plot(*at, "|", color=look["color"], markersize=9)
+                if not place:  # further seeds' numbers would lie on these
+                    upper.annotate(
+                        str(length), at, (4, 2), textcoords="offset points", fontsize=6.5,
+                        color=look["color"],
+                    )  # fmt: skip
     metric, thin = drawn[0].metric, ", training thin" if both else ""
     upper.set_title(f"{metric} in validation{thin}")
     lower.set_title(f"loss in validation{thin}")
@@ -230,7 +213,7 @@ def _row(
     lower.set_ylabel("cross-entropy (nats)")
     if metric == "accuracy":
         upper.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        upper.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
+        upper.axhline(0.5, **CHANCE)
         upper.set_ylim(top=min(1.02, upper.get_ylim()[1]))
     for axes in (upper, lower):
         axes.grid(axis="y")
@@ -240,11 +223,3 @@ def _row(
     handles, told = upper.get_legend_handles_labels()
     wrapped, columns, _ = legend_rows(told)
     figure.legend(handles, wrapped, loc="outside lower center", ncols=columns)
-
-
-def _unit(drawn: Sequence[Curve]) -> tuple[float, str]:
-    """What the axis of images counts in, and its name in brackets."""
-    most = max(one.table[-1, 0] for one in drawn)
-    if most >= 2e6:
-        return 1e6, " (millions)"
-    return (1e3, " (thousands)") if most >= 2e3 else (1, "")

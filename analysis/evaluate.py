@@ -4,11 +4,10 @@ python -m analysis.evaluate latest --dataset pathfinder_14
 python -m analysis.evaluate RUN RUN --dataset pathfinder_6 pathfinder_9 pathfinder_18 --images 10000
 
 A set is ``pathfinder_<length>`` (generated anew, any length), ``own`` (generated anew, like those
-that the run trained on), a data set or stream by name (its
-validation fold), a .tfrecords file, or a folder of images in any of the three layouts.
+that the run trained on), a data set or stream by name (its validation fold), a .tfrecords file, or
+a folder of images in any of the three layouts.
 """
 
-import glob
 import hashlib
 import json
 import math
@@ -27,11 +26,11 @@ import torch
 from analysis import statistics
 from analysis.image_sets import marker_distance, open_images, title
 from analysis.probing import altered, circuit, hidden_generators, hidden_seed, is_recurrent
-from analysis.trained import TrainedRun, load_run
+from analysis.trained import TrainedRun, load_runs
 from config import Config
 from dataset_processing import contour_length
 from dataset_processing.augmentations import Augmentations
-from dataset_processing.loader import Loader
+from dataset_processing.loader import ON_BAD_RECORD, Loader
 from support import shell
 from support.errors import UserError
 from support.files import read_arrays, write_arrays, write_csv, write_json
@@ -46,6 +45,7 @@ WORKERS = 8
 DISTANCE_BIN = 20  # pixels
 NAMES = ("weights", "step")  # what was asked for, by whatever name; not what the answers depend on
 LABELS = {0: "two contours", 1: "one contour"}
+Row = dict[str, Any]
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Evaluation:
         signed = np.where(self.label == 1, self.margin, -self.margin)
         return float(np.logaddexp(0, -signed).mean())
 
-    def accuracy(self, chosen: np.ndarray | None = None, exact: bool = False) -> dict[str, Any]:
+    def accuracy(self, chosen: np.ndarray | None = None, exact: bool = False) -> Row:
         """Images, accuracy and its 95% interval, over all images or some.
 
         Args:
@@ -103,39 +103,47 @@ class Evaluation:
         right = self.correct if chosen is None else self.correct[chosen]
         if not len(right):
             return {"images": 0, "accuracy": math.nan, "low": math.nan, "high": math.nan}
-        interval = statistics.clopper_pearson if exact else statistics.wilson
-        low, high = interval(int(right.sum()), len(right))
-        return {
-            "images": len(right), "accuracy": float(right.mean()), "low": low, "high": high,
-        }  # fmt: skip
+        method = "exact" if exact else "wilson"
+        low, high = statistics.proportion(int(right.sum()), len(right), method=method)
+        return {"images": len(right), "accuracy": float(right.mean()), "low": low, "high": high}
 
     def confusion(self) -> list[list[int]]:
         """Numbers of images: row the label, column the answer."""
         answer = self.logits.argmax(1)
-        return [[int(((self.label == r) & (answer == c)).sum()) for c in (0, 1)] for r in (0, 1)]
+        return [[int(((self.label == r) & (answer == c)).sum()) for c in LABELS] for r in LABELS]
 
-    def by_property(self, exact: bool = False) -> list[dict[str, Any]]:
+    def by_property(self, exact: bool = False) -> list[Row]:
         """Accuracy by label, and by distance between the markers within each label.
 
         Images without two markers are a row of their own.
         """
+        bins = np.floor(self.distance / DISTANCE_BIN)
         rows = []
         for label, name in LABELS.items():
-            of_label = self.label == label
-            rows.append({"label": name, "distance": "all", **self.accuracy(of_label, exact)})
-            known = of_label & np.isfinite(self.distance)
-            bins = np.floor(np.where(known, self.distance, -1) / DISTANCE_BIN).astype(int)
-            for number in np.unique(bins[known]):
-                low = int(number) * DISTANCE_BIN
-                span = f"{low}–{low + DISTANCE_BIN} px"
-                chosen = known & (bins == number)
+            parts = {"all": self.label == label}
+            for number in np.unique(bins[parts["all"]]):  # not a number: once, last
+                low = number * DISTANCE_BIN
+                known = math.isfinite(number)
+                span = f"{low:.0f}–{low + DISTANCE_BIN:.0f} px" if known else "unknown"
+                parts[span] = parts["all"] & (bins == number if known else np.isnan(bins))
+            for span, chosen in parts.items():
                 rows.append({"label": name, "distance": span, **self.accuracy(chosen, exact)})
-            if (of_label & ~known).any():
-                chosen = of_label & ~known
-                rows.append({"label": name, "distance": "unknown", **self.accuracy(chosen, exact)})
         return rows
 
-    def summary(self, exact: bool = False) -> dict[str, Any]:
+    def tables(self, exact: bool = False) -> tuple[list[Row], list[Row]]:
+        """For reading: images by label and answer, and accuracy by label and distance."""
+        confusion = [
+            {"label": LABELS[r], **{f"answer: {LABELS[c]}": counts[c] for c in LABELS}}
+            for r, counts in enumerate(self.confusion())
+        ]
+        parts = [
+            {"label": row["label"], "marker distance": row["distance"]}
+            | {"images": row["images"], "accuracy (95%)": percent(row)}
+            for row in self.by_property(exact)
+        ]
+        return confusion, parts
+
+    def summary(self, exact: bool = False) -> Row:
         """All numbers of the evaluation."""
         return {
             "run": self.run,
@@ -156,10 +164,11 @@ def evaluate(
     images: int = IMAGES,
     *,
     seed: int = 0,
+    fold: str = "val",
     lesion: Sequence[str] = (),
     timesteps: int | None = None,
-    fold: str = "val",
     workers: int | None = None,
+    on_bad_record: str = "error",
     data: Any = None,
 ) -> Evaluation:
     """A run's answers to a set of images.
@@ -173,24 +182,24 @@ def evaluate(
         dataset: see :func:`analysis.image_sets.open_images`.
         images: how many at most; generated sets have just as many.
         seed: of generated images, of the choice among more, of the hidden state.
+        fold: 'train' or 'val', of a data set or stream.
         lesion: letters held at 0.
         timesteps: of the circuit; None: the run's own.
-        fold: 'train' or 'val', of a data set or stream.
         workers: processes that load; None: none on a CPU, half of the cores beside a GPU.
+        on_bad_record: what to do with a corrupt record: 'error', or 'skip' leaves it out.
         data: the set, where it is open already.
 
     Raises:
-        UserError: the set cannot be had or a setting cannot be.
+        UserError: the set cannot be had, a setting cannot be, or no image could be read.
     """
     if data is None:
-        data = open_images(dataset, run.config, run.params, images, seed, fold)
-    about = _about(run, data, images, seed, lesion, timesteps, fold)
+        data = open_images(dataset, run.config, run.params, images, seed, fold, on_bad_record)
+    about = _about(run, data, images, seed, fold, lesion, timesteps, on_bad_record)
     count = min(images, len(data))
     if workers is None:
         workers = 0 if run.device.type == "cpu" else min(WORKERS, (os.cpu_count() or 2) // 2)
-    loader = Loader(
-        data, min(int(run.params["batch_size"]), len(data)), seed, True, workers, run.device
-    )
+    size = min(int(run.params["batch_size"]), len(data))
+    loader = Loader(data, size, seed, True, workers, run.device, on_bad_record=on_bad_record)
     augment = Augmentations(run.params["val_augmentations"], [*run.image_size, 1])
     generator = torch.Generator(run.device).manual_seed(seed)
     rows: list[tuple[np.ndarray, ...]] = []
@@ -198,19 +207,21 @@ def evaluate(
     with ExitStack() as stack, torch.no_grad():
         stack.enter_context(hidden_seed(run.network, seed))
         stack.enter_context(altered(run.network, lesion, timesteps))
-        bar = stack.enter_context(
-            Progress(total=count, unit="image", desc=f"{run.name} on {title(dataset)}")
-        )
+        name = f"{run.name} on {title(dataset)}"
+        bar = stack.enter_context(Progress(total=count, unit="image", desc=name))
         forward = GraphedForward(run.network, hidden_generators(run.network))
         for batch in loader.batches(0):
             n = min(len(batch.labels), count - bar.n)
-            logits, _ = forward(augment(batch.images, generator))
-            distances = marker_distance(batch.images[:n].cpu().numpy())
-            tensors = (batch.records[:n], batch.labels[:n].cpu(), logits[:n].float().cpu())
-            rows.append((*(tensor.numpy() for tensor in tensors), distances))
-            bar.update(n)
+            if n:
+                logits, _ = forward(augment(batch.images, generator))
+                distances = marker_distance(batch.images[:n].cpu().numpy())
+                tensors = (batch.records[:n], batch.labels[:n].cpu(), logits[:n].float().cpu())
+                rows.append((*(tensor.numpy() for tensor in tensors), distances))
+                bar.update(n)
             if bar.n >= count:
                 break
+    if not rows:
+        raise UserError(f"none of the images of {title(dataset)} could be read")
     columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
     order = np.argsort(columns[0], kind="stable")
     record, label, logits, distance = (column[order] for column in columns)
@@ -223,11 +234,12 @@ def evaluated(
     dataset: str,
     images: int = IMAGES,
     *,
-    workers: int | None = None,
     again: bool = False,
     resize: bool = True,
     seed: int = 0,
     fold: str = "val",
+    workers: int | None = None,
+    on_bad_record: str = "error",
     **circuit: Any,
 ) -> tuple[Evaluation, Path]:
     """As :func:`evaluate`, kept under ``condition_evaluations``: what is there is not done again.
@@ -244,29 +256,25 @@ def evaluated(
     Returns:
         The evaluation, and the ``.npz`` file of its answers, beside the ``.json`` of its numbers.
     """
-    data = open_images(dataset, run.config, run.params, images, seed, fold)
+    data = open_images(dataset, run.config, run.params, images, seed, fold, on_bad_record)
     check_size(run, dataset, data, resize)
-    wanted = _about(run, data, images, seed, fold=fold, **circuit)
+    wanted = _about(run, data, images, seed, fold, **circuit, on_bad_record=on_bad_record)
     known_by = [dataset, {k: v for k, v in wanted.items() if k not in NAMES}]
     key = hashlib.sha256(json.dumps(known_by, sort_keys=True).encode()).hexdigest()[:8]
     words = [title(dataset), f"step{run.step}", *(f"lesion_{x}" for x in wanted["lesion"])]
     words += [f"T{circuit['timesteps']}"] if circuit.get("timesteps") else []
     path = run.config.condition_evaluations / run.name / f"{'_'.join(words)}_{key}.npz"
     if path.exists() and not again:
-        found = _read(run, dataset, path)
-        found.about |= {key: wanted[key] for key in NAMES}
-        if {**wanted, "seconds": found.about.get("seconds")} == found.about:
-            return found, path
+        arrays = read_arrays(path)
+        about = json.loads(str(arrays.pop("about"))) | {key: wanted[key] for key in NAMES}
+        if {**wanted, "seconds": about.get("seconds")} == about:
+            return Evaluation(run.name, dataset, **arrays, about=about, kept=True), path
     found = evaluate(
-        run, dataset, images, seed=seed, fold=fold, workers=workers, data=data, **circuit
-    )
-    write_arrays(
-        path,
-        {
-            "record": found.record, "label": found.label, "logits": found.logits,
-            "distance": found.distance, "about": np.array(json.dumps(found.about)),
-        },
+        run, dataset, images, seed=seed, fold=fold, workers=workers, on_bad_record=on_bad_record,
+        data=data, **circuit,
     )  # fmt: skip
+    arrays = {key: getattr(found, key) for key in ("record", "label", "logits", "distance")}
+    write_arrays(path, {**arrays, "about": np.array(json.dumps(found.about))})
     write_json(path.with_suffix(".json"), found.summary())
     return found, path
 
@@ -290,57 +298,25 @@ def check_size(run: TrainedRun, dataset: str, data: Any, resize: bool) -> None:
     warnings.warn(f"{text}: they are resized", stacklevel=2)
 
 
-def kept(
-    run: TrainedRun, dataset: str, images: int = IMAGES, *, seed: int = 0,
-    fingerprint: str | None = None,
-) -> tuple[Evaluation, Path] | None:  # fmt: skip
-    """What :func:`evaluated` has kept of these weights, whole circuit, whatever computed it.
-
-    Unlike there, device and PyTorch may be others than here, and the images need not be here. Of
-    several such evaluations the one whose file's name is first is taken.
-
-    Args:
-        run, dataset, images, seed: as there.
-        fingerprint: of the set that was evaluated; None takes any.
-
-    Returns:
-        The evaluation and its file; None where there is none.
-    """
-    wanted = {
-        "fold": "val", "images_at_most": images, "seed": seed, "lesion": [],
-        "timesteps": _timesteps(run, None), **_identity(run),
-    }  # fmt: skip
-    if fingerprint is not None:
-        wanted["set"] = fingerprint
-    folder = run.config.condition_evaluations / run.name
-    for path in sorted(folder.glob(f"{glob.escape(title(dataset))}_step{run.step}_*.npz")):
-        found = _read(run, dataset, path)
-        if wanted == {key: found.about.get(key) for key in wanted}:
-            return found, path
-    return None
-
-
-def _read(run: TrainedRun, dataset: str, path: Path) -> Evaluation:
-    """An evaluation that was kept."""
-    arrays = read_arrays(path)
-    return Evaluation(
-        run.name, dataset, arrays["record"], arrays["label"], arrays["logits"],
-        arrays["distance"], json.loads(str(arrays["about"])), kept=True,
-    )  # fmt: skip
-
-
 def _about(
     run: TrainedRun,
     data: Any,
     images: int,
     seed: int,
+    fold: str,
     lesion: Sequence[str] = (),
     timesteps: int | None = None,
-    fold: str = "val",
+    on_bad_record: str = "error",
 ) -> dict[str, Any]:
     """What the numbers of an evaluation depend on."""
+    if timesteps is None and is_recurrent(run.network):
+        timesteps = circuit(run.network).timesteps
     return {
-        **_identity(run),
+        "weights_fingerprint": weights_fingerprint(run.network),
+        "network": options_of(run.network),
+        "code": run.code,
+        "input_size": list(run.image_size),
+        "val_augmentations": list(run.params["val_augmentations"]),
         "model_name": run.model_name,
         "weights": run.weights,
         "step": run.step,
@@ -350,51 +326,32 @@ def _about(
         "images_at_most": images,
         "seed": seed,
         "lesion": sorted(lesion),
-        "timesteps": _timesteps(run, timesteps),
+        "timesteps": timesteps,
         "batch_size": int(run.params["batch_size"]),
         "device": run.device.type,
         "torch": torch.__version__,
-    }
+    } | ({} if on_bad_record == "error" else {"on_bad_record": on_bad_record})
 
 
-def _identity(run: TrainedRun) -> dict[str, Any]:
-    """What a network's answers follow from: its weights, options and code, and what it is given."""
-    return {
-        "weights_fingerprint": weights_fingerprint(run.network),
-        "network": options_of(run.network),
-        "code": run.code,
-        "input_size": list(run.image_size),
-        "val_augmentations": list(run.params["val_augmentations"]),
-    }
-
-
-def _timesteps(run: TrainedRun, timesteps: int | None) -> int | None:
-    """Steps of the circuit: those asked for, or the run's own; None without a circuit."""
-    if timesteps is None and is_recurrent(run.network):
-        return circuit(run.network).timesteps
-    return timesteps
-
-
-def percent(row: dict[str, Any]) -> str:
+def percent(row: Row) -> str:
     """``97.4% (97.1–97.7)`` of a row with accuracy, low and high."""
     if not row["images"]:
         return "–"
     return f"{100 * row['accuracy']:.1f}% ({100 * row['low']:.1f}–{100 * row['high']:.1f})"
 
 
-def table(found: Sequence[Evaluation], exact: bool = False) -> list[dict[str, Any]]:
+def table(found: Sequence[Evaluation], exact: bool = False) -> list[Row]:
     """A row for each evaluation, for reading."""
     rows = []
     for one in found:
         numbers = one.summary(exact)
-        lesion = " ".join(numbers["lesion"]) or "–"
         rows.append(
             {
                 "run": one.run,
                 "step": numbers["step"],
                 "set": title(one.dataset),
                 "length": contour_length(title(one.dataset)) or "–",
-                "lesion": lesion,
+                "lesion": " ".join(numbers["lesion"]) or "–",
                 "T": numbers["timesteps"] or "–",
                 "images": numbers["images"],
                 "accuracy (95%)": percent(numbers),
@@ -426,54 +383,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parse.add_argument(
         "--resize", action="store_true", help="resize images of another size than the run takes"
     )
+    parse.add_argument(
+        "--on-bad-record", choices=ON_BAD_RECORD, default="error",
+        help="what to do with a corrupt record: stop, or leave it out and say so",
+    )  # fmt: skip
     parse.add_device()
     options = parse.parse_args(arguments)
-    config = Config()
     found, paths = [], []
-    runs = [load_run(which, options.weights, options.device, config) for which in options.runs]
-    for run in runs:
-        own = run.params.get("val_dataset") or run.params["dataset"]
-        for name in options.dataset or [own]:
+    for run in load_runs(options):
+        for name in options.dataset or [run.validated_on]:
             one, path = evaluated(
                 run, name, options.images, seed=options.seed, lesion=options.lesion,
                 timesteps=options.timesteps, fold=options.fold, workers=options.workers,
-                again=options.again, resize=options.resize,
+                again=options.again, resize=options.resize, on_bad_record=options.on_bad_record,
             )  # fmt: skip
             found.append(one)
             paths += [path, path.with_suffix(".json")]
-    report(found, paths, config, options.exact)
-
-
-def report(found: Sequence[Evaluation], paths: list[Path], config: Config, exact: bool) -> None:
-    """Print the tables, and write the rows of all evaluations as a table file."""
-    print(text_table(table(found, exact)))
+    print(text_table(table(found, options.exact)))
     for one in found:
+        confusion, parts = one.tables(options.exact)
         print(f"\n{one.run} on {title(one.dataset)}")
-        print(_confusion_text(one))
-        rows = [
-            {"label": r["label"], "marker distance": r["distance"], "images": r["images"],
-             "accuracy (95%)": percent(r)}
-            for r in one.by_property(exact)
-        ]  # fmt: skip
-        print(text_table(rows))
-    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-    flat = [
-        {k: v for k, v in one.summary(exact).items() if not isinstance(v, (list, dict))}
+        print(f"{text_table(confusion)}\n{text_table(parts)}")
+    rows = [
+        {k: v for k, v in one.summary(options.exact).items() if not isinstance(v, list | dict)}
         | {"lesion": " ".join(one.about["lesion"])}
         for one in found
     ]
-    paths.append(write_csv(config.condition_evaluations / f"evaluation_{stamp}.csv", flat))
+    file = Config().condition_evaluations / f"evaluation_{time.strftime('%Y-%m-%d_%H-%M-%S')}.csv"
     print()
-    shell.name_outputs(paths)
-
-
-def _confusion_text(one: Evaluation) -> str:
-    (a, b), (c, d) = one.confusion()
-    rows = [
-        {"label \\ answer": LABELS[0], LABELS[0]: a, LABELS[1]: b},
-        {"label \\ answer": LABELS[1], LABELS[0]: c, LABELS[1]: d},
-    ]
-    return text_table(rows)
+    shell.name_outputs([*paths, write_csv(file, rows)])
 
 
 if __name__ == "__main__":

@@ -180,22 +180,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = Config()
     run = load_run(options.run, options.weights, options.device, config)
     folder = options.output or config.experiment_evaluations / run.name / "export"
-    stem = options.name or f"{run.experiment}_step{run.step}"
+    stem = folder / (options.name or f"{run.experiment}_step{run.step}")
+    weights = stem.with_name(f"{stem.name}.safetensors")
     paths: list[Path] = []
     if "safetensors" in options.format:
-        paths.append(export_safetensors(run, folder / f"{stem}.safetensors"))
+        paths.append(export_safetensors(run, weights))
     if "card" in options.format:
-        weights = _in_clone(folder / f"{stem}.safetensors")
-        paths.append(write_text(folder / f"{stem}.md", model_card(run, weights)))
+        text = model_card(run, _in_clone(weights))
+        paths.append(write_text(stem.with_name(f"{stem.name}.md"), text))
     if "npy" in options.format:
-        variables = folder / f"{stem}_npy"
-        count = len(export_npy(run, variables))
-        print(f"{count} variables of the 2018 release")
-        paths.append(variables)
+        paths.append(stem.with_name(f"{stem.name}_npy"))
+        print(f"{len(export_npy(run, paths[-1]))} variables of the 2018 release")
     if "torch" in options.format:
-        height, width = options.size or run.image_size
-        name = f"{stem}_{options.batch}x1x{height}x{width}.pt2"
-        path, difference = export_program(run, folder / name, options.size, options.batch)
+        size = options.size or run.image_size
+        shape = "x".join(map(str, (options.batch, 1, *size)))
+        path = stem.with_name(f"{stem.name}_{shape}.pt2")
+        path, difference = export_program(run, path, size, options.batch)
         print(f"the program differs from the network by {difference:.1e} of the largest value")
         paths.append(path)
     shell.name_outputs(paths)

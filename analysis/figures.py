@@ -17,12 +17,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from analysis import activity, curves, kernels
 from analysis.association import STAGES
 from analysis.image_sets import example_set, open_images
-from analysis.probing import SMOOTHGRAD_SAMPLES, is_recurrent
+from analysis.probing import SAMPLES, is_recurrent
 from analysis.style import save
-from analysis.trained import TrainedRun, load_run
+from analysis.trained import TrainedRun, load_runs
 from config import Config
 from support import shell
 from support.files import write_bytes
@@ -40,7 +42,7 @@ def draw(
     dataset: str | None = None,
     index: int | None = None,
     stage: str = "weights",
-    samples: int = SMOOTHGRAD_SAMPLES,
+    samples: int = SAMPLES,
     seed: int = 0,
 ) -> dict[str, list[Path]]:
     """Draw a run's figures.
@@ -59,35 +61,36 @@ def draw(
     Returns:
         By kind, the files written.
     """
-    written: dict[str, list[Path]] = {}
     wanted = [k for k in KINDS if k in kinds and (k not in OF_CIRCUIT or is_recurrent(run.network))]
-    pictures: dict[str, Callable[[], Any]] = {
-        "gabors": lambda: kernels.gabor_figure(run.network),
-        "kernels": lambda: kernels.kernel_figure(run.network, stage),
-        "association": lambda: kernels.association_figure(run.network, stage),
-    }
     data: Any = None
     examples: list[int] = []
     if {"letters", "activity", "gradients"} & set(wanted):
         name = dataset or example_set(run.params)
         data = open_images(name, run.config, run.params, EXAMPLES, seed)
         examples = [index] if index is not None else [activity.example(data, n) for n in (1, 0)]
+
+    def letters() -> Figure:
+        gates = activity.watch(run, data, examples[0], seed).gates
+        return kernels.letter_figure(run.network, gates)
+
+    def gradients() -> Figure:
+        images, maps, labels = activity.gradient_maps(run, data, examples, samples, seed)
+        return activity.gradient_figure(images, maps, labels, samples)
+
+    pictures: dict[str, Callable[[], Figure]] = {
+        "curves": lambda: curves.learning_curves(curves.of_runs([run])),
+        "gabors": lambda: kernels.gabor_figure(run.network),
+        "kernels": lambda: kernels.kernel_figure(run.network, stage),
+        "association": lambda: kernels.association_figure(run.network, stage),
+        "letters": letters,
+        "gradients": gradients,
+    }
+    written: dict[str, list[Path]] = {}
     for kind in wanted:
-        if kind == "curves":
-            if run.history.validation_step:
-                figure = curves.learning_curves(curves.of_runs([run]))
-                written[kind] = save(figure, folder / kind)
-        elif kind in pictures:
-            written[kind] = save(pictures[kind](), folder / kind)
-        elif kind == "letters":
-            gates = activity.watch(run, data, examples[0], seed).gates
-            written[kind] = save(kernels.letter_figure(run.network, gates), folder / kind)
-        elif kind == "activity":
+        if kind == "activity":
             written[kind] = _activity(run, data, examples, folder, seed)
-        else:
-            images, maps, labels = activity.gradient_maps(run, data, examples, samples, seed)
-            figure = activity.gradient_figure(images, maps, labels, samples)
-            written[kind] = save(figure, folder / kind)
+        elif kind != "curves" or run.history.validation_step:
+            written[kind] = save(pictures[kind](), folder / kind)
     return written
 
 
@@ -101,6 +104,15 @@ def _activity(
         written += save(activity.strip(seen, run), stem)
         written.append(write_bytes(stem.with_suffix(".gif"), activity.animation(seen, run)))
     return written
+
+
+def add_label(parse: shell.Parser) -> None:
+    """What several runs are called."""
+    parse.add_argument(
+        "--label", nargs="+", default=[], metavar="TEXT",
+        help="what the runs are called, one for each; runs of one name count as seeds of it; "
+        "default: the experiment's name",
+    )  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -123,31 +135,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--stage", choices=tuple(STAGES), default="weights",
         help="of the horizontal kernel: " + "; ".join(f"{k}: {v}" for k, v in STAGES.items()),
     )  # fmt: skip
-    parse.add_argument(
-        "--samples", type=shell.whole(1), default=SMOOTHGRAD_SAMPLES, help="of SmoothGrad"
-    )
+    parse.add_argument("--samples", type=shell.whole(1), default=SAMPLES, help="of SmoothGrad")
     parse.add_argument("--seed", type=shell.whole(0), default=0, help="of images and noise")
-    parse.add_argument(
-        "--label", nargs="+", default=[], metavar="TEXT",
-        help="what the curves of several runs are called, one for each run; runs of one label "
-        "share a colour; default: the experiment's name",
-    )  # fmt: skip
+    add_label(parse)
     parse.add_device()
     parse.add_output("folder to write to; default: plots/<run>, and plots for several runs' curves")
     options = parse.parse_args(arguments)
-    config = Config()
-    runs = [load_run(which, options.weights, options.device, config) for which in options.runs]
-    paths: list[Path] = []
-    kinds = list(options.only)
+    runs, kinds, paths = load_runs(options), list(options.only), []
+    plots = options.output or Config().plots
     if len(runs) > 1 and "curves" in kinds:
         kinds.remove("curves")
-        folder = options.output or config.plots
-        stem = folder / f"curves_{runs[0].experiment}_and_{len(runs) - 1}_more"
+        stem = plots / f"curves_{runs[0].experiment}_and_{len(runs) - 1}_more"
         paths += save(curves.learning_curves(curves.of_runs(runs, options.label)), stem)
     for run in runs:
-        folder = options.output or config.plots
-        if not options.output or len(runs) > 1:
-            folder = folder / run.name
+        folder = plots / run.name if not options.output or len(runs) > 1 else plots
         found = draw(
             run, kinds, folder, dataset=options.dataset, index=options.index, stage=options.stage,
             samples=options.samples, seed=options.seed,

@@ -6,14 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from config import Config
-from dataset_processing import (
-    data_sets,
-    generator_settings,
-    open_path,
-    open_set,
-)
+from dataset_processing import data_sets, generator_settings, open_path, open_set
 from dataset_processing.folds import GeneratedFold
 from dataset_processing.pathfinder import Settings
 from dataset_processing.sets import rescales
@@ -26,7 +22,13 @@ MARKER_RADIUS = 5  # of the largest marker
 
 
 def open_images(
-    name: str, config: Config, params: dict[str, Any], count: int, seed: int = 0, fold: str = "val"
+    name: str,
+    config: Config,
+    params: dict[str, Any],
+    count: int,
+    seed: int = 0,
+    fold: str = "val",
+    on_bad_record: str = "error",
 ) -> Any:
     """A set of images with labels.
 
@@ -39,6 +41,7 @@ def open_images(
         config, params: the paths, and the run's parameters (a stream's settings are among them).
         count, seed: of generated images.
         fold: 'train' or 'val', of a data set or stream.
+        on_bad_record: see :func:`dataset_processing.open_set`.
 
     Returns:
         A fold as :meth:`dataset_processing.DataSet.fold` gives.
@@ -50,7 +53,7 @@ def open_images(
     if match:
         return GeneratedFold(name, "test", Settings(contour_length=int(match[1])), seed, count)
     if name == OWN:
-        settings = own_settings(params)
+        settings = generator_settings(str(params["dataset"]), params)
         if settings is None:
             raise UserError(f"the settings of {params['dataset']} are not known: name another set")
         return GeneratedFold(name, "test", settings, seed, count)
@@ -59,17 +62,13 @@ def open_images(
         return open_path(Path(name), meant=names is not None and not rescales(names))
     if "/" in name or name.endswith(".tfrecords"):
         raise MissingError(f"{name}: no such file or folder")
-    return open_set(name, config, params).fold(fold)
-
-
-def own_settings(params: dict[str, Any]) -> Settings | None:
-    """The generator's settings of the set that a run trained on; None where they are not known."""
-    return generator_settings(str(params["dataset"]), params)
+    return open_set(name, config, params, on_bad_record).fold(fold)
 
 
 def example_set(params: dict[str, Any]) -> str:
     """Where examples for a run's figures come from: images like its own, with masks if possible."""
-    return OWN if own_settings(params) is not None else str(params["dataset"])
+    dataset = str(params["dataset"])
+    return OWN if generator_settings(dataset, params) is not None else dataset
 
 
 def title(name: str) -> str:
@@ -89,17 +88,11 @@ def marker_distance(images: np.ndarray) -> np.ndarray:
     Returns:
         (N,) pixels; not a number where there are not two discs.
     """
-    return np.array([_distance(_marker_cores(image > 127)) for image in np.asarray(images)])
-
-
-def _marker_cores(lit: np.ndarray) -> np.ndarray:
-    """Pixels (m, 2) of a mask (H, W) that a disc of lit pixels surrounds: an erosion."""
     r = MARKER_CORE
     y, x = np.mgrid[-r : r + 1, -r : r + 1]
-    disc = np.argwhere(x * x + y * y <= r * r)
-    padded = np.pad(lit, r)
-    places = np.argwhere(lit)[:, None] + disc  # in the padded mask
-    return np.argwhere(lit)[padded[places[..., 0], places[..., 1]].all(1)]
+    disc = x * x + y * y <= r * r
+    cores = (ndimage.binary_erosion(image > 127, disc) for image in np.asarray(images))
+    return np.array([_distance(np.argwhere(core)) for core in cores])
 
 
 def _distance(pixels: np.ndarray) -> float:
@@ -118,6 +111,5 @@ def _distance(pixels: np.ndarray) -> float:
         for cluster, centre in zip(clusters, centres, strict=True)
     )
     apart = float(np.linalg.norm(centres[0] - centres[1]))
-    if spread > MARKER_RADIUS or apart < MARKER_RADIUS:  # more than two discs, or one
-        return math.nan
-    return apart
+    more_than_two_or_one = spread > MARKER_RADIUS or apart < MARKER_RADIUS
+    return math.nan if more_than_two_or_one else apart

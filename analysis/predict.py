@@ -102,10 +102,9 @@ def predict(run: TrainedRun, image: np.ndarray, seed: int = 0) -> Prediction:
     images = prepare_images(run, image[None], seed)
     with hidden_seed(run.network, seed):
         logits, activity = run.network(images)
+    shown = activity
     if is_recurrent(run.network):
-        activity_shown = record(run.network, images, ["H2"], seed)["H2"][-1]
-    else:
-        activity_shown = activity
+        shown = record(run.network, images, ["H2"], seed)["H2"][-1]
     evidence = F.conv2d(activity, run.network.readout.evidence)[0]  # (2, H, W)
     width = evidence.shape[-1]
     places = [divmod(int(which), width) for which in evidence.flatten(1).argmax(1)]
@@ -115,31 +114,29 @@ def predict(run: TrainedRun, image: np.ndarray, seed: int = 0) -> Prediction:
         answer,
         float(probabilities[answer]),
         logits[0].cpu().numpy(),
-        activity_shown[0].square().mean(0).sqrt().cpu().numpy(),
+        shown[0].square().mean(0).sqrt().cpu().numpy(),
         (places[0], places[1]),
         images[0, 0].cpu().numpy(),
     )
 
 
+@style()
 def prediction_figure(found: Prediction, name: str, run: TrainedRun) -> Figure:
     """The image beside the map of H2."""
-    with style():
-        figure = new_figure(PAGE * 0.75, PAGE * 0.75 / 2 + 0.1)
-        left, right = figure.subplots(1, 2)
-        left.imshow(found.image, cmap="gray", vmin=0, vmax=1)
-        left.set_title(name)
-        shown = right.imshow(found.strength, cmap=ACTIVITY, vmin=0)
-        for (row, column), marker, label in zip(found.maxima, "ox", ("0", "1"), strict=True):
-            right.plot(
-                column, row, marker, mec=SKY, mfc="none", ms=8, mew=1.4,
-                label=f"maximum of the readout's map {label}",
-            )  # fmt: skip
-        what = "H2" if is_recurrent(run.network) else "last layer"
-        right.set_title(f"{LABELS[found.answer]} (softmax {found.probability:.3f})")
-        figure.colorbar(shown, ax=right, label=f"{what}, r.m.s. over channels", shrink=0.85)
-        figure.legend(loc="outside lower right", ncols=2)
-        for axes in (left, right):
-            picture(axes)
+    figure = new_figure(PAGE * 0.75, PAGE * 0.75 / 2 + 0.1)
+    left, right = figure.subplots(1, 2)
+    left.imshow(found.image, cmap="gray", vmin=0, vmax=1)
+    left.set_title(name)
+    shown = right.imshow(found.strength, cmap=ACTIVITY, vmin=0)
+    for (row, column), marker, label in zip(found.maxima, "ox", "01", strict=True):
+        look: Any = {"mec": SKY, "mfc": "none", "ms": 8, "mew": 1.4}
+        right.plot(column, row, marker, label=f"maximum of the readout's map {label}", **look)
+    what = "H2" if is_recurrent(run.network) else "last layer"
+    right.set_title(f"{LABELS[found.answer]} (softmax {found.probability:.3f})")
+    figure.colorbar(shown, ax=right, label=f"{what}, r.m.s. over channels", shrink=0.85)
+    figure.legend(loc="outside lower right", ncols=2)
+    picture(left)
+    picture(right)
     return figure
 
 
@@ -171,20 +168,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         same = [other.stem for other in options.images[:number]].count(path.stem)
         stem = f"predict_{path.stem}" + (f"_{same + 1}" if same else "")
         paths += save(prediction_figure(found, path.name, run), folder / stem)
-        rows.append(
-            {
-                "image": str(path),
-                "answer": found.answer,
-                "meaning": LABELS[found.answer],
-                "probability of the answer": f"{found.probability:.4f}",
-                "logit 0": f"{found.logits[0]:.4f}",
-                "logit 1": f"{found.logits[1]:.4f}",
-            }
-        )
+        row = {"image": path, "answer": found.answer, "meaning": LABELS[found.answer]}
+        row["probability of the answer"] = f"{found.probability:.4f}"
+        rows.append(row | {f"logit {n}": f"{logit:.4f}" for n, logit in enumerate(found.logits)})
     print(text_table(rows))
-    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-    paths.append(write_csv(folder / f"predictions_{stamp}.csv", rows))
-    shell.name_outputs(paths)
+    file = folder / f"predictions_{time.strftime('%Y-%m-%d_%H-%M-%S')}.csv"
+    shell.name_outputs([*paths, write_csv(file, rows)])
 
 
 if __name__ == "__main__":

@@ -10,17 +10,17 @@ All of it works on a trained network as it is, as a physiologist would; nothing 
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from layers.hgru import HGRU
-from support.errors import UserError
+from support.errors import UserError, choose
 
 SYMBOLS = ("G1", "C1", "H1", "G2", "C2", "H2")
-SMOOTHGRAD_SAMPLES = 50
-SMOOTHGRAD_SPREAD = 0.15
+SAMPLES = 50
+SPREAD = 0.15
 
 
 def circuit(network: nn.Module) -> HGRU:
@@ -29,7 +29,7 @@ def circuit(network: nn.Module) -> HGRU:
     Raises:
         UserError: it has none (the feedforward control).
     """
-    layers = [module for module in network.modules() if isinstance(module, HGRU)]
+    layers = _layers(network)
     if len(layers) != 1:
         raise UserError(
             f"a network with one hGRU layer is needed, {type(network).__name__} has {len(layers)}"
@@ -39,7 +39,11 @@ def circuit(network: nn.Module) -> HGRU:
 
 def is_recurrent(network: nn.Module) -> bool:
     """Whether the network has an hGRU layer to look into."""
-    return any(isinstance(module, HGRU) for module in network.modules())
+    return bool(_layers(network))
+
+
+def _layers(network: nn.Module) -> list[HGRU]:
+    return [module for module in network.modules() if isinstance(module, HGRU)]
 
 
 @torch.no_grad()
@@ -65,8 +69,7 @@ def record(
         UserError: a symbol is not known, or the network has no hGRU layer.
     """
     for symbol in symbols:
-        if symbol not in SYMBOLS:
-            raise UserError(f"a symbol must be one of {', '.join(SYMBOLS)}; found {symbol!r}")
+        choose("symbol", symbol, dict.fromkeys(SYMBOLS))
     layer = circuit(network)
     seen: dict[str, list[Tensor]] = {symbol: [] for symbol in symbols}
 
@@ -74,13 +77,20 @@ def record(
         for symbol in symbols:
             seen[symbol].append(tensors[symbol].clone())
 
-    before, layer.probe = layer.probe, note
-    try:
-        with hidden_seed(network, seed):
-            logits, _ = network(images)
-    finally:
-        layer.probe = before
+    with hidden_seed(network, seed), _instead(layer, "probe", note):
+        logits, _ = network(images)
     return {**{symbol: torch.stack(steps) for symbol, steps in seen.items()}, "logits": logits}
+
+
+@contextlib.contextmanager
+def _instead(layer: HGRU, name: str, value: Any) -> Iterator[None]:
+    """Within the block, an attribute of the layer has this value."""
+    before = getattr(layer, name)
+    setattr(layer, name, value)
+    try:
+        yield
+    finally:
+        setattr(layer, name, before)
 
 
 @contextlib.contextmanager
@@ -94,15 +104,12 @@ def lesioned(network: nn.Module, *letters: str) -> Iterator[nn.Module]:
         UserError: the circuit has no such letter, or the network no circuit.
     """
     layer = circuit(network)
-    before = layer.lesioned
-    try:
-        layer.lesion(*letters)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    try:
+    with _instead(layer, "lesioned", layer.lesioned):
+        try:
+            layer.lesion(*letters)
+        except ValueError as error:
+            raise UserError(str(error)) from error
         yield network
-    finally:
-        layer.lesioned = before
 
 
 @contextlib.contextmanager
@@ -122,11 +129,8 @@ def steps(network: nn.Module, count: int) -> Iterator[nn.Module]:
         raise UserError(
             f"timesteps is {count}, but this circuit has η or normalisation for {most} steps only"
         )
-    before, layer.timesteps = layer.timesteps, count
-    try:
+    with _instead(layer, "timesteps", count):
         yield network
-    finally:
-        layer.timesteps = before
 
 
 @contextlib.contextmanager
@@ -147,24 +151,21 @@ def longest(layer: HGRU) -> int | None:
     if layer.adaptation:
         return len(layer.eta)
     if layer.batch_norm and not layer.reuse:
-        own: Any = layer.norms["g1"]
-        return len(own)
+        return len(cast(nn.ModuleList, layer.norms["g1"]))
     return None
 
 
 @contextlib.contextmanager
 def hidden_seed(network: nn.Module, seed: int | None) -> Iterator[None]:
-    """Within the block, draw the random hidden state from a generator of this seed."""
+    """Within the block, draw the random hidden state from a generator of this seed; None: as it
+    is drawn now."""
     if seed is None or not is_recurrent(network):
         yield
         return
     layer = circuit(network)
-    before = layer.noise_generator
-    layer.noise_generator = torch.Generator(layer.W1.device).manual_seed(seed)
-    try:
+    generator = torch.Generator(layer.W1.device).manual_seed(seed)
+    with _instead(layer, "noise_generator", generator):
         yield
-    finally:
-        layer.noise_generator = before
 
 
 def hidden_generators(network: nn.Module) -> list[torch.Generator]:
@@ -176,23 +177,18 @@ def hidden_generators(network: nn.Module) -> list[torch.Generator]:
 @contextlib.contextmanager
 def default_generator(network: nn.Module) -> Iterator[None]:
     """Within the block, draw the random hidden state from PyTorch's default generator."""
-    layers = [circuit(network)] if is_recurrent(network) else []
-    before = [layer.noise_generator for layer in layers]
-    for layer in layers:
-        layer.noise_generator = None
-    try:
+    with contextlib.ExitStack() as stack:
+        for layer in _layers(network):
+            stack.enter_context(_instead(layer, "noise_generator", None))
         yield
-    finally:
-        for layer, generator in zip(layers, before, strict=True):
-            layer.noise_generator = generator
 
 
 def smoothgrad(
     network: nn.Module,
     image: Tensor,
     label: int,
-    samples: int = SMOOTHGRAD_SAMPLES,
-    spread: float = SMOOTHGRAD_SPREAD,
+    samples: int = SAMPLES,
+    spread: float = SPREAD,
     seed: int = 0,
     batch: int = 1,
     progress: Any = iter,

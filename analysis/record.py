@@ -8,7 +8,7 @@ kept of the last weights (``"event": "evaluation"``). ``python -m analysis.resul
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,7 @@ class RunRecord:
 
     @classmethod
     def of(cls, run: Run) -> "RunRecord":
-        """The record of a run to its end.
-
-        Raises:
-            UserError: its settings are missing or damaged.
-        """
+        """The record of a run to its end."""
         record = run.record()
         last = max((event["step"] for event in run.events()), default=0)
         return cls(str(record.get("run") or run.name), record["parameters"], record, last)
@@ -81,30 +77,28 @@ class RunRecord:
         return str(self.params.get("score_metric") or "accuracy")
 
     @property
-    def validated_on(self) -> str:
-        """Name of the set that it validated on."""
-        return str(self.params.get("val_dataset") or self.params["dataset"])
+    def dataset(self) -> str:
+        """Name of the set that it trained on."""
+        return str(self.params["dataset"])
 
     @property
-    def timesteps(self) -> int | None:
-        """Steps of its circuit; None without one, or where they are not known."""
-        options = (self.record.get("network") or {}).get("options") or {}
-        found: int | None = options.get("timesteps")
-        return found
+    def validated_on(self) -> str:
+        """Name of the set that it validated on."""
+        return str(self.params.get("val_dataset") or self.dataset)
 
     @property
     def is_stream(self) -> bool:
         """Whether its images were generated while it trained."""
-        return str(self.params["dataset"]).endswith("_stream")
+        return self.dataset.endswith("_stream")
 
     @property
     def trained_on(self) -> str:
         """The set that it trained on, its images and their fingerprint."""
-        name, found = str(self.params["dataset"]), self.data("train")
+        found = self.data("train")
         if "images" not in found:
-            return name
+            return self.dataset
         kind = "fresh images an epoch" if self.is_stream else "images"
-        return f"{name}, {found['images']:,} {kind}, fingerprint {found.get('fingerprint')}"
+        return f"{self.dataset}, {found['images']:,} {kind}, fingerprint {found.get('fingerprint')}"
 
     @property
     def sessions(self) -> list[dict[str, Any]]:
@@ -125,23 +119,34 @@ class RunRecord:
     @property
     def devices(self) -> str | None:
         """Names of the devices that trained it; None where they are not known."""
-        names = []
-        for session in self.sessions:
+
+        def told(session: dict[str, Any]) -> str | None:
             where = session.get("environment") or {}
             several = f"{where['processes']} × " if where.get("processes", 1) > 1 else ""
-            names += [several + where["device"]] if where.get("device") else []
-        return ", ".join(dict.fromkeys(names)) or None
+            return several + where["device"] if where.get("device") else None
+
+        return self._each(told)
 
     @property
     def commits(self) -> str | None:
         """Commits of the code that trained it; None where git did not say."""
-        names = []
-        for session in self.sessions:
+
+        def told(session: dict[str, Any]) -> str | None:
             code = session.get("code") or {}
-            if code.get("commit"):
-                dirty = " (with uncommitted changes)" if code.get("dirty") else ""
-                names.append(code["commit"][:12] + dirty)
-        return ", ".join(dict.fromkeys(names)) or None
+            dirty = " (with uncommitted changes)" if code.get("dirty") else ""
+            return code["commit"][:12] + dirty if code.get("commit") else None
+
+        return self._each(told)
+
+    @property
+    def fingerprints(self) -> str | None:
+        """Fingerprints of the code that trained it, by part; None of an earlier version's run."""
+
+        def told(session: dict[str, Any]) -> str | None:
+            parts = (session.get("code") or {}).get("fingerprint") or {}
+            return "; ".join(f"{part} {found}" for part, found in parts.items()) or None
+
+        return self._each(told)
 
     @property
     def overrides(self) -> dict[str, str]:
@@ -174,20 +179,22 @@ class RunRecord:
 
     def portable(self) -> dict[str, Any]:
         """The record as it goes to other machines: without host and paths."""
-        kept = {k: v for k, v in self.record.items() if k not in ("run", "sessions")}
-        kept["sessions"] = [
-            {
-                **{k: v for k, v in session.items() if k not in ("code", "environment")},
-                "code": _only(CODE, session.get("code")),
-                "environment": _only(ENVIRONMENT, session.get("environment")),
-            }
+        sessions = [
+            session
+            | {"code": _only(CODE, session.get("code"))}
+            | {"environment": _only(ENVIRONMENT, session.get("environment"))}
             for session in self.record.get("sessions") or []
         ]
-        kept["data"] = {
+        data = {
             fold: {key: value for key, value in found.items() if key != "description"}
             for fold, found in (self.record.get("data") or {}).items()
         }
-        return kept
+        kept = {key: value for key, value in self.record.items() if key not in ("run", "sessions")}
+        return kept | {"sessions": sessions, "data": data}
+
+    def _each(self, told: Callable[[dict[str, Any]], str | None]) -> str | None:
+        """What is told of the sessions, each thing once."""
+        return ", ".join(dict.fromkeys(filter(None, map(told, self.sessions)))) or None
 
 
 def ended(run: Run) -> bool:
@@ -202,27 +209,17 @@ def evaluations_kept(config: Config, name: str) -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in files]
 
 
-def open_record(which: str | Path, config: Config) -> Run:
-    """A run by a name or path, or by a folder in which its settings and its log lie alone.
-
-    Raises:
-        UserError, MissingError: there is no such run.
-    """
-    folder = Path(which)
-    if (folder / "settings.yaml").is_file():
-        return Run(config, folder.resolve().name, folder)
-    return Run.find(which, config)
-
-
 def keep_record(which: str | Path, place: Path, config: Config) -> Path:
     """Write a run's record to a folder of its name; the folder.
 
     Args:
-        which: see :func:`open_record`.
+        which: a run by name or path (``Run.find``), or a folder that holds its two files alone.
         place: the folder of kept records.
         config: the project's paths: its evaluations are kept along.
     """
-    run = open_record(which, config)
+    folder = Path(which)
+    alone = (folder / "settings.yaml").is_file()
+    run = Run(config, folder.resolve().name, folder) if alone else Run.find(which, config)
     record, events = RunRecord.of(run), run.events()
     training = [event for event in events if event["event"] == "train"]
     every = max(1, -(-len(training) // TRAIN_LINES))
@@ -230,11 +227,8 @@ def keep_record(which: str | Path, place: Path, config: Config) -> Path:
     lines = [event for event in events if id(event) not in left_out]
     for one in evaluations_kept(config, record.name):
         if one["step"] == record.step:
-            numbers = {key: one[key] for key in ("set", "lesion", "timesteps", *NUMBERS)}
-            dataset = title(one["dataset"])
-            lines.append(
-                {"event": "evaluation", "step": record.step, "dataset": dataset, **numbers}
-            )
+            numbers = {key: one[key] for key in ("step", "set", "lesion", "timesteps", *NUMBERS)}
+            lines.append({"event": "evaluation", "dataset": title(one["dataset"]), **numbers})
     kept = Run(config, record.name, place / record.name)
     kept.write(record.portable())
     text = [json.dumps({key: _short(value) for key, value in line.items()}) for line in lines]
@@ -243,7 +237,7 @@ def keep_record(which: str | Path, place: Path, config: Config) -> Path:
 
 
 def kept_records(place: Path, config: Config) -> list[Run]:
-    """The records that are kept in a folder, by name.
+    """The records that are kept in a folder.
 
     Raises:
         UserError: there is none.
@@ -251,14 +245,12 @@ def kept_records(place: Path, config: Config) -> list[Run]:
     found = [Run(config, file.parent.name, file.parent) for file in place.glob("*/settings.yaml")]
     if not found:
         raise UserError(f"{place} holds no run's record: name the runs to keep there")
-    return sorted(found, key=lambda run: run.name)
+    return found
 
 
 def stages_text(stages: Sequence[tuple[int, int]]) -> str:
     """``6; 9 from 64,000; 14 from 128,000`` of (training images, length)."""
-    return "; ".join(
-        f"{length} from {images:,}" if images else f"{length}" for images, length in stages
-    )
+    return "; ".join(f"{n} from {images:,}" if images else f"{n}" for images, n in stages)
 
 
 def _short(value: Any) -> Any:

@@ -5,47 +5,26 @@ Intervals are two-sided; ``confidence`` is 0–1. Counts that make no sense rais
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
-Interval = tuple[float, float]
 
+def proportion(
+    successes: int, count: int, confidence: float = 0.95, method: str = "wilson"
+) -> tuple[float, float]:
+    """Interval of a proportion.
 
-def wilson(successes: int, count: int, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval of a proportion (Wilson 1927; Brown, Cai & DasGupta 2001)."""
-    low, high = stats.binomtest(successes, count).proportion_ci(confidence, "wilson")
-    return float(low), float(high)
-
-
-def clopper_pearson(successes: int, count: int, confidence: float = 0.95) -> Interval:
-    """The exact interval of a proportion (Clopper & Pearson 1934): never covers too seldom."""
-    low, high = stats.binomtest(successes, count).proportion_ci(confidence, "exact")
-    return float(low), float(high)
-
-
-@dataclass(frozen=True)
-class McNemar:
-    """Two classifiers on the same images.
-
-    Attributes:
-        only_first, only_second: images that one alone got right.
-        count: images in all.
-        p: two-sided p-value of the exact test.
-        difference: accuracy of the first minus that of the second.
-        interval: 95% interval of the difference.
+    Args:
+        method: 'wilson', the score interval (Wilson 1927; Brown, Cai & DasGupta 2001), or 'exact',
+            which never covers too seldom (Clopper & Pearson 1934).
     """
-
-    only_first: int
-    only_second: int
-    count: int
-    p: float
-    difference: float
-    interval: Interval
+    low, high = stats.binomtest(successes, count).proportion_ci(confidence, method)
+    return float(low), float(high)
 
 
-def mcnemar(first: Sequence[bool] | np.ndarray, second: Sequence[bool] | np.ndarray) -> McNemar:
+def mcnemar(model: Sequence[bool] | np.ndarray, reference: Sequence[bool] | np.ndarray) -> Any:
     """Exact McNemar test of whether two classifiers are right equally often on the same images.
 
     Of the images that one alone gets right, half belong to each under the hypothesis: a binomial
@@ -53,36 +32,45 @@ def mcnemar(first: Sequence[bool] | np.ndarray, second: Sequence[bool] | np.ndar
     & Min 2005).
 
     Args:
-        first, second: for each image, in the same order, whether the classifier was right.
+        model, reference: for each image, in the same order, whether the classifier was right.
+
+    Returns:
+        ``images``; ``difference`` of the accuracies, model minus reference, ``low`` and ``high`` of
+        its 95% interval; images that one alone got right, ``only_model_right`` and
+        ``only_reference_right``; ``p``, two-sided.
     """
-    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    a, b = np.asarray(model, dtype=bool), np.asarray(reference, dtype=bool)
     if a.shape != b.shape or a.ndim != 1 or not len(a):
         raise ValueError(f"two lists of one length are expected, found {a.shape} and {b.shape}")
-    only_first, only_second = int((a & ~b).sum()), int((b & ~a).sum())
-    discordant = only_first + only_second
-    p = float(stats.binomtest(only_first, discordant).pvalue) if discordant else 1.0
-    total = len(a) + 2
-    shift = (only_first - only_second) / total
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    discordant, total = only_a + only_b, len(a) + 2
+    shift = (only_a - only_b) / total
     half = stats.norm.ppf(0.975) * math.sqrt(((discordant + 1) / total - shift**2) / total)
-    interval = (float(max(shift - half, -1)), float(min(shift + half, 1)))
-    difference = (only_first - only_second) / len(a)
-    return McNemar(only_first, only_second, len(a), p, difference, interval)
+    return {
+        "images": len(a),
+        "difference": (only_a - only_b) / len(a),
+        "low": float(max(shift - half, -1)),
+        "high": float(min(shift + half, 1)),
+        "only_model_right": only_a,
+        "only_reference_right": only_b,
+        "p": float(stats.binomtest(only_a, discordant).pvalue) if discordant else 1.0,
+    }
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values adjusted for their number (Holm 1979): the chance of any false alarm is kept."""
-    order = np.argsort(p_values, kind="stable")
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, which in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[which]))
-        adjusted[which] = largest
-    return adjusted
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")
+    scaled = np.minimum(1, np.arange(len(p), 0, -1) * p[order])
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.maximum.accumulate(scaled)
+    return [float(value) for value in adjusted]
 
 
 def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Area under the ROC curve: how often a positive image scores above a negative one.
+    """Area under the ROC curve: how often a positive image scores above a negative one, ties half.
 
-    Ties count half (Mann–Whitney's U over the number of pairs).
+    Mann–Whitney's U over the number of pairs.
 
     Args:
         scores: (n,), larger for label 1.

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
@@ -24,7 +24,9 @@ SERIES = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY, BLACK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 EXCITATORY, INHIBITORY = RED, BLUE
-INK, MUTED, GRID = "#1a1a1a", "#5c5c5c", "#d9d9d9"
+MUTED = "#5c5c5c"
+PLAIN: Any = {"loc": "center", "fontweight": "normal"}  # of titles of small panels
+CHANCE: Any = {"color": MUTED, "linewidth": 0.8, "linestyle": (0, (2, 2))}
 
 ACTIVITY = colormaps["magma"]  # perceptually uniform; 0 is dark
 SIGNED = LinearSegmentedColormap.from_list(  # as dark at +x as at −x, white at 0
@@ -34,47 +36,14 @@ SEQUENTIAL = colormaps["cividis"]  # made for colour-blind readers
 
 LEGEND_LETTERS = 100  # that a line below the axes of a page holds
 LEGEND_ROW = 0.15  # inches
-
-RC: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 8,
-    "axes.titlesize": 8.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelsize": 8,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "lines.linewidth": 1.5,
-    "lines.markersize": 4,
-    "legend.fontsize": 7.5,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-    "figure.facecolor": "white",
-    "figure.dpi": 200,  # as saved: letters differ in width at another
-    "savefig.dpi": 200,
-    "image.interpolation": "nearest",
-    "pdf.fonttype": 42,  # text stays text
-    "svg.fonttype": "none",
-}
+LOOK = Path(__file__).with_name("hgru.mplstyle")
 DATE = {"pdf": {"CreationDate": None}, "png": {}}  # the same figure twice is the same file
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Within the block, figures are drawn in this look."""
-    with matplotlib.rc_context(RC):
+    """Within the block, or the function that it decorates, figures are drawn in this look."""
+    with matplotlib.style.context(LOOK):
         yield
 
 
@@ -88,6 +57,16 @@ def new_figure(width: float = PAGE, height: float = 2.6) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def heading(figure: Any, text: str) -> None:
+    """A heading above all axes, at the left."""
+    figure.suptitle(text, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
+
+
+def note(figure: Figure, text: str) -> None:
+    """A small line below all axes."""
+    figure.supxlabel(text, fontsize=7, color=MUTED)
+
+
 def legend_rows(names: Sequence[str]) -> tuple[list[str], int, float]:
     """A page-wide legend's names, wrapped where too long for a line; columns; height in inches."""
     wrapped = [textwrap.fill(name, LEGEND_LETTERS) for name in names]
@@ -96,23 +75,21 @@ def legend_rows(names: Sequence[str]) -> tuple[list[str], int, float]:
     return wrapped, columns, LEGEND_ROW * rows + 0.1
 
 
-def save(figure: Figure, stem: Path, kinds: Sequence[str] = ("png", "pdf")) -> list[Path]:
-    """Write a figure as ``<stem>.png`` and ``<stem>.pdf``, or one of them; the paths."""
-    written = []
-    with style():
-        figure.draw_without_rendering()  # lays it out, once for both files
-        figure.set_layout_engine("none")
-    for kind in kinds:
-        content = io.BytesIO()
-        with style():
-            figure.savefig(content, format=kind, metadata=DATE[kind])
-        written.append(write_bytes(stem.with_name(f"{stem.name}.{kind}"), content.getvalue()))
-    return written
-
-
 def picture(axes: Axes) -> None:
     """Axes that hold a picture: no ticks, no frame."""
     axes.set_xticks([])
     axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.spines[:].set_visible(False)
+
+
+@style()
+def save(figure: Figure, stem: Path, kinds: Sequence[str] = ("png", "pdf")) -> list[Path]:
+    """Write a figure as ``<stem>.png`` and ``<stem>.pdf``, or one of them; the paths."""
+    figure.draw_without_rendering()  # lays it out, once for both files
+    figure.set_layout_engine("none")
+    written = []
+    for kind in kinds:
+        content = io.BytesIO()
+        figure.savefig(content, format=kind, metadata=DATE[kind])
+        written.append(write_bytes(stem.with_name(f"{stem.name}.{kind}"), content.getvalue()))
+    return written

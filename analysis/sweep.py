@@ -24,9 +24,10 @@ from typing import Any
 
 from analysis import comparison, curves
 from analysis.evaluate import IMAGES
+from analysis.figures import add_label
 from analysis.record import ended
 from analysis.style import save
-from analysis.trained import TrainedRun, load_run, script_module
+from analysis.trained import TrainedRun, load_run, load_runs, script_module
 from config import CLONE, Config
 from support import shell
 from support.errors import SystemRefusal, UserError, unknown
@@ -80,9 +81,10 @@ class Cell:
             return None
         found = plain(known[-1].record()["parameters"])
         other = [
-            line for line in differences(found, plain(self.settings))
+            line
+            for line in differences(found, plain(self.settings))
             if not line.startswith(("epochs:", "log_iters:", "checkpoint_minutes:"))
-        ]  # fmt: skip
+        ]
         if other:
             raise UserError(
                 f"{known[-1].name} has other settings than this sweep (there: the run; here: the "
@@ -221,24 +223,23 @@ def collect(
     return found, names, notes
 
 
-def compare(
-    trained: Sequence[TrainedRun], names: Sequence[str], name: str, config: Config, options: Any
-) -> list[Path]:
+def compare(trained: Sequence[TrainedRun], names: Sequence[str], options: Any) -> list[Path]:
     """Evaluate runs, print the comparison and write it; the files."""
+    config = Config()
     members, paths = comparison.family(
-        trained, options.dataset or [], options.images, options.seed, options.workers, names
-    )
-    reference = comparison.reference_of(members, options.reference)
+        trained, options.dataset or [], names, images=options.images, seed=options.seed,
+        workers=options.workers,
+    )  # fmt: skip
     points = comparison.points(members)
+    reference = comparison.reference_of(members, options.reference)
     tests = comparison.paired_tests(members, reference)
     tables = [comparison.table(points)]
-    if tests:
-        tables.append(comparison.tests_table(tests))
-    print("\n\n".join(map(text_table, tables)))
-    folder, plots = config.condition_evaluations / name, config.plots / name
+    folder, plots = config.condition_evaluations / options.name, config.plots / options.name
     paths.append(write_csv(folder / "comparison.csv", [vars(point) for point in points]))
     if tests:
+        tables.append(comparison.tests_table(tests))
         paths.append(write_csv(folder / "tests.csv", tests))
+    print("\n\n".join(map(text_table, tables)))
     text = "\n\n".join(map(markdown_table, tables)) + "\n"
     paths.append(write_text(folder / "comparison.md", text))
     paths += save(comparison.comparison_figure(points), plots / "comparison")
@@ -272,10 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="sets to compare on; default: what each run validated on",
     )  # fmt: skip
     parse.add_argument("--reference", metavar="MODEL", help="of the paired tests; default: hgru")
-    parse.add_argument(
-        "--label", nargs="+", default=[], metavar="TEXT",
-        help="with --runs: the model's name for each; runs of one name count as its seeds",
-    )  # fmt: skip
+    add_label(parse)
     parse.add_argument(
         "--weights", default="last", metavar="WHICH", help="last, best or the number of a step"
     )
@@ -287,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.runs:
         if options.axes:
             raise UserError("give either axes (scripts=…) or --runs, not both")
-        trained = [load_run(r, options.weights, options.device, config) for r in options.runs]
+        trained = load_runs(options)
         names = curves.labels(trained, options.label)
     else:
         wanted = cells(options.name, axes_of(options.axes), options.overrides)
@@ -301,12 +299,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not options.collect:
             failed = train(wanted, config, options.device)
         trained, names, notes = collect(wanted, config, options.weights, options.device)
-        for note in notes:
-            print(f"note: {note}")
+        print("".join(f"note: {note}\n" for note in notes), end="")
     if not trained:
         raise UserError("no run to compare" + (f": {'; '.join(failed)}" if failed else ""))
-    paths = compare(trained, names, options.name, config, options)
-    shell.name_outputs(paths)
+    shell.name_outputs(compare(trained, names, options))
     if failed:
         raise SystemRefusal("; ".join(failed))
 

@@ -132,6 +132,12 @@ def load_run(
     )
 
 
+def load_runs(options: Any) -> list[TrainedRun]:
+    """The runs that a command names, with the weights and on the device that it asks for."""
+    config = Config()
+    return [load_run(which, options.weights, options.device, config) for which in options.runs]
+
+
 def build_network(record: dict[str, Any]) -> nn.Module:
     """The network of a run, with the options that it was built with, whatever its script says now.
 
@@ -180,9 +186,8 @@ def script_of(record: dict[str, Any]) -> Any:
         MissingError: the clone has no such script.
     """
     names = [Path(str(record.get("script") or "")).stem, str(record["parameters"]["model_name"])]
-    for name in names:
-        if _is_script(CLONE / f"{name}.py"):
-            return script_module(name)
+    for name in filter(_is_script, names):
+        return script_module(name)
     tried = ", ".join(f"{name}.py" for name in dict.fromkeys(names) if name)
     raise MissingError(
         f"{CLONE} has no script with build_model() for this run (looked for {tried}); put the "
@@ -191,20 +196,18 @@ def script_of(record: dict[str, Any]) -> Any:
 
 
 def script_module(name: str) -> Any:
-    """A script of the clone, as a module.
-
-    Args:
-        name: its file's name, without .py.
+    """The script ``<name>.py`` of the clone, as a module.
 
     Raises:
         UserError: the clone has no script of that name with ``build_model``.
     """
-    script = CLONE / f"{name}.py"
-    if not _is_script(script):
-        raise unknown("script", name, sorted(p.stem for p in CLONE.glob("*.py") if _is_script(p)))
+    if not _is_script(name):
+        known = filter(_is_script, (path.stem for path in CLONE.glob("*.py")))
+        raise unknown("script", name, sorted(known))
+    path = CLONE / f"{name}.py"
     loader: Any = type(__spec__.loader)  # what this module was loaded by
     spec = importlib.util.spec_from_file_location(
-        f"script_{name}", script, loader=loader(f"script_{name}", str(script))
+        f"script_{name}", path, loader=loader(f"script_{name}", str(path))
     )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -212,5 +215,6 @@ def script_module(name: str) -> Any:
     return module
 
 
-def _is_script(path: Path) -> bool:
+def _is_script(name: str) -> bool:
+    path = CLONE / f"{name}.py"
     return path.is_file() and "\ndef build_model(" in path.read_text(encoding="utf-8")

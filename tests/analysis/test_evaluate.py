@@ -146,6 +146,20 @@ def test_a_kept_number_is_of_the_weights_the_circuit_and_the_code(
     assert said() == (number, True)
 
 
+def test_bad_records_are_an_error_or_left_out(run, config, tmp_path, capsys):
+    path = tmp_path / "damaged.tfrecords"
+    content = bytearray((config.tf_records / f"{DATASET}_val.tfrecords").read_bytes())
+    content[len(content) // 2] ^= 1  # within the fifth of nine records
+    path.write_bytes(content)
+    arguments = [run.name, "--dataset", str(path), "--device", "cpu"]
+    assert exit_code(evaluate.main, arguments) == 2
+    assert "damaged.tfrecords" in capsys.readouterr().err
+    assert exit_code(evaluate.main, [*arguments, "--on-bad-record", "skip"]) == 0
+    found, _ = evaluate.evaluated(run, str(path), on_bad_record="skip")
+    assert found.kept and found.record.tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert exit_code(evaluate.main, arguments) == 2  # what was kept then is not taken for all
+
+
 def test_images_of_another_size_are_not_resized_in_silence(run, tmp_path, capsys):
     for label in ("pos", "neg"):
         folder = tmp_path / "small" / "imgs" / label

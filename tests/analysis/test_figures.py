@@ -312,7 +312,7 @@ def test_series_differ_for_colour_blind_readers():
 
 def test_wrong_example_is_said(run):
     with pytest.raises(UserError):
-        activity.example(Handmade(), 1, skip=3)
+        activity.example(Handmade(), 2)
     assert activity.example(Handmade(), 1) == 1
     given = activity.prepare_images(run, Handmade().images)
     assert given.shape == (2, 1, SIZE, SIZE) and 0 <= given.min() < given.max() <= 1

@@ -163,6 +163,8 @@ def test_settings_and_versions_are_there_and_changes_marked(written, read):
     versions = {row[0]: row[1] for row in read.tables["Code, machine and data of the training"][1:]}
     assert versions["commit"] == (written[1][0].commits or "–")
     assert versions["the network is given"] == "24×24"
+    code = written[1][0].record["sessions"][0]["code"]["fingerprint"]
+    assert f"layers {code['layers']}" in versions["code (fingerprints)"]
 
 
 def test_text_is_escaped(run, tmp_path):

@@ -17,9 +17,9 @@ def test_intervals_of_a_proportion_are_their_formulas(successes, count, confiden
     z, share = stats.norm.ppf((1 + confidence) / 2), successes / count
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / (1 + z * z / count)
-    found = statistics.wilson(successes, count, confidence)
+    found = statistics.proportion(successes, count, confidence)
     assert found == pytest.approx((centre - half, centre + half), abs=1e-9)
-    low, high = statistics.clopper_pearson(successes, count, confidence)
+    low, high = statistics.proportion(successes, count, confidence, "exact")
     tail = (1 - confidence) / 2
     least = special.betaincinv(successes, count - successes + 1, tail) if successes else 0
     full = successes == count
@@ -30,7 +30,7 @@ def test_intervals_of_a_proportion_are_their_formulas(successes, count, confiden
 @pytest.mark.parametrize(("successes", "count"), [(-1, 5), (6, 5), (0, 0)])
 def test_impossible_counts_are_refused(successes, count):
     with pytest.raises(ValueError):
-        statistics.wilson(successes, count)
+        statistics.proportion(successes, count)
 
 
 @pytest.mark.parametrize(
@@ -43,10 +43,10 @@ def test_mcnemar_counts_the_discordant_images(only_first, only_second):
     found = statistics.mcnemar(first, second)
     n, least = only_first + only_second, min(only_first, only_second)
     tail = sum(math.comb(n, k) for k in range(least + 1)) / 2**n
-    assert found.p == pytest.approx(min(1, 2 * tail) if n else 1)
-    assert (found.only_first, found.only_second) == (only_first, only_second)
-    assert found.difference == pytest.approx(first.mean() - second.mean())
-    assert found.interval[0] <= found.difference <= found.interval[1]
+    assert found["p"] == pytest.approx(min(1, 2 * tail) if n else 1)
+    assert (found["only_model_right"], found["only_reference_right"]) == (only_first, only_second)
+    assert found["difference"] == pytest.approx(first.mean() - second.mean())
+    assert found["low"] <= found["difference"] <= found["high"]
 
 
 def test_interval_of_a_paired_difference_is_near_the_bootstrap():
@@ -57,7 +57,8 @@ def test_interval_of_a_paired_difference_is_near_the_bootstrap():
         (first.astype(float), second.astype(float)), lambda a, b: a.mean() - b.mean(),
         paired=True, vectorized=False, n_resamples=2000, method="percentile", rng=random,
     )  # fmt: skip
-    assert found.interval == pytest.approx(tuple(sample.confidence_interval), abs=0.003)
+    expected = tuple(sample.confidence_interval)
+    assert (found["low"], found["high"]) == pytest.approx(expected, abs=0.003)
 
 
 def test_mcnemar_refuses_lists_of_different_length():

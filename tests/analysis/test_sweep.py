@@ -174,7 +174,7 @@ def test_a_point_is_a_run_on_a_set(config, names):
     run = load_run(names["hgru"], device="cpu", config=config)
     run.history.validation_metric[:3] = [0.5, 0.9, 0.95]
     member = comparison.Member(run, "m", {"pathfinder_6": answers(np.arange(50) < 30)})
-    (found,) = member.points()
+    (found,) = comparison.points([member])
     expected = stats.binomtest(30, 50).proportion_ci(method="wilson")
     assert (found.low, found.high) == pytest.approx(tuple(expected))
     assert (found.accuracy, found.images, found.training_images) == (0.6, 50, 44)
