@@ -1,6 +1,7 @@
 """Activity over the steps, as a strip and as an animation, and gradient maps."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,23 +30,14 @@ FRAME_MS, LAST_FRAME_MS = 450, 1800
 
 @dataclass
 class Seen:
-    """What a circuit does with one image.
+    """What a circuit does with one image."""
 
-    Attributes:
-        image: (H, W), 0–1, as the network was given it.
-        label: 0 or 1.
-        probability: softmax probability that the network gives to label 1.
-        outline: (H, W) bool: the target contour, widened; None where it is not known.
-        strength: by symbol (H1, H2), (T, H, W): root mean square over channels at each step.
-        gates: by symbol (G1, G2), (T, K): mean over positions at each step.
-    """
-
-    image: np.ndarray
-    label: int
-    probability: float
-    outline: np.ndarray | None
-    strength: dict[str, np.ndarray]
-    gates: dict[str, np.ndarray]
+    image: np.ndarray  # (H, W), 0–1, as the network was given it
+    label: int  # 0 or 1
+    probability: float  # softmax probability that the network gives to label 1
+    outline: np.ndarray | None  # (H, W) bool: the target contour, widened; None: not known
+    strength: dict[str, np.ndarray]  # H1 and H2, (T, H, W): r.m.s. over channels at each step
+    gates: dict[str, np.ndarray]  # G1 and G2, (T, K): mean over positions at each step
 
     @property
     def caption(self) -> str:
@@ -154,49 +146,30 @@ def animation(seen: Seen, run: TrainedRun) -> bytes:
     return content.getvalue()
 
 
-def gradient_maps(
-    run: TrainedRun, data: Any, indices: list[int], samples: int = SAMPLES, seed: int = 0
-) -> tuple[list[np.ndarray], np.ndarray, list[int]]:
-    """SmoothGrad of the label's logit for some images.
-
-    Returns:
-        The images (H, W) in 0–1, the maps (N, H, W), the labels.
-    """
-    images, maps, labels = [], [], []
-    batch = 1 if run.device.type == "cpu" else 10
-    for index in indices:
-        image, label = data[index]
-        given = prepare_images(run, np.array(image)[None], seed)[0]
-        bar = partial(Progress, unit="batch", desc="SmoothGrad")
-        found = smoothgrad(
-            run.network, given, int(label), samples, seed=seed, batch=batch, progress=bar
-        )
-        images.append(given[0].cpu().numpy())
-        maps.append(found.cpu().numpy())
-        labels.append(int(label))
-    return images, np.stack(maps), labels
-
-
 @style()
 def gradient_figure(
-    images: list[np.ndarray], maps: np.ndarray, labels: list[int], samples: int
+    run: TrainedRun, data: Any, indices: Sequence[int], samples: int = SAMPLES, seed: int = 0
 ) -> Figure:
-    """Each image, the gradient of its label's logit, and the gradient's absolute value."""
-    count = len(images)
-    figure = new_figure(PAGE, 1.95 * count + 0.2)
-    grid = figure.subplots(count, 3, squeeze=False)
+    """Some images, the SmoothGrad of the label's logit, and the gradient's absolute value."""
+    figure = new_figure(PAGE, 1.95 * len(indices) + 0.2)
+    grid = figure.subplots(len(indices), 3, squeeze=False)
+    batch = 1 if run.device.type == "cpu" else 10
+    progress = partial(Progress, unit="batch", desc="SmoothGrad")
     bar: Any = {"shrink": 0.75, "label": "logit per unit of intensity"}
-    for (left, middle, right), image, gradient, label in zip(
-        grid, images, maps, labels, strict=True
-    ):
+    for (left, middle, right), index in zip(grid, indices, strict=True):
+        image, label = data[index]
+        given = prepare_images(run, np.array(image)[None], seed)[0]
+        how: Any = {"seed": seed, "batch": batch, "progress": progress}
+        gradient = smoothgrad(run.network, given, int(label), samples, **how).cpu().numpy()
+        shown = given[0].cpu().numpy()
         scale = float(np.percentile(np.abs(gradient), 99.7)) or 1.0
-        left.imshow(image, **GREY)
+        left.imshow(shown, **GREY)
         left.set_title(f"label {label}: {LABELS[label]}")
-        shown = middle.imshow(gradient, cmap=SIGNED, vmin=-scale, vmax=scale)
+        signed = middle.imshow(gradient, cmap=SIGNED, vmin=-scale, vmax=scale)
         middle.set_title(f"gradient, {samples} noisy cop{'y' if samples == 1 else 'ies'}")
-        figure.colorbar(shown, ax=middle, extend="both", **bar)
+        figure.colorbar(signed, ax=middle, extend="both", **bar)
         strength = right.imshow(np.abs(gradient), cmap=ACTIVITY, vmin=0, vmax=scale)
-        right.contour(image, levels=[0.5], colors=SKY, linewidths=0.4)
+        right.contour(shown, levels=[0.5], colors=SKY, linewidths=0.4)
         right.set_title("its absolute value")
         figure.colorbar(strength, ax=right, extend="max", **bar)
         for axes in (left, middle, right):

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
+from scipy import ndimage
 from torch import nn
 
 from analysis.probing import circuit
@@ -39,26 +38,18 @@ STAGES = {
 class AssociationField:
     """Mean connections between oriented channels.
 
-    Attributes:
-        relative: (R,) centres of the bins of relative orientation in degrees, 0, 15 … 90.
-        distance: (D,) centres of the bins in pixels, 0, 1 …: distances rounded to the nearest.
-        excitatory: (R, D) mean over connections of max(w, 0).
-        inhibitory: (R, D) mean over connections of max(−w, 0).
-        field: (R, h, w) mean connection by place: every kernel is turned so that the receiving
-            unit's orientation is horizontal; rows below, columns to the right of it, in pixels.
-        by_orientation: (2, R) mean excitatory and inhibitory part over all distances.
-        null: (2, 2, R) of the same, the 2.5th and 97.5th percentile over shuffled orientations.
-        channels: number of oriented channels.
+    ``field``: every kernel is turned so that the receiving unit's orientation is horizontal; rows
+    below, columns to the right of it, in pixels.
     """
 
-    relative: np.ndarray
-    distance: np.ndarray
-    excitatory: np.ndarray
-    inhibitory: np.ndarray
-    field: np.ndarray
-    by_orientation: np.ndarray
-    null: np.ndarray
-    channels: int
+    relative: np.ndarray  # (R,) centres of the bins of relative orientation: 0, 15 … 90 degrees
+    distance: np.ndarray  # (D,) of the bins of distance: 0, 1 … pixels, the nearest
+    excitatory: np.ndarray  # (R, D) mean over connections of max(w, 0)
+    inhibitory: np.ndarray  # (R, D) mean over connections of max(−w, 0)
+    field: np.ndarray  # (R, h, w) mean connection by place
+    by_orientation: np.ndarray  # (2, R) mean excitatory and inhibitory part over all distances
+    null: np.ndarray  # (2, 2, R) of these, percentiles 2.5 and 97.5 over shuffled orientations
+    channels: int  # number of oriented channels
 
 
 def orientation_of(filters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -117,14 +108,13 @@ def connections(network: nn.Module, stage: str = "weights") -> np.ndarray:
     layer = circuit(network)
     second = stage in ("second_weights", "excitation") and layer.separate_kernels
     kernel = layer.W2 if second else layer.W1
-    factor: torch.Tensor | float = 1.0
+    factor = layer.W1.new_ones(1, 1, 1)
     if stage == "excitation":
-        factor = (layer.kappa if layer.multiplicative_excitation else 1.0) * layer.gamma
+        factor = factor * (layer.kappa if layer.multiplicative_excitation else 1.0) * layer.gamma
     elif stage == "inhibition":
-        factor = -1.0 * layer.mu
-    if isinstance(factor, torch.Tensor):
-        factor = factor[:, None]  # (K, 1, 1, 1)
-    return (factor * kernel).detach().float().cpu().numpy()
+        factor = -factor * layer.mu
+    # Of shape (K, 1, 1), or one number for all.
+    return (factor[:, None] * kernel).detach().float().cpu().numpy()
 
 
 def association_field(
@@ -195,10 +185,6 @@ def turn(kernel: np.ndarray, orientation: np.ndarray) -> np.ndarray:
     Args:
         orientation: (K,) degrees.
     """
-    angles = torch.from_numpy(np.deg2rad(orientation)).double()
-    cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
-    # Where a place of the turned kernel, x to the right and y down, lies in the kernel: turned
-    # back counter-clockwise.
-    theta = torch.stack([cos, sin, zero, -sin, cos, zero], 1).reshape(-1, 2, 3)
-    grid = F.affine_grid(theta, [len(kernel), 1, *kernel.shape[2:]], align_corners=True)
-    return F.grid_sample(torch.from_numpy(kernel), grid, align_corners=True).numpy()
+    how: Any = {"axes": (1, 2), "reshape": False, "order": 1, "mode": "grid-constant"}
+    pairs = zip(kernel, orientation, strict=True)
+    return np.stack([ndimage.rotate(one, -degrees, **how) for one, degrees in pairs])

@@ -31,30 +31,19 @@ TICKS = [1, 2, 2.5, 5, 10]
 
 @dataclass(frozen=True)
 class Point:
-    """One run on one set.
+    """One run on one set."""
 
-    Attributes:
-        model: its name in the comparison; runs of one name differ by their seed.
-        trained_on, tested_on: names of sets.
-        seed: of the run.
-        parameters: numbers that were trained.
-        training_images: that the weights had seen.
-        images: that it was tested on.
-        accuracy, low, high: share answered rightly, and Wilson's 95% interval over the images.
-        images_to: training images at the first validation of 90% or more; None: not reached.
-    """
-
-    model: str
-    trained_on: str
+    model: str  # its name in the comparison; runs of one name differ by their seed
+    trained_on: str  # name of a set
     tested_on: str
-    seed: int
-    parameters: int
-    training_images: int
-    images: int
-    accuracy: float
-    low: float
+    seed: int  # of the run
+    parameters: int  # numbers that were trained
+    training_images: int  # that the weights had seen
+    images: int  # that it was tested on
+    accuracy: float  # share answered rightly
+    low: float  # Wilson's 95% interval over the images
     high: float
-    images_to: int | None
+    images_to: int | None  # training images at the first validation of 90%; None: not reached
 
 
 @dataclass

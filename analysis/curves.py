@@ -26,20 +26,15 @@ FEW = 4  # runs whose training curves are drawn too
 class Curve:
     """A run's validations, and its training in between.
 
-    Attributes:
-        run: its name.
-        label: what the figure calls it; runs of one label differ by their seed.
-        table: (v, 6): training images, seconds of training, loss and metric of training since the
-            validation before, loss and metric of the validation. Not known: not a number.
-        metric: name of the metric.
-        stages: of a curriculum: training images at which each length began, and the length.
+    ``table``, (v, 6): training images, seconds of training, loss and metric of training since the
+    validation before, loss and metric of the validation; not a number where not known.
     """
 
-    run: str
-    label: str
+    run: str  # its name
+    label: str  # what the figure calls it; runs of one label differ by their seed
     table: np.ndarray
     metric: str = "accuracy"
-    stages: tuple[tuple[int, int], ...] = ()
+    stages: tuple[tuple[int, int], ...] = ()  # (training images, length that began there)
 
     def reached(self, level: float) -> np.ndarray | None:
         """The row of the first validation that reached a level; None if none did."""

@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,29 +48,61 @@ LABELS = {0: "two contours", 1: "one contour"}
 Row = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What an evaluation is to be of."""
+
+    images: int = IMAGES  # at most; generated sets have just as many
+    seed: int = 0  # of generated images, of the choice among more, of the hidden state
+    fold: str = "val"  # or 'train', of a data set or stream
+    lesion: Sequence[str] = ()  # letters held at 0
+    timesteps: int | None = None  # of the circuit; None: the run's own
+    on_bad_record: str = "error"  # what to do with a corrupt record; 'skip' leaves it out
+
+    def open(self, run: TrainedRun, dataset: str) -> Any:
+        """The images (see :func:`analysis.image_sets.open_images`)."""
+        among = self.images, self.seed, self.fold, self.on_bad_record
+        return open_images(dataset, run.config, run.params, *among)
+
+    def about(self, run: TrainedRun, data: Any) -> dict[str, Any]:
+        """What the numbers depend on."""
+        steps = circuit(run.network).timesteps if is_recurrent(run.network) else None
+        found = {
+            "weights_fingerprint": weights_fingerprint(run.network),
+            "network": options_of(run.network),
+            "code": run.code,
+            "input_size": list(run.image_size),
+            "val_augmentations": list(run.params["val_augmentations"]),
+            "model_name": run.model_name,
+            "weights": run.weights,
+            "step": run.step,
+            "set": data.fingerprint(),
+            "set_described": data.describe(),
+            "fold": self.fold,
+            "images_at_most": self.images,
+            "seed": self.seed,
+            "lesion": sorted(self.lesion),
+            "timesteps": steps if self.timesteps is None else self.timesteps,
+            "batch_size": int(run.params["batch_size"]),
+            "device": run.device.type,
+            "torch": torch.__version__,
+        }
+        skip = {"on_bad_record": self.on_bad_record} if self.on_bad_record != "error" else {}
+        return found | skip
+
+
 @dataclass
 class Evaluation:
-    """A network's answers to a set of images; a row an image, ordered by number.
+    """A network's answers to a set of images; a row an image, ordered by number."""
 
-    Attributes:
-        run: the run's name.
-        dataset: the set's name.
-        record: (n,) the images' numbers in the set.
-        label: (n,) 0 or 1.
-        logits: (n, 2) float32.
-        distance: (n,) between the markers, pixels of the stimulus; not a number where not found.
-        about: what was evaluated: weights, step, lesions, timesteps, seed …
-        kept: whether these answers were computed before, and read now.
-    """
-
-    run: str
-    dataset: str
-    record: np.ndarray
-    label: np.ndarray
-    logits: np.ndarray
-    distance: np.ndarray
-    about: dict[str, Any]
-    kept: bool = False
+    run: str  # the run's name
+    dataset: str  # the set's name
+    record: np.ndarray  # (n,) the images' numbers in the set
+    label: np.ndarray  # (n,) 0 or 1
+    logits: np.ndarray  # (n, 2) float32
+    distance: np.ndarray  # (n,) between the markers, pixels of the stimulus; NaN: not found
+    about: dict[str, Any]  # what was evaluated: weights, step, lesions, timesteps, seed …
+    kept: bool = False  # whether these answers were computed before, and read now
 
     @property
     def correct(self) -> np.ndarray:
@@ -163,13 +195,9 @@ def evaluate(
     dataset: str,
     images: int = IMAGES,
     *,
-    seed: int = 0,
-    fold: str = "val",
-    lesion: Sequence[str] = (),
-    timesteps: int | None = None,
     workers: int | None = None,
-    on_bad_record: str = "error",
     data: Any = None,
+    **asked: Any,
 ) -> Evaluation:
     """A run's answers to a set of images.
 
@@ -180,33 +208,29 @@ def evaluate(
     Args:
         run: the run.
         dataset: see :func:`analysis.image_sets.open_images`.
-        images: how many at most; generated sets have just as many.
-        seed: of generated images, of the choice among more, of the hidden state.
-        fold: 'train' or 'val', of a data set or stream.
-        lesion: letters held at 0.
-        timesteps: of the circuit; None: the run's own.
+        images, asked: see :class:`Asked`.
         workers: processes that load; None: none on a CPU, half of the cores beside a GPU.
-        on_bad_record: what to do with a corrupt record: 'error', or 'skip' leaves it out.
         data: the set, where it is open already.
 
     Raises:
         UserError: the set cannot be had, a setting cannot be, or no image could be read.
     """
-    if data is None:
-        data = open_images(dataset, run.config, run.params, images, seed, fold, on_bad_record)
-    about = _about(run, data, images, seed, fold, lesion, timesteps, on_bad_record)
+    how = Asked(images, **asked)
+    data = data or how.open(run, dataset)
+    about = how.about(run, data)
     count = min(images, len(data))
     if workers is None:
         workers = 0 if run.device.type == "cpu" else min(WORKERS, (os.cpu_count() or 2) // 2)
     size = min(int(run.params["batch_size"]), len(data))
-    loader = Loader(data, size, seed, True, workers, run.device, on_bad_record=on_bad_record)
+    bad = how.on_bad_record
+    loader = Loader(data, size, how.seed, True, workers, run.device, on_bad_record=bad)
     augment = Augmentations(run.params["val_augmentations"], [*run.image_size, 1])
-    generator = torch.Generator(run.device).manual_seed(seed)
+    generator = torch.Generator(run.device).manual_seed(how.seed)
     rows: list[tuple[np.ndarray, ...]] = []
     began = time.perf_counter()
     with ExitStack() as stack, torch.no_grad():
-        stack.enter_context(hidden_seed(run.network, seed))
-        stack.enter_context(altered(run.network, lesion, timesteps))
+        stack.enter_context(hidden_seed(run.network, how.seed))
+        stack.enter_context(altered(run.network, how.lesion, how.timesteps))
         name = f"{run.name} on {title(dataset)}"
         bar = stack.enter_context(Progress(total=count, unit="image", desc=name))
         forward = GraphedForward(run.network, hidden_generators(run.network))
@@ -224,8 +248,8 @@ def evaluate(
         raise UserError(f"none of the images of {title(dataset)} could be read")
     columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
     order = np.argsort(columns[0], kind="stable")
-    record, label, logits, distance = (column[order] for column in columns)
     about["seconds"] = round(time.perf_counter() - began, 2)
+    record, label, logits, distance = (column[order] for column in columns)
     return Evaluation(run.name, dataset, record, label, logits, distance, about)
 
 
@@ -234,13 +258,10 @@ def evaluated(
     dataset: str,
     images: int = IMAGES,
     *,
+    workers: int | None = None,
     again: bool = False,
     resize: bool = True,
-    seed: int = 0,
-    fold: str = "val",
-    workers: int | None = None,
-    on_bad_record: str = "error",
-    **circuit: Any,
+    **asked: Any,
 ) -> tuple[Evaluation, Path]:
     """As :func:`evaluate`, kept under ``condition_evaluations``: what is there is not done again.
 
@@ -251,28 +272,25 @@ def evaluated(
         again: compute it anew, and keep that.
         resize: whether images of another size than those that the run was trained on may be
             resized (by the run's own preprocessing), with a warning.
-        circuit: ``lesion`` and ``timesteps``.
 
     Returns:
         The evaluation, and the ``.npz`` file of its answers, beside the ``.json`` of its numbers.
     """
-    data = open_images(dataset, run.config, run.params, images, seed, fold, on_bad_record)
+    how = Asked(images, **asked)
+    data = how.open(run, dataset)
     check_size(run, dataset, data, resize)
-    wanted = _about(run, data, images, seed, fold, **circuit, on_bad_record=on_bad_record)
+    wanted = how.about(run, data)
     known_by = [dataset, {k: v for k, v in wanted.items() if k not in NAMES}]
     key = hashlib.sha256(json.dumps(known_by, sort_keys=True).encode()).hexdigest()[:8]
     words = [title(dataset), f"step{run.step}", *(f"lesion_{x}" for x in wanted["lesion"])]
-    words += [f"T{circuit['timesteps']}"] if circuit.get("timesteps") else []
+    words += [f"T{how.timesteps}"] if how.timesteps else []
     path = run.config.condition_evaluations / run.name / f"{'_'.join(words)}_{key}.npz"
     if path.exists() and not again:
         arrays = read_arrays(path)
         about = json.loads(str(arrays.pop("about"))) | {key: wanted[key] for key in NAMES}
         if {**wanted, "seconds": about.get("seconds")} == about:
             return Evaluation(run.name, dataset, **arrays, about=about, kept=True), path
-    found = evaluate(
-        run, dataset, images, seed=seed, fold=fold, workers=workers, on_bad_record=on_bad_record,
-        data=data, **circuit,
-    )  # fmt: skip
+    found = evaluate(run, dataset, images, workers=workers, data=data, **asked)
     arrays = {key: getattr(found, key) for key in ("record", "label", "logits", "distance")}
     write_arrays(path, {**arrays, "about": np.array(json.dumps(found.about))})
     write_json(path.with_suffix(".json"), found.summary())
@@ -296,41 +314,6 @@ def check_size(run: TrainedRun, dataset: str, data: Any, resize: bool) -> None:
     if not resize:
         raise UserError(f"{text}; --resize resizes them")
     warnings.warn(f"{text}: they are resized", stacklevel=2)
-
-
-def _about(
-    run: TrainedRun,
-    data: Any,
-    images: int,
-    seed: int,
-    fold: str,
-    lesion: Sequence[str] = (),
-    timesteps: int | None = None,
-    on_bad_record: str = "error",
-) -> dict[str, Any]:
-    """What the numbers of an evaluation depend on."""
-    if timesteps is None and is_recurrent(run.network):
-        timesteps = circuit(run.network).timesteps
-    return {
-        "weights_fingerprint": weights_fingerprint(run.network),
-        "network": options_of(run.network),
-        "code": run.code,
-        "input_size": list(run.image_size),
-        "val_augmentations": list(run.params["val_augmentations"]),
-        "model_name": run.model_name,
-        "weights": run.weights,
-        "step": run.step,
-        "set": data.fingerprint(),
-        "set_described": data.describe(),
-        "fold": fold,
-        "images_at_most": images,
-        "seed": seed,
-        "lesion": sorted(lesion),
-        "timesteps": timesteps,
-        "batch_size": int(run.params["batch_size"]),
-        "device": run.device.type,
-        "torch": torch.__version__,
-    } | ({} if on_bad_record == "error" else {"on_bad_record": on_bad_record})
 
 
 def percent(row: Row) -> str:
@@ -393,9 +376,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for run in load_runs(options):
         for name in options.dataset or [run.validated_on]:
             one, path = evaluated(
-                run, name, options.images, seed=options.seed, lesion=options.lesion,
-                timesteps=options.timesteps, fold=options.fold, workers=options.workers,
-                again=options.again, resize=options.resize, on_bad_record=options.on_bad_record,
+                run, name, workers=options.workers, again=options.again, resize=options.resize,
+                **{one.name: getattr(options, one.name) for one in fields(Asked)},
             )  # fmt: skip
             found.append(one)
             paths += [path, path.with_suffix(".json")]

@@ -73,36 +73,23 @@ def draw(
         gates = activity.watch(run, data, examples[0], seed).gates
         return kernels.letter_figure(run.network, gates)
 
-    def gradients() -> Figure:
-        images, maps, labels = activity.gradient_maps(run, data, examples, samples, seed)
-        return activity.gradient_figure(images, maps, labels, samples)
-
     pictures: dict[str, Callable[[], Figure]] = {
         "curves": lambda: curves.learning_curves(curves.of_runs([run])),
         "gabors": lambda: kernels.gabor_figure(run.network),
         "kernels": lambda: kernels.kernel_figure(run.network, stage),
         "association": lambda: kernels.association_figure(run.network, stage),
         "letters": letters,
-        "gradients": gradients,
+        "gradients": lambda: activity.gradient_figure(run, data, examples, samples, seed),
     }
     written: dict[str, list[Path]] = {}
     for kind in wanted:
-        if kind == "activity":
-            written[kind] = _activity(run, data, examples, folder, seed)
-        elif kind != "curves" or run.history.validation_step:
+        if kind in pictures and (kind != "curves" or run.history.validation_step):
             written[kind] = save(pictures[kind](), folder / kind)
-    return written
-
-
-def _activity(
-    run: TrainedRun, data: Any, examples: Sequence[int], folder: Path, seed: int
-) -> list[Path]:
-    written = []
-    for index in examples:
-        seen = activity.watch(run, data, index, seed)
-        stem = folder / f"activity_label{seen.label}_image{index}"
-        written += save(activity.strip(seen, run), stem)
-        written.append(write_bytes(stem.with_suffix(".gif"), activity.animation(seen, run)))
+        for index in examples if kind == "activity" else ():
+            seen = activity.watch(run, data, index, seed)
+            stem = folder / f"activity_label{seen.label}_image{index}"
+            moving = write_bytes(stem.with_suffix(".gif"), activity.animation(seen, run))
+            written.setdefault(kind, []).extend([*save(activity.strip(seen, run), stem), moving])
     return written
 
 

@@ -8,25 +8,9 @@ from matplotlib.figure import Figure
 from scipy.special import expit
 from torch import nn
 
-from analysis import association
+from analysis import association, style
 from analysis.association import STAGES, AssociationField, channel_orientation, connections
 from analysis.probing import circuit
-from analysis.style import (
-    BLUE,
-    EXCITATORY,
-    INHIBITORY,
-    MUTED,
-    PAGE,
-    PLAIN,
-    RED,
-    SEQUENTIAL,
-    SIGNED,
-    heading,
-    new_figure,
-    note,
-    picture,
-    style,
-)
 from layers.gabor import ORIENTATIONS, PHASES, gabor_bank
 from layers.hgru import LETTERS
 from models.feedforward import FeedforwardNetwork
@@ -41,11 +25,11 @@ TITLES = {
     "kappa": "κ  excitation (add.)",
     "omega": "ω  excitation (mult.)",
 }
-GATES = (("G1", "b_gain", BLUE, "o"), ("G2", "b_mix", RED, "s"))
+GATES = (("G1", "b_gain", style.BLUE, "o"), ("G2", "b_mix", style.RED, "s"))
 NOMINAL = 180 / ORIENTATIONS * np.arange(ORIENTATIONS)  # of the contours that the formula prefers
 
 
-@style()
+@style.style()
 def gabor_figure(network: RecurrentNetwork | FeedforwardNetwork) -> Figure:
     """The filter bank before training (the formula) and after; phases in turn.
 
@@ -55,7 +39,7 @@ def gabor_figure(network: RecurrentNetwork | FeedforwardNetwork) -> Figure:
     before = gabor_bank(after.shape[-1]).numpy()[:, 0]
     measured = channel_orientation(network)
     change = np.linalg.norm(after - before) / np.linalg.norm(before)
-    figure = new_figure(PAGE, 3.1)
+    figure = style.new_figure(style.PAGE, 3.1)
     grid = figure.subplots(4, ORIENTATIONS + 1)
     scale = max(np.abs(before[:BANK]).max(), np.abs(after[:BANK]).max())
     largest = 1.5 * np.abs(before[BANK]).max()
@@ -64,22 +48,22 @@ def gabor_figure(network: RecurrentNetwork | FeedforwardNetwork) -> Figure:
         bank = after if trained else before
         for column, axes in enumerate(axes_row[:-1]):
             channel = phase * ORIENTATIONS + column
-            shown = axes.imshow(bank[channel], cmap=SIGNED, vmin=-scale, vmax=scale)
-            picture(axes)
+            shown = axes.imshow(bank[channel], cmap=style.SIGNED, vmin=-scale, vmax=scale)
+            style.picture(axes)
             if row == 0:
-                axes.set_title(f"{NOMINAL[column]:g}°", **PLAIN)
+                axes.set_title(f"{NOMINAL[column]:g}°", **style.PLAIN)
             if trained:
                 axes.set_xlabel(_degrees(measured[channel]), fontsize=7, labelpad=2)
         name = "after" if trained else "before"
         axes_row[0].set_ylabel(f"phase {phase + 1}\n{name}", fontsize=7)
-        picture(axes_row[-1])
+        style.picture(axes_row[-1])
         if phase == 0:
-            axes_row[-1].imshow(bank[BANK], cmap=SIGNED, vmin=-largest, vmax=largest)
-    grid[0, -1].set_title("disc", **PLAIN)
+            axes_row[-1].imshow(bank[BANK], cmap=style.SIGNED, vmin=-largest, vmax=largest)
+    grid[0, -1].set_title("disc", **style.PLAIN)
     disc = f"{_degrees(measured[BANK])}\nscale ±{largest:.2g}"
     grid[1, -1].set_xlabel(disc, fontsize=7, labelpad=2)
     figure.colorbar(shown, ax=grid, shrink=0.7, label="weight (per unit of intensity)")
-    heading(
+    style.heading(
         figure,
         f"filters before and after training (relative change {100 * change:.0f}%); below: "
         "measured orientation, – none",
@@ -87,7 +71,7 @@ def gabor_figure(network: RecurrentNetwork | FeedforwardNetwork) -> Figure:
     return figure
 
 
-@style()
+@style.style()
 def kernel_figure(network: nn.Module, stage: str = "weights") -> Figure:
     """All K×K horizontal kernels, sorted by the measured orientation of the channels."""
     kernel, orientation = connections(network, stage), channel_orientation(network)
@@ -97,9 +81,9 @@ def kernel_figure(network: nn.Module, stage: str = "weights") -> Figure:
     scale = float(np.percentile(np.abs(kernel), 99.5)) or 1.0
     centres = (np.arange(K) + 0.5) * size - 0.5
     names = [_degrees(orientation[channel]) for channel in order]
-    figure = new_figure(PAGE * 0.86, PAGE * 0.78)
+    figure = style.new_figure(style.PAGE * 0.86, style.PAGE * 0.78)
     axes = figure.subplots()
-    shown = axes.imshow(tiles, cmap=SIGNED, vmin=-scale, vmax=scale, interpolation="none")
+    shown = axes.imshow(tiles, cmap=style.SIGNED, vmin=-scale, vmax=scale, interpolation="none")
     for i in range(K):
         for line in (axes.axhline, axes.axvline):
             line(i * size - 0.5, color="#8c8c8c", linewidth=0.3)
@@ -114,12 +98,12 @@ def kernel_figure(network: nn.Module, stage: str = "weights") -> Figure:
     return figure
 
 
-@style()
+@style.style()
 def association_figure(network: nn.Module, stage: str = "weights") -> Figure:
     """The association field (see :mod:`analysis.association` for what is what)."""
     found = association.association_field(connections(network, stage), channel_orientation(network))
     angles = [f"{angle:g}°" for angle in found.relative]
-    figure = new_figure(PAGE, 3.7)
+    figure = style.new_figure(style.PAGE, 3.7)
     parts: Any = figure.subfigures(2, 1, height_ratios=[0.62, 1])
     upper, lower = parts
     _fields(upper, found, stage)
@@ -127,7 +111,7 @@ def association_figure(network: nn.Module, stage: str = "weights") -> Figure:
     largest = np.nanmax([found.excitatory, found.inhibitory])
     for axes, values in ((left, found.excitatory), (middle, found.inhibitory)):
         shown = axes.imshow(
-            values, cmap=SEQUENTIAL, vmin=0, vmax=largest, aspect="auto", origin="lower"
+            values, cmap=style.SEQUENTIAL, vmin=0, vmax=largest, aspect="auto", origin="lower"
         )
         axes.set_xlabel("distance (pixels)")
         axes.set_yticks(range(len(angles)), angles)
@@ -137,13 +121,13 @@ def association_figure(network: nn.Module, stage: str = "weights") -> Figure:
     middle.tick_params(labelleft=False)
     lower.colorbar(shown, ax=[left, middle], shrink=0.9, label="connection (weight)")
     for part, sign, name, colour, marker in (
-        (0, 1, "excitatory", EXCITATORY, "o"), (1, -1, "inhibitory", INHIBITORY, "s"),
+        (0, 1, "excitatory", style.EXCITATORY, "o"), (1, -1, "inhibitory", style.INHIBITORY, "s"),
     ):  # fmt: skip
         band: Any = {"color": colour, "alpha": 0.2, "linewidth": 0, "label": "shuffled, 95%"}
         right.fill_between(found.relative, *sign * found.null[part], **band)
         means = sign * found.by_orientation[part]
         right.plot(found.relative, means, color=colour, marker=marker, label=name)
-    right.axhline(0, color=MUTED, linewidth=0.7)
+    right.axhline(0, color=style.MUTED, linewidth=0.7)
     right.set_title("over all distances")
     right.set_xlabel("relative orientation")
     right.set_ylabel("mean connection")
@@ -160,19 +144,19 @@ def _fields(figure: Any, found: AssociationField, stage: str) -> None:
     edge = found.field.shape[-1] / 2  # the unit's own pixel is centred on 0
     extent = (-edge, edge, edge, -edge)
     for axes, angle, field in zip(grid, found.relative, found.field, strict=True):
-        shown = axes.imshow(field, cmap=SIGNED, vmin=-scale, vmax=scale, extent=extent)
+        shown = axes.imshow(field, cmap=style.SIGNED, vmin=-scale, vmax=scale, extent=extent)
         axes.plot([-1.5, 1.5], [0, 0], color="#000000", linewidth=1.2, solid_capstyle="round")
-        axes.set_title(f"{angle:g}°", **PLAIN)
-        picture(axes)
+        axes.set_title(f"{angle:g}°", **style.PLAIN)
+        style.picture(axes)
     figure.colorbar(shown, ax=grid, shrink=0.9, extend="both", label="connection")
-    heading(
+    style.heading(
         figure,
         f"mean connection ({STAGES[stage]}) to a horizontal unit, by relative orientation; "
         f"{found.channels} oriented channels",
     )
 
 
-@style()
+@style.style()
 def letter_figure(network: nn.Module, gates: dict[str, np.ndarray] | None = None) -> Figure:
     """The Greek letters by channel, η by step, and the gates (0: closed, 1: open).
 
@@ -183,13 +167,13 @@ def letter_figure(network: nn.Module, gates: dict[str, np.ndarray] | None = None
     layer = circuit(network)
     learned = {name: _numpy(letter).ravel() for name, letter in layer.letters().items()}
     place = np.nan_to_num(channel_orientation(network), nan=NONE)
-    figure = new_figure(PAGE, 3.5)
+    figure = style.new_figure(style.PAGE, 3.5)
     *letters, eta, rest, seen = figure.subplots(2, 4).ravel()
     for axes, name in zip(letters, LETTERS, strict=True):
         axes.set_title(TITLES[name])
         if name in learned:
-            axes.plot(place, learned[name], "o", color=BLUE, markersize=3)
-            axes.axhline(0, color=MUTED, linewidth=0.7)
+            axes.plot(place, learned[name], "o", color=style.BLUE, markersize=3)
+            axes.axhline(0, color=style.MUTED, linewidth=0.7)
             _orientations(axes)
         else:
             constant = getattr(layer, name)
@@ -198,7 +182,7 @@ def letter_figure(network: nn.Module, gates: dict[str, np.ndarray] | None = None
     eta.set_title("η  scale of H2")
     if layer.adaptation:
         values = _numpy(layer.eta)
-        eta.plot(np.arange(1, len(values) + 1), values, marker="o", color=BLUE)
+        eta.plot(np.arange(1, len(values) + 1), values, marker="o", color=style.BLUE)
         _steps(eta, len(values))
     else:
         _absent(eta, "none in this circuit")
@@ -219,7 +203,7 @@ def letter_figure(network: nn.Module, gates: dict[str, np.ndarray] | None = None
             seen.plot(step, gates[name].mean(1), marker=marker, color=colour, markersize=3)
         _steps(seen, len(step))
         _gate_names(seen)
-    note(
+    style.note(
         figure,
         "A point a channel, at the orientation of its trained filter. Gates on an image: mean "
         "over channels, band from 10th to 90th percentile.",
@@ -244,8 +228,8 @@ def _orientations(axes: Axes) -> None:
 
 
 def _absent(axes: Axes, text: str) -> None:
-    picture(axes)
-    axes.text(0.5, 0.5, text, ha="center", va="center", color=MUTED, transform=axes.transAxes)
+    style.picture(axes)
+    axes.text(0.5, 0.5, text, ha="center", va="center", color=style.MUTED, transform=axes.transAxes)
 
 
 def _gate_names(axes: Axes) -> None:
@@ -253,8 +237,8 @@ def _gate_names(axes: Axes) -> None:
     axes.set_ylim(0, 1.2)
     axes.set_yticks(np.linspace(0, 1, 6))
     look: Any = {"transform": axes.transAxes, "va": "top", "fontsize": 7}
-    axes.text(0.02, 0.97, "● G1 gain", color=BLUE, ha="left", **look)
-    axes.text(0.98, 0.97, "■ G2 mix", color=RED, ha="right", **look)
+    axes.text(0.02, 0.97, "● G1 gain", color=style.BLUE, ha="left", **look)
+    axes.text(0.98, 0.97, "■ G2 mix", color=style.RED, ha="right", **look)
 
 
 def _steps(axes: Axes, count: int) -> None:

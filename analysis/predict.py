@@ -39,23 +39,14 @@ from support.tables import text_table
 
 @dataclass
 class Prediction:
-    """A network's answer to one image.
+    """A network's answer to one image."""
 
-    Attributes:
-        answer: 0 (two contours) or 1 (one contour).
-        probability: softmax probability of that answer, 0.5–1.
-        logits: (2,).
-        strength: (H, W) root mean square over channels of H2 at the last step.
-        maxima: ((row, column), (row, column)): where each of the readout's two maps is largest.
-        image: (H, W) as the network was given it, 0–1.
-    """
-
-    answer: int
-    probability: float
-    logits: np.ndarray
-    strength: np.ndarray
-    maxima: tuple[tuple[int, int], tuple[int, int]]
-    image: np.ndarray
+    answer: int  # 0 (two contours) or 1 (one contour)
+    probability: float  # softmax probability of that answer, 0.5–1
+    logits: np.ndarray  # (2,)
+    strength: np.ndarray  # (H, W) root mean square over channels of H2 at the last step
+    maxima: tuple[tuple[int, int], tuple[int, int]]  # (row, column) of the readout's two maps
+    image: np.ndarray  # (H, W), 0–1, as the network was given it
 
 
 def read_image(path: Path, size: Sequence[int], resize: bool = False) -> np.ndarray:

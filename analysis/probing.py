@@ -48,10 +48,7 @@ def _layers(network: nn.Module) -> list[HGRU]:
 
 @torch.no_grad()
 def record(
-    network: nn.Module,
-    images: Tensor,
-    symbols: Sequence[str] = SYMBOLS,
-    seed: int | None = 0,
+    network: nn.Module, images: Tensor, symbols: Sequence[str] = SYMBOLS, seed: int | None = 0
 ) -> dict[str, Tensor]:
     """What the circuit holds at each step while the network sees these images.
 
@@ -70,14 +67,13 @@ def record(
     """
     for symbol in symbols:
         choose("symbol", symbol, dict.fromkeys(SYMBOLS))
-    layer = circuit(network)
     seen: dict[str, list[Tensor]] = {symbol: [] for symbol in symbols}
 
     def note(t: int, tensors: dict[str, Tensor]) -> None:
         for symbol in symbols:
             seen[symbol].append(tensors[symbol].clone())
 
-    with hidden_seed(network, seed), _instead(layer, "probe", note):
+    with hidden_seed(network, seed), _instead(circuit(network), "probe", note):
         logits, _ = network(images)
     return {**{symbol: torch.stack(steps) for symbol, steps in seen.items()}, "logits": logits}
 
@@ -136,23 +132,22 @@ def steps(network: nn.Module, count: int) -> Iterator[nn.Module]:
 @contextlib.contextmanager
 def altered(
     network: nn.Module, lesion: Sequence[str] = (), timesteps: int | None = None
-) -> Iterator[nn.Module]:
+) -> Iterator[None]:
     """Within the block, both: letters at 0 (see :func:`lesioned`), another number of steps."""
     with contextlib.ExitStack() as stack:
         if lesion:
             stack.enter_context(lesioned(network, *lesion))
         if timesteps is not None:
             stack.enter_context(steps(network, timesteps))
-        yield network
+        yield
 
 
 def longest(layer: HGRU) -> int | None:
     """The most timesteps the circuit can run; None: any number."""
     if layer.adaptation:
         return len(layer.eta)
-    if layer.batch_norm and not layer.reuse:
-        return len(cast(nn.ModuleList, layer.norms["g1"]))
-    return None
+    own = layer.batch_norm and not layer.reuse
+    return len(cast(nn.ModuleList, layer.norms["g1"])) if own else None
 
 
 @contextlib.contextmanager
@@ -217,18 +212,16 @@ def smoothgrad(
     """
     if samples < 1 or spread < 0:
         raise UserError(
-            f"SmoothGrad needs at least 1 sample and a spread of 0 or more, found {samples} and "
-            f"{spread}"
+            "SmoothGrad needs at least 1 sample and a spread of 0 or more, "
+            f"found {samples} and {spread}"
         )
     noise = torch.Generator(image.device).manual_seed(seed)
     sd = spread * (image.max() - image.min())
     total = torch.zeros_like(image[0])
-    parts = [min(batch, samples - start) for start in range(0, samples, batch)]
-    for count in progress(parts):
-        noisy = torch.randn(
-            (count, *image.shape), generator=noise, device=image.device, dtype=image.dtype
-        )
-        noisy = (image + sd * noisy).requires_grad_()
+    like: Any = {"device": image.device, "dtype": image.dtype}
+    for count in progress([min(batch, samples - start) for start in range(0, samples, batch)]):
+        copies = torch.randn(count, *image.shape, generator=noise, **like)
+        noisy = (image + sd * copies).requires_grad_()
         with torch.enable_grad(), hidden_seed(network, seed):
             logits, _ = network(noisy)
             (gradient,) = torch.autograd.grad(logits[:, label].sum(), noisy)

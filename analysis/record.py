@@ -30,19 +30,12 @@ CODE = ("commit", "dirty", "difference", "fingerprint")
 
 @dataclass
 class RunRecord:
-    """A run, by what it recorded.
-
-    Attributes:
-        name: the run's name.
-        params: its parameters (as ``experiment_params`` gives, with what was set).
-        record: what the run recorded of itself (see ``training.run``).
-        step: updates that count: those behind the weights at hand, or all.
-    """
+    """A run, by what it recorded."""
 
     name: str
-    params: dict[str, Any]
-    record: dict[str, Any]
-    step: int
+    params: dict[str, Any]  # its parameters, as experiment_params gives, with what was set
+    record: dict[str, Any]  # what the run recorded of itself (see training.run)
+    step: int  # updates that count: those behind the weights at hand, or all
 
     @classmethod
     def of(cls, run: Run) -> "RunRecord":

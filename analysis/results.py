@@ -50,23 +50,16 @@ Row = dict[str, Any]
 class Result:
     """A run on the page.
 
-    Attributes:
-        run: what it recorded.
-        curve: its validations; the label is what the page calls it.
-        images: training images.
-        seconds: that it trained; None where that was not counted.
-        complete: whether it trained to its end.
-        evaluations: what ``analysis.evaluate`` had kept of its last weights.
-        tested: images, accuracy, low and high (Wilson, 95%): of these evaluations that on its own
-            validation images, else of its last validation.
+    ``tested``: images, accuracy, low and high (Wilson, 95%), of the evaluation on its own
+    validation images if there is one, else of its last validation.
     """
 
     run: RunRecord
-    curve: Curve
-    images: int
-    seconds: float | None
-    complete: bool
-    evaluations: list[dict[str, Any]]
+    curve: Curve  # the label is what the page calls the run
+    images: int  # training images
+    seconds: float | None  # that it trained; None: not counted
+    complete: bool  # whether it trained to its end
+    evaluations: list[dict[str, Any]]  # what analysis.evaluate had kept of its last weights
     tested: dict[str, Any]
 
     @property
@@ -124,15 +117,15 @@ def result(run: Run, label: str) -> Result:
     validations = [event for event in counted if event["event"] == "validation"]
     if not validations:
         raise UserError(f"{run.json_log} has no validation that counts its images: delete it")
-    evaluations, last = run.events("evaluation"), validations[-1]
-    own = [one for one in evaluations if _is_own(one, record)]
+    last, evaluations = validations[-1], run.events("evaluation")
     count, accuracy = last["validation_images"], last["accuracy"]
     low, high = proportion(round(accuracy * count), count)
-    validated = {"images": count, "accuracy": accuracy, "low": low, "high": high}
-    return Result(
-        record, curves.logged_curve(run, label), counted[-1]["images"], counted[-1]["seconds"],
-        ended(run), evaluations, own[-1] if own else validated,
-    )  # fmt: skip
+    tested = {"images": count, "accuracy": accuracy, "low": low, "high": high}
+    for one in evaluations:
+        tested = one if _is_own(one, record) else tested
+    images, seconds = counted[-1]["images"], counted[-1]["seconds"]
+    drawn = curves.logged_curve(run, label)
+    return Result(record, drawn, images, seconds, ended(run), evaluations, tested)
 
 
 def _is_own(evaluation: dict[str, Any], run: RunRecord) -> bool:

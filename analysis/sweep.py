@@ -30,7 +30,7 @@ from analysis.style import save
 from analysis.trained import TrainedRun, load_run, load_runs, script_module
 from config import CLONE, Config
 from support import shell
-from support.errors import SystemRefusal, UserError, unknown
+from support.errors import SystemRefusal, UserError, choose
 from support.files import write_csv, write_text
 from support.tables import markdown_table, text_table
 from training.command_line import COMPLETE, LEFT_EARLY
@@ -43,19 +43,12 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination of a sweep.
+    """One combination of a sweep."""
 
-    Attributes:
-        script: name of the script, without .py.
-        settings: the run's parameters, all overrides applied.
-        overrides: ``key=value`` texts for ``--set``.
-        seed: of the run.
-    """
-
-    script: str
-    settings: Experiment
-    overrides: tuple[str, ...]
-    seed: int
+    script: str  # its name, without .py
+    settings: Experiment  # the run's parameters, all overrides applied
+    overrides: tuple[str, ...]  # key=value texts for --set
+    seed: int  # of the run
 
     @property
     def experiment(self) -> str:
@@ -113,15 +106,17 @@ def cells(name: str, axes: dict[str, list[str]], overrides: Sequence[str] = ()) 
     """
     if not axes.get("scripts"):
         raise UserError("a sweep needs scripts=NAME,NAME (--help shows examples)")
+    seeds = axes.get("seeds", ["0"])
+    if wrong := [text for text in seeds if not text.isdigit()]:
+        raise UserError(f"seeds must be whole numbers of 0 or more, found {wrong[0]!r}")
     found = []
-    seeds = [_seed(text) for text in axes.get("seeds", ["0"])]
     for script, dataset, seed in product(axes["scripts"], axes.get("datasets", [""]), seeds):
         script = script.removesuffix(".py")
         params = script_module(script).experiment_params()
         dataset = dataset or params["dataset"]
-        own = [f"dataset={dataset}", f"exp_name={name}_{script}_{dataset}_seed{seed}"]
-        texts = (*overrides, *own)
-        found.append(Cell(script, Experiment.of(params, texts), texts, seed))
+        exp_name = f"{name}_{script}_{dataset}_seed{int(seed)}"
+        texts = (*overrides, f"dataset={dataset}", f"exp_name={exp_name}")
+        found.append(Cell(script, Experiment.of(params, texts), texts, int(seed)))
     return found
 
 
@@ -132,8 +127,7 @@ def axes_of(texts: Iterable[str]) -> dict[str, list[str]]:
         key, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"expected name=value,value (scripts=hgru,ff_5), found {text!r}")
-        if key not in AXES:
-            raise unknown("axis", key, AXES)
+        choose("axis", key, dict.fromkeys(AXES))
         found[key] = [part.strip() for part in value.split(",") if part.strip()]
         if not found[key]:
             raise UserError(f"{key}= has no value")
@@ -141,10 +135,7 @@ def axes_of(texts: Iterable[str]) -> dict[str, list[str]]:
 
 
 def train(wanted: Sequence[Cell], config: Config, device: str = "auto") -> list[str]:
-    """Train what is not complete, one after another.
-
-    Returns:
-        A line for each that failed.
+    """Train what is not complete, one after another; a line for each that failed.
 
     Raises:
         SystemRefusal: a run left early; the same call goes on.
@@ -192,18 +183,15 @@ def submit(wanted: Sequence[Cell], config: Config, template: str, device: str = 
     words = shlex.split(template)
     if not any("{command}" in word for word in words):
         raise UserError(f"--submit needs {{command}} in it, found {template!r}")
-    count = 0
-    for cell in wanted:
-        if cell.is_complete(config):
-            continue
+    missing = [cell for cell in wanted if not cell.is_complete(config)]
+    for cell in missing:
         command = shlex.join(cell.command(device))
         answer = subprocess.run([word.replace("{command}", command) for word in words], cwd=CLONE)
         if answer.returncode:
             raise SystemRefusal(
                 f"{words[0]} ended with exit code {answer.returncode} for {cell.experiment}"
             )
-        count += 1
-    return count
+    return len(missing)
 
 
 def collect(
@@ -305,12 +293,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shell.name_outputs(compare(trained, names, options))
     if failed:
         raise SystemRefusal("; ".join(failed))
-
-
-def _seed(text: str) -> int:
-    if not text.isdigit():
-        raise UserError(f"seeds must be whole numbers of 0 or more, found {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -25,27 +25,16 @@ STIMULUS_SIZE = (300, 300)  # of the stimuli that are brought to that size
 
 @dataclass
 class TrainedRun(RunRecord):
-    """A run, ready to be looked at; ``step``: updates done when the weights were these.
+    """A run, ready to be looked at; ``step``: updates done when the weights were these."""
 
-    Attributes:
-        network: on ``device``, in evaluation mode, with the weights of ``step``.
-        weights: 'last', 'best', or the step asked for.
-        device: where the network is.
-        config: the project's paths.
-        images_seen: training images up to ``step``, repeats counted.
-        seconds: that it had trained up to ``step``; None where that was not counted.
-        history: losses and metrics of the whole run (empty for a file of weights).
-        files: where the run's files lie; None for a file of weights.
-    """
-
-    network: Any
-    weights: str
+    network: Any  # on the device, in evaluation mode, with the weights of that step
+    weights: str  # 'last', 'best', or the step asked for
     device: torch.device
     config: Config
-    images_seen: int = 0
-    seconds: float | None = None
-    history: History = field(default_factory=History)
-    files: Run | None = None
+    images_seen: int = 0  # training images up to the step, repeats counted
+    seconds: float | None = None  # that it had trained up to there; None: not counted
+    history: History = field(default_factory=History)  # of the whole run; empty for a file
+    files: Run | None = None  # None for a file of weights
 
     @property
     def parameters(self) -> int:

@@ -19,7 +19,7 @@ from analysis.association import (
     sorted_channels,
 )
 from analysis.image_sets import open_images
-from analysis.probing import record
+from analysis.probing import record, smoothgrad
 from analysis.trained import load_run
 from layers.gabor import gabor_bank
 from support.errors import UserError
@@ -190,12 +190,11 @@ def test_association_figure_draws_the_field_with_its_null(run):
 
 @pytest.mark.parametrize("kind", ["gabors", "kernels", "association", "gradients"])
 def test_bars_of_colour_say_their_unit(run, kind):
-    maps = np.ones((1, SIZE, SIZE))
     figure = {
         "gabors": lambda: kernels.gabor_figure(run.network),
         "kernels": lambda: kernels.kernel_figure(run.network),
         "association": lambda: kernels.association_figure(run.network),
-        "gradients": lambda: activity.gradient_figure([maps[0]], maps, [1], 2),
+        "gradients": lambda: activity.gradient_figure(run, Handmade(), [1], 2),
     }[kind]()
     bars = [axes for axes in figure.axes if hasattr(axes, "_colorbar")]
     assert bars and all(axes.get_ylabel() for axes in bars)
@@ -240,11 +239,13 @@ def test_the_target_contour_is_outlined(run):
 
 
 def test_gradient_figure_shows_maps(run):
-    images, maps, labels = activity.gradient_maps(run, Handmade(), [1, 0], samples=2)
-    assert labels == [1, 0] and maps.shape == (2, SIZE, SIZE)
-    found = arrays(activity.gradient_figure(images, maps, labels, 2))
-    for expected in (images[0], maps[0], np.abs(maps[1])):
-        assert any(np.array_equal(expected, image) for image in found)
+    data = Handmade()
+    found = arrays(activity.gradient_figure(run, data, [1, 0], samples=2))
+    for label in (1, 0):
+        given = activity.prepare_images(run, data.images[label][None])[0]
+        gradient = smoothgrad(run.network, given, label, 2).numpy()
+        for expected in (given[0], gradient, np.abs(gradient)):
+            assert any(np.array_equal(expected, image) for image in found)
 
 
 def test_the_command_writes_png_and_pdf_of_each_kind(run, tmp_path, capsys):
