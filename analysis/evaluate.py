@@ -31,6 +31,7 @@ from config import Config
 from dataset_processing import contour_length
 from dataset_processing.augmentations import Augmentations
 from dataset_processing.loader import ON_BAD_RECORD, Loader
+from layers.shares import shared_images
 from support import shell
 from support.errors import UserError
 from support.files import read_arrays, write_arrays, write_csv, write_json
@@ -231,6 +232,7 @@ def evaluate(
     with ExitStack() as stack, torch.no_grad():
         stack.enter_context(hidden_seed(run.network, how.seed))
         stack.enter_context(altered(run.network, how.lesion, how.timesteps))
+        stack.enter_context(shared_images(run.network, loader.batch_size))
         name = f"{run.name} on {title(dataset)}"
         bar = stack.enter_context(Progress(total=count, unit="image", desc=name))
         forward = GraphedForward(run.network, hidden_generators(run.network))

@@ -1,4 +1,4 @@
-"""Who computes a pass of the circuit: the equations as they are written, or fused kernels.
+"""Who computes a pass of the circuit: the equations as they are written, fused kernels, or threads.
 
 The fused operations of layers/kernels compute what HGRU.forward says, for the circuits that they
 know. They take the prepared parameters of a pass, not the layer.
@@ -13,18 +13,20 @@ import io
 import textwrap
 import tokenize
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from layers.horizontal import HorizontalKernel
+from layers.methods import transformed
 from layers.normalisation import BatchNormalisation
+from layers.shares import in_shares
 
 CHANNELS = 32  # at most, in the fused kernels
 # Of HGRU.forward and HGRU._normalise as the fused kernels compute them; see `fingerprint`.
-PUBLISHED = "b69eb009983e80eb"
+PUBLISHED = "2db54cd727505a07"
 
 
 class Pass(NamedTuple):
@@ -34,7 +36,8 @@ class Pass(NamedTuple):
     U2, b_mix with U (K, K, h, w) and b (K,); ``letters`` α, μ, γ, κ, ω, each (K, 1, 1) or a
     constant (1 and 0 for κ and ω without the multiplicative term: Ĥ = f(1 (H1 + E) + 0 H1 E));
     ``eta`` (T,), or None; ``norms`` those of g1, c1, g2 and c2, one for all steps or one a step, or
-    None.
+    None; ``equations`` of the pass, X and H2 as they are written; ``shares``, threads that share
+    the images on a CPU (layers/shares.py).
     """
 
     horizontal: tuple[HorizontalKernel, HorizontalKernel]
@@ -46,6 +49,8 @@ class Pass(NamedTuple):
     nonlinearity: Callable[[Tensor], Tensor]
     gate_nonlinearity: Callable[[Tensor], Tensor]
     recompute: bool
+    equations: Callable[[Pass, Tensor, Tensor], Tensor]
+    shares: int
 
     def norm(self, name: str, t: int) -> BatchNormalisation:
         """The normalisation of 'g1', 'c1', 'g2' or 'c2' at step t."""
@@ -59,14 +64,28 @@ class Pass(NamedTuple):
             for v in self.letters
         ]
 
+    def of(self, change: Callable[[Any], Any]) -> Pass:
+        """This pass with all that the equations take changed: kernels, gates, letters and η."""
+        W1, W2 = self.horizontal
+        own = change(W1)
+        return self._replace(
+            horizontal=(own, own if W2 is W1 else change(W2)),
+            gates=tuple(map(change, self.gates)),  # type: ignore[arg-type]
+            letters=tuple(change(v) if isinstance(v, Tensor) else v for v in self.letters),
+            eta=None if self.eta is None else change(self.eta),
+        )
+
 
 def applies(p: Pass, X: Tensor) -> bool:
-    """Whether a fused operation computes this pass on this drive (N, K, H, W).
+    """Whether a fused operation, or threads, compute this pass on this drive (N, K, H, W).
 
-    It knows the circuits with tanh or relu, logistic gates of one pixel and up to 32 channels,
-    where the horizontal convolution takes its Triton path (see HorizontalKernel.method_for); with
-    batch normalisation, those that normalise by the batch at hand, of one process or of several.
+    The fused operation knows the circuits with tanh or relu, logistic gates of one pixel and up to
+    32 channels, where the horizontal convolution takes its Triton path (see
+    HorizontalKernel.method_for); with batch normalisation, those that normalise by the batch at
+    hand, of one process or of several.
     """
+    if _is_shared(p, X):
+        return True
     if p.horizontal[0].method_for(X) != "triton" or X.shape[1] > CHANNELS:
         return False
     norms = p.norms["g1"] if p.norms else ()
@@ -77,13 +96,15 @@ def applies(p: Pass, X: Tensor) -> bool:
 
 
 def run(p: Pass, X: Tensor, H2: Tensor) -> Tensor:
-    """The hidden state after the last step, (N, K, H, W), by a fused operation.
+    """The hidden state after the last step, (N, K, H, W), by a fused operation or in shares.
 
     Args:
         p: the parameters.
         X: feedforward drive (N, K, H, W).
         H2: the hidden state before the first step, likewise.
     """
+    if _is_shared(p, X):
+        return _in_shares(p, X, H2)
     if p.norms:
         from layers.kernels import circuit_bn  # needs Triton, which not all machines have
 
@@ -102,6 +123,29 @@ def run(p: Pass, X: Tensor, H2: Tensor) -> Tensor:
         tanh=p.nonlinearity is torch.tanh,
         recompute=p.recompute,
     )
+
+
+def _is_shared(p: Pass, X: Tensor) -> bool:
+    """Whether threads share this pass by images."""
+    if p.shares == 1 or len(X) < 2 or X.is_cuda or transformed():
+        return False
+    return p.horizontal[0].method in ("auto", "fft")
+
+
+def _in_shares(p: Pass, X: Tensor, H2: Tensor) -> Tensor:
+    """The equations as they are written, by threads that share the images."""
+    common: list[Tensor] = []
+    p.of(lambda v: common.append(v.common(X) if isinstance(v, HorizontalKernel) else v))
+
+    def share(own: Sequence[Tensor]) -> Tensor:
+        x, h, *tensors = own
+        left = iter(tensors)
+        mine = p.of(
+            lambda v: v.in_share(next(left), x) if isinstance(v, HorizontalKernel) else next(left)
+        )
+        return p.equations(mine._replace(shares=1), x, h)
+
+    return in_shares(share, p.shares, (X, H2), common)
 
 
 @functools.cache

@@ -91,6 +91,7 @@ class HGRU(nn.Module):
             batch of ``draw_images`` (several processes), so that all draw what one would.
         lesioned: letters that are held at 0 at present, whatever was learned (see ``lesion``).
         probe: None, or a function called at each step with (t, tensors by symbol).
+        shares: threads that share a pass by images on a CPU (``layers.shares.shared_images``).
 
     Raises:
         ValueError: an option has a value that is not known.
@@ -168,6 +169,7 @@ class HGRU(nn.Module):
         self.draw_offset = 0
         self.lesioned: frozenset[str] = frozenset()
         self.probe: Callable[[int, dict[str, Tensor]], None] | None = None
+        self.shares = 1
         self._same_noise = False
 
         K, T, uniform = channels, timesteps, not normal_initializer
@@ -225,20 +227,24 @@ class HGRU(nn.Module):
 
     @in_weights_precision("W1")
     def forward(
-        self, X: Tensor, return_states: bool = False
+        self,
+        X: Tensor,
+        return_states: bool = False,
+        given: tuple[circuit.Pass, Tensor] | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """The equations above.
 
         Args:
             X: feedforward drive (N, K, H, W).
             return_states: give the states of all steps as well.
+            given: the pass and H2 before the first step, where they are prepared already.
 
         Returns:
             H2 after the last step (N, K, H, W); with ``return_states`` also G1, C1, H1, G2, C2 and
             H2 by name, each (T, N, K, H, W).
         """
-        p = self._prepared(X)
-        H2 = self.initial_hidden(X)  # (N, K, H, W), as is every capital below
+        p, H2 = given or (self._prepared(X), self.initial_hidden(X))
+        # Every capital below is (N, K, H, W), as H2 is.
         if not return_states and self._fused(p, X):
             return circuit.run(p, X, H2)  # the same equations in fused kernels
         f, σ, BN = p.nonlinearity, p.gate_nonlinearity, self._normalise
@@ -257,8 +263,8 @@ class HGRU(nn.Module):
             else:
                 Ĥ = f(H1 + E)
             H2 = G2 * H2 + (1 - G2) * Ĥ
-            if self.adaptation:
-                H2 = self.eta[t] * H2
+            if p.eta is not None:
+                H2 = p.eta[t] * H2
             if return_states or self.probe is not None:
                 states.append({"G1": G1, "C1": C1, "H1": H1, "G2": G2, "C2": C2, "H2": H2})
             if self.probe is not None:
@@ -291,7 +297,16 @@ class HGRU(nn.Module):
             nonlinearity=NONLINEARITIES[self.recurrent_nl],
             gate_nonlinearity=NONLINEARITIES[self.gate_nl],
             recompute=self.recompute,
+            equations=lambda p, X, H2: self.forward(X, given=(p, H2)),
+            shares=self.shares,
         )
+
+    def shareable(self) -> bool:
+        """Whether threads on a CPU may share a pass by images (layers/shares.py): where no image's
+        numbers depend on another's, and nobody has changed the equations."""
+        own = type(self).forward is HGRU.forward and self.W1.device.type == "cpu"
+        published = circuit.as_published(HGRU.forward, type(self)._normalise)
+        return own and published and not self.batch_norm
 
     def _fused(self, p: circuit.Pass, X: Tensor) -> bool:
         """Whether fused kernels compute this pass: where they know it, nobody asks for the steps,

@@ -17,9 +17,11 @@ convolutions may (torch.backends.cudnn.allow_tf32). :func:`horizontal_method` fo
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +78,7 @@ class HorizontalKernel:
             )
         self.W = symmetric_gradient(W) if symmetric else W
         self.method = known_method(method or forced_method())
-        self._prepared: dict[tuple, Callable[[Tensor], Tensor]] = {}
+        self._prepared: dict[tuple, Any] = {}
 
     @in_weights_precision("W")
     def __call__(self, activity: Tensor) -> Tensor:
@@ -86,10 +88,7 @@ class HorizontalKernel:
             return direct_convolution(activity, self.W)
         if method == "fft" and transformed():
             return spectral_ref(activity, self.W)
-        sizes = (*activity.shape[-2:], *self.W.shape[-2:])
-        if (method, sizes) not in self._prepared:
-            self._prepared[method, sizes] = self._prepare(method, sizes)
-        return self._prepared[method, sizes](activity)
+        return self._prepared_for(method, activity)(activity)
 
     def method_for(self, activity: Tensor) -> str:
         """The method a call on this activity takes: 'direct', 'fft' or 'triton'."""
@@ -106,9 +105,38 @@ class HorizontalKernel:
             return "triton" if taps >= TRITON_TAPS else "direct"
         return "fft" if taps >= FFT_TAPS_CUDA else "direct"
 
+    def common(self, activity: Tensor) -> Tensor:
+        """What all calls on activities of this size have in common: W, or its spectrum."""
+        method = self.method_for(activity)
+        return self.W if method == "direct" else self._prepared_for(method, activity).spectrum
+
+    def in_share(self, common: Tensor, activity: Tensor) -> HorizontalKernel:
+        """This kernel for a share of the images (layers/shares.py), on its own copy of that."""
+        own = copy.copy(self)
+        own.method = self.method_for(activity)
+        if own.method == "direct":
+            own.W = common
+        else:
+            plan = self._prepared_for(own.method, activity).plan
+            own._prepared = {
+                (own.method, self._sizes(activity)): _FFTKernel(common, plan, by_image=True)
+            }
+        return own
+
+    def _sizes(self, activity: Tensor) -> tuple[int, int, int, int]:
+        return (*activity.shape[-2:], *self.W.shape[-2:])  # type: ignore[return-value]
+
+    def _prepared_for(self, method: str, activity: Tensor) -> Any:
+        """What computes calls on activities of this size; made at the first."""
+        key = method, self._sizes(activity)
+        if key not in self._prepared:
+            self._prepared[key] = self._prepare(*key)
+        return self._prepared[key]
+
     def _prepare(self, method: str, sizes: tuple[int, int, int, int]) -> Callable[[Tensor], Tensor]:
         if method == "fft":
-            return _FFTKernel(self.W, sizes)
+            plan = _Plan.of(*sizes)
+            return _FFTKernel(_Spectrum.apply(self.W, plan), plan)
         from layers.kernels.spectral import (
             TritonKernel,  # needs Triton, which not all machines have
         )
@@ -217,15 +245,19 @@ def fast_length(least: int) -> int:
 
 
 class _FFTKernel:
-    """W's spectrum for one image size, to be called on activities."""
+    """W's spectrum for one image size, to be called on activities.
 
-    def __init__(self, W: Tensor, sizes: tuple[int, int, int, int]):
-        self.plan = _Plan.of(*sizes)
-        self.spectrum = _Spectrum.apply(W, self.plan)
+    By image: each product has the images as its rows. For fewer than 12 of them, as in a share,
+    MKL is then up to three times as fast; its rounding is another.
+    """
+
+    def __init__(self, spectrum: Tensor, plan: _Plan, by_image: bool = False):
+        self.spectrum, self.plan, self.by_image = spectrum, plan, by_image
         self.sum = GradientSum()
 
     def __call__(self, activity: Tensor) -> Tensor:
-        return _SpectralConvolution.apply(activity, self.spectrum, self.plan, self.sum)
+        how = self.plan, self.sum, self.by_image
+        return _SpectralConvolution.apply(activity, self.spectrum, *how)
 
 
 class _Spectrum(torch.autograd.Function):
@@ -276,10 +308,10 @@ class _SpectralConvolution(torch.autograd.Function):
     """Activity (N, I, H, W) and a spectrum (frequencies, 2 O, 2 I) → (N, O, H, W)."""
 
     @staticmethod
-    def forward(ctx, activity, spectrum, plan, gradient_sum):
-        transformed = _transform(activity, plan)  # (frequencies, 2 I, N)
-        out = _inverse(torch.bmm(spectrum, transformed), plan)
-        ctx.plan, ctx.gradient_sum = plan, gradient_sum
+    def forward(ctx, activity, spectrum, plan, gradient_sum, by_image):
+        transformed = _transform(activity, plan, by_image)  # (frequencies, 2 I, N)
+        out = _inverse(_product(spectrum, transformed, by_image), plan)
+        ctx.plan, ctx.gradient_sum, ctx.by_image = plan, gradient_sum, by_image
         ctx.save_for_backward(spectrum, transformed if ctx.needs_input_grad[1] else None)
         return out
 
@@ -287,30 +319,38 @@ class _SpectralConvolution(torch.autograd.Function):
     def backward(ctx, grad):
         refuse_double_backward()
         spectrum, transformed = ctx.saved_tensors
-        gradient = _transform(grad, ctx.plan)  # (frequencies, 2 O, N)
+        gradient = _transform(grad, ctx.plan, ctx.by_image)  # (frequencies, 2 O, N)
         grad_spectrum = grad_activity = None
         if ctx.needs_input_grad[0]:
-            grad_activity = _inverse(torch.bmm(spectrum.transpose(1, 2), gradient), ctx.plan)
+            product = _product(spectrum.transpose(1, 2), gradient, ctx.by_image)
+            grad_activity = _inverse(product, ctx.plan)
         if ctx.needs_input_grad[1]:
             right = transformed.transpose(1, 2)
             grad_spectrum = ctx.gradient_sum.add(
                 lambda: torch.bmm(gradient, right), lambda sum: sum.baddbmm_(gradient, right)
             )
-        return grad_activity, grad_spectrum, None, None
+        return grad_activity, grad_spectrum, None, None, None
 
 
-def _transform(activity: Tensor, plan: _Plan) -> Tensor:
+def _transform(activity: Tensor, plan: _Plan, by_image: bool) -> Tensor:
     """(N, K, H, W) → (frequencies, 2 K, N), real parts before imaginary ones: channels and images
     of a frequency together."""
     images, channels = activity.shape[:2]
     spectrum = torch.view_as_real(torch.fft.rfft2(activity, (plan.rows, plan.columns)))
+    if by_image:  # the same numbers, laid out as (frequencies, N, 2 K)
+        return spectrum.permute(2, 3, 0, 4, 1).reshape(-1, images, 2 * channels).transpose(1, 2)
     return spectrum.permute(2, 3, 4, 1, 0).reshape(-1, 2 * channels, images)
+
+
+def _product(left: Tensor, right: Tensor, by_image: bool) -> Tensor:
+    """The matrix product of each frequency; by image, as its transpose."""
+    return torch.bmm(right.mT, left.mT).mT if by_image else torch.bmm(left, right)
 
 
 def _inverse(product: Tensor, plan: _Plan) -> Tensor:
     """(frequencies, 2 K, N) → (N, K, H, W)."""
     images, half_row = product.shape[2], plan.columns // 2 + 1
-    parts = product.view(plan.rows, half_row, 2, -1, images).permute(4, 3, 0, 1, 2)
-    spectrum = torch.view_as_complex(parts.contiguous())  # (N, K, rows, half row)
-    full = torch.fft.irfft2(spectrum, (plan.rows, plan.columns))
-    return full[..., : plan.height, : plan.width].contiguous()
+    parts = product.view(plan.rows, half_row, 2, -1, images).permute(2, 4, 3, 1, 0)
+    columns = torch.fft.ifft(torch.complex(*parts))[..., : plan.height]  # (N, K, half row, H)
+    full = torch.fft.irfft(columns.transpose(2, 3), plan.columns)
+    return full[..., : plan.width].contiguous()

@@ -16,6 +16,7 @@ from config import Config
 from dataset_processing import open_set
 from dataset_processing.augmentations import Augmentations
 from dataset_processing.loader import Loader
+from layers.shares import shared_images
 from models.tf_variables import tf_variables
 from support.errors import SystemRefusal
 from support.files import write_arrays
@@ -255,8 +256,10 @@ class Training:
         keep_steps = self.settings["keep_every"] * self.settings["validation_iters"]
         keep = self.settings["keep_checkpoints"]
         self.checkpoints = CheckpointFolder(run.checkpoints, keep, keep_steps)
+        images = self.settings["batch_size"] // self.ranks.world_size
         try:
-            return self._steps()
+            with shared_images(self.model, images):
+                return self._steps()
         except (RuntimeError, MemoryError) as error:
             if _is_out_of_memory(error):
                 raise OutOfMemoryError(self._out_of_memory()) from error

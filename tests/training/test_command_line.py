@@ -3,13 +3,16 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
+from layers.hgru import NONLINEARITIES
 from models.recurrent import RecurrentNetwork
 from tests.training import tiny
 from tests.training.conftest import QUIET
@@ -219,3 +222,53 @@ def test_the_seed_fixes_everything(script: Script, project: Path) -> None:
     losses = [state["history"]["train_loss"].tolist() for state in states]
     assert losses[0] == losses[1] != losses[2]
     assert not list(project.glob("experiment_evaluations/*"))  # save_weights=no
+
+
+def test_threads_that_share_the_images_give_the_run_of_one(
+    script: Script, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training.checkpoints import load
+
+    seen: list[tuple[int, int]] = []
+    forward = RecurrentNetwork.forward
+
+    def watched(network: RecurrentNetwork, images: torch.Tensor) -> Any:
+        seen.append((network.hgru.shares, torch.get_num_threads()))
+        return forward(network, images)
+
+    monkeypatch.setattr(RecurrentNetwork, "forward", watched)
+    before, losses = torch.get_num_threads(), {}
+    try:
+        for name, threads in (("one", 1), ("two", 2), ("again", 2)):
+            torch.set_num_threads(threads)
+            assert script("--set", "epochs=1", "--set", f"exp_name={name}") == COMPLETE
+            assert torch.get_num_threads() == threads
+            state = load(next(project.glob(f"checkpoints/{name}_*/step_00000006.pt")))
+            assert state["record"]["sessions"][0]["environment"]["threads"] == threads
+            losses[name] = state["history"]["train_loss"].tolist()
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {(1, 1), (2, 1)}
+    assert losses["two"] == losses["again"]
+    assert losses["two"] == pytest.approx(losses["one"], abs=1e-3)
+
+
+def test_an_error_in_a_thread_ends_the_run_with_its_traceback(
+    script: Script, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(z: torch.Tensor) -> torch.Tensor:
+        if threading.current_thread() is not threading.main_thread():
+            raise ZeroDivisionError("in a share")
+        return torch.tanh(z)
+
+    monkeypatch.setitem(NONLINEARITIES, "tanh", stumble)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ZeroDivisionError, match="in a share"):
+            script("--set", "epochs=1")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    (log,) = project.glob("logs/*/log.txt")
+    assert "stumble" in log.read_text()

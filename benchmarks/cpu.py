@@ -1,0 +1,83 @@
+"""Training steps a second on a CPU, alone and beside a busy loop on one of its cores.
+
+    python -m benchmarks.cpu [--scripts hgru …] [--batch 16] [--size 32] [--busy]
+    taskset -c 0,1 python -m benchmarks.cpu --busy          # on two cores
+
+One thread, PyTorch's threads that share each operation, and the step as it trains, whose threads
+share the images where they can (layers/shares.py), run in turn. Images are random numbers.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+from benchmarks.timing import SCRIPTS, begin, in_turn, parser, train_step, write
+from layers.shares import shared_images
+from support import shell
+from training.distribution import Ranks
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parse = parser("cpu", __doc__)
+    parse.add_argument("--scripts", nargs="+", default=["hgru"], choices=SCRIPTS)
+    parse.add_argument("--batch", type=shell.whole(1), default=16)
+    parse.add_argument("--size", type=shell.whole(1), default=32)
+    parse.add_argument("--busy", action="store_true", help="beside a busy loop too")
+    parse.add_argument("--rounds", type=shell.whole(1), default=5)
+    parse.add_argument("--calls", type=shell.whole(1), default=5, help="steps of a round")
+    options = parse.parse_args(arguments)
+    options.device = "cpu"
+    device = begin(options, f"batch {options.batch}, images {options.size}×{options.size}", False)
+    threads, rows = torch.get_num_threads(), []
+    for script in options.scripts:
+        sides = {
+            "one thread": _step(script, options, 1),
+            "shared operations": _step(script, options, threads),
+            "as it trains": _step(script, options, threads, shared=True),
+        }
+        for beside in (nullcontext, _busy_loop)[: 1 + options.busy]:
+            with beside():
+                times = in_turn(sides, device, options.rounds, options.calls, warm_up=2)
+            for side, found in times.items():
+                rate, low, high = (1 / f(found) for f in (statistics.median, max, min))
+                where = "alone" if beside is nullcontext else "beside a busy core"
+                name = f"{script:8} {where:18} {side:17}"
+                print(f"{name} {rate:6.2f} a second ({low:.2f}–{high:.2f})", flush=True)
+                rows.append({"script": script, "where": where, "side": side, "seconds": found})
+    write(options.output, f"{threads} threads", rows)
+
+
+def _step(script: str, options: Any, threads: int, shared: bool = False) -> Callable[[], Any]:
+    """A call that does one step with so many threads."""
+    step, _ = train_step(script, Ranks(torch.device("cpu"), alone=True))
+    images = torch.rand(options.batch, 1, options.size, options.size)
+    labels = torch.randint(0, 2, (options.batch,))
+
+    def call() -> None:
+        torch.set_num_threads(threads)
+        with shared_images(step.model, options.batch) if shared else nullcontext():
+            step(images, labels)
+
+    return call
+
+
+@contextmanager
+def _busy_loop() -> Iterator[None]:
+    """Within the block, another process keeps the last of this one's cores busy."""
+    core = max(os.sched_getaffinity(0))
+    loop = f"import os\nos.sched_setaffinity(0, [{core}])\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", loop]) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+if __name__ == "__main__":
+    shell.run_command(main)
