@@ -255,7 +255,7 @@ class Pathfinder:
         placed, counts, markers, marked = self._make(wanted, images, labels)
         margin = self.margin(index)
         drawn = _tables(self.settings, margin)[0]
-        made = placed[0, : counts[0, 0]]
+        made = placed[0, : counts[0]]
         targets = 2 * self.settings.contour_length
         ends = paddle_ends(drawn, made, self.settings)
         snakes = ends[:targets].reshape(-1, 2, 2, 2).swapaxes(0, 1)
@@ -295,7 +295,7 @@ class Pathfinder:
         most = snakes + max(settings.single_count(margin) for margin in settings.margins)
         told = (
             np.zeros((count, most, 4), np.int32),
-            np.zeros((count, 2), np.int32),
+            np.zeros(count, np.int32),
             np.zeros((count, 2, 2), np.int32),
             np.zeros((count, 2), np.int32),
         )
@@ -408,13 +408,10 @@ def _rules(settings: Settings, margin: int) -> Rules:
         distractor_length=settings.paddles_a_distractor,
         distractors=settings.distractor_count,
         single_paddles=settings.single_count(margin),
-        paddle_draws=3,
-        snake_tries=5,
-        single_tries=3,
         image_tries=settings.image_tries,
         snake_contrasts=len(settings.snake_contrasts),
         paddle_contrasts=len(settings.paddle_contrasts),
-        shades=np.array(shades, np.uint8),
+        shades=np.array([*shades, range(256)], np.uint8),
         ring=np.array(ring, np.int64),
     )
 
