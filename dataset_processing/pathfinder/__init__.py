@@ -1,12 +1,5 @@
 """Pathfinder: ``generate`` makes images and labels, ``Pathfinder`` any of them by index."""
 
-from dataset_processing.pathfinder.images import (
-    CHUNK,
-    Pathfinder,
-    Settings,
-    Stimulus,
-    generate,
-    paddle_ends,
-)
+from dataset_processing.pathfinder.images import CHUNK, Pathfinder, Settings, Stimulus, generate
 
-__all__ = ["CHUNK", "Pathfinder", "Settings", "Stimulus", "generate", "paddle_ends"]
+__all__ = ["CHUNK", "Pathfinder", "Settings", "Stimulus", "generate"]

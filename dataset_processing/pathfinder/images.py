@@ -42,6 +42,11 @@ from dataset_processing.pathfinder.templates import Templates, half_up, template
 from support.errors import UserError
 
 CHUNK = 256  # images made at once
+LEAST = {
+    "contour_length": 2, "border": 0, "paddle_length": 1, "seed_distance": 0, "antialias": 1,
+    "distractor_length": 1, "distractors": 0, "single_paddles": 0, "image_tries": 1,
+}  # fmt: skip
+OPTIONAL = ("distractor_length", "distractors", "single_paddles")
 
 
 @dataclass(frozen=True)
@@ -95,19 +100,8 @@ class Settings:
         for name in ("window", "margin", "snake_contrasts", "paddle_contrasts"):
             if isinstance(getattr(self, name), list):  # so that settings can be hashed
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        least = {
-            "contour_length": 2,
-            "border": 0,
-            "paddle_length": 1,
-            "seed_distance": 0,
-            "antialias": 1,
-            "image_tries": 1,
-        }
-        for name, smallest in least.items():
-            _check(name, getattr(self, name), int, smallest)
-        optional = {"distractor_length": 1, "distractors": 0, "single_paddles": 0}
-        for name, smallest in optional.items():
-            if getattr(self, name) is not None:
+        for name, smallest in LEAST.items():
+            if getattr(self, name) is not None or name not in OPTIONAL:
                 _check(name, getattr(self, name), int, smallest)
         _check("continuity", self.continuity, float, 0)
         for margin in self.margins:
@@ -257,7 +251,7 @@ class Pathfinder:
         drawn = _tables(self.settings, margin)[0]
         made = placed[0, : counts[0]]
         targets = 2 * self.settings.contour_length
-        ends = paddle_ends(drawn, made, self.settings)
+        ends = _ends(drawn, made, self.settings.antialias)
         snakes = ends[:targets].reshape(-1, 2, 2, 2).swapaxes(0, 1)
         return Stimulus(
             image=images[0],
@@ -294,22 +288,17 @@ class Pathfinder:
         snakes += settings.distractor_count * settings.paddles_a_distractor
         most = snakes + max(settings.single_count(margin) for margin in settings.margins)
         told = (
-            np.zeros((count, most, 4), np.int32),
+            np.zeros((count, most, 5), np.int32),
             np.zeros(count, np.int32),
             np.zeros((count, 2, 2), np.int32),
             np.zeros((count, 2), np.int32),
         )
         numbers = self._margin_numbers(indices)
         for number, margin in enumerate(settings.margins):
-            mine = np.flatnonzero(numbers == number)
-            whole = len(mine) == count
-            outputs = [array if whole else array[mine] for array in (images, labels, *told)]
-            failed = make_images(self._key, indices[mine], *_tables(settings, margin), *outputs)
+            mine, tables = np.flatnonzero(numbers == number), _tables(settings, margin)
+            failed = make_images(self._key, indices, mine, *tables, images, labels, *told)
             if failed >= 0:
-                raise UserError(_no_room(settings, margin, int(indices[mine[failed]])))
-            if not whole:
-                for array, output in zip((images, labels, *told), outputs, strict=True):
-                    array[mine] = output
+                raise UserError(_no_room(settings, margin, int(indices[failed])))
         return told
 
 
@@ -339,22 +328,15 @@ def generate(
     return generator.images(range(start, start + count))
 
 
-def paddle_ends(drawn: Templates, placed: np.ndarray, settings: Settings) -> np.ndarray:
+def _ends(drawn: Templates, placed: np.ndarray, antialias: int) -> np.ndarray:
     """(n, 2, 2) float64: tail and head, (row, column), of paddles as the kernel tells them.
 
     A snake's first paddle is anchored at its tail, the others at their heads.
     """
     near = placed[:, 1:3].astype(np.float64)
-    far = near + drawn.end[placed[:, 0]] / settings.antialias
-    number = np.arange(len(placed))
-    targets = 2 * settings.contour_length
-    distractors = targets + settings.distractor_count * settings.paddles_a_distractor
-    first = (number < 2) | (number >= distractors)
-    within = (number >= targets) & (number < distractors)
-    first |= within & ((number - targets) % settings.paddles_a_distractor == 0)
-    return np.where(
-        first[:, None, None], np.stack([near, far], axis=1), np.stack([far, near], axis=1)
-    )
+    far = near + drawn.end[placed[:, 0]] / antialias
+    ends = np.stack([near, far], axis=1)
+    return np.where(placed[:, 4, None, None] == 1, ends, ends[:, ::-1])
 
 
 def _contour(drawn: Templates, placed: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -370,17 +352,12 @@ def _contour(drawn: Templates, placed: np.ndarray, shape: tuple[int, int]) -> np
 
 
 @lru_cache(maxsize=32)
-def _tables(settings: Settings, margin: int) -> tuple[Templates, Rules, Grid]:
+def _tables(s: Settings, margin: int) -> tuple[Templates, Rules, Grid]:
     """What the kernel needs besides indices."""
     drawn = templates(
-        settings.paddle_length,
-        settings.paddle_thickness,
-        margin,
-        settings.continuity,
-        settings.marker_radius,
-        settings.antialias,
+        s.paddle_length, s.paddle_thickness, margin, s.continuity, s.marker_radius, s.antialias
     )
-    return drawn, _rules(settings, margin), make_grid(drawn, *settings.shape)
+    return drawn, _rules(s, margin), make_grid(drawn, *s.shape)
 
 
 def _rules(settings: Settings, margin: int) -> Rules:
@@ -390,13 +367,9 @@ def _rules(settings: Settings, margin: int) -> Rules:
         for snake in settings.snake_contrasts
         for paddle in settings.paddle_contrasts
     ]
-    directions = [math.radians(degree) for degree in range(360)]
     ring = [
-        [
-            half_up(round(settings.seed_distance * math.sin(angle), 9)),
-            half_up(round(settings.seed_distance * math.cos(angle), 9)),
-        ]
-        for angle in directions
+        [half_up(round(settings.seed_distance * turn(math.radians(d)), 9)) for d in range(360)]
+        for turn in (math.sin, math.cos)
     ]
     height, width = settings.shape
     return Rules(
@@ -412,7 +385,7 @@ def _rules(settings: Settings, margin: int) -> Rules:
         snake_contrasts=len(settings.snake_contrasts),
         paddle_contrasts=len(settings.paddle_contrasts),
         shades=np.array([*shades, range(256)], np.uint8),
-        ring=np.array(ring, np.int64),
+        ring=np.array(ring, np.int64).T.copy(),
     )
 
 

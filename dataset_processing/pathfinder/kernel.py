@@ -66,7 +66,7 @@ class Scene(NamedTuple):
     grid: Grid
     state: np.ndarray  # (1,) uint64: the image's own random numbers
     mask: np.ndarray  # (grid.size,) uint8: what is occupied, 0–255
-    placed: np.ndarray  # (most paddles, 4) int32: paddle, row, column, shade
+    placed: np.ndarray  # (most paddles, 5) int32: paddle, row, column, shade, 1 for a seed
     summed: np.ndarray  # (C,) int64: the candidates' weights added up
     history: np.ndarray  # (·, 2) int64: places of the mask and what they held before
 
@@ -272,7 +272,7 @@ def settle(s, degree, row, col, placed, pivot):
     head_row, head_col = row + s.t.seed_head[degree, 0], col + s.t.seed_head[degree, 1]
     pivot[0] = head_row + s.t.seed_pivot[degree, 0]
     pivot[1] = head_col + s.t.seed_pivot[degree, 1]
-    placed[0], placed[1], placed[2] = s.t.seed_paddle[degree], row, col
+    placed[0], placed[1], placed[2], placed[4] = s.t.seed_paddle[degree], row, col, 1
     within = inside(s.rules, row, col) & inside(s.rules, head_row, head_col)
     return within & inside(s.rules, pivot[0], pivot[1])
 
@@ -309,7 +309,7 @@ def extend(s, turn, placed, pivot):
     if c < 0:
         return -1
     pivot[0], pivot[1] = row, col
-    placed[0] = s.t.paddle[c]
+    placed[0], placed[4] = s.t.paddle[c], 0
     placed[1], placed[2] = row + s.t.candidates[c, 0], col + s.t.candidates[c, 1]
     return 360 + c
 
@@ -410,22 +410,25 @@ def draw(s, image, count, markers):
 
 
 @entry
-def make_images(key, indices, t, rules, grid, images, labels, placed, counts, markers, marked):
-    """Makes the pictures of ``indices``, each from its own random numbers.
+def make_images(
+    key, indices, which, t, rules, grid, images, labels, placed, counts, markers, marked
+):
+    """Makes pictures, each from its own random numbers.
 
     Args:
         key: uint64, of settings and seed.
-        indices: (n,) int64.
+        indices: (n,) int64, of the pictures.
+        which: int64: the places in ``indices``, and in all arrays below, of those to be made.
         t, rules, grid: tables and settings.
         images, labels: (n, height, width) uint8 and (n,) int64 to be written.
-        placed: (n, most paddles, 4) int32: paddle, row, column, shade of all paddles: the two
-            targets' in turn, then the distractors' and the single ones.
+        placed: (n, most paddles, 5) int32, see `Scene`: the two targets' paddles in turn, then the
+            distractors' and the single ones.
         counts: (n,) int32: paddles in all.
         markers: (n, 2, 2) int32: row and column of the two markers.
         marked: (n, 2) int32: the snakes they sit on.
 
     Returns:
-        -1, or the first place in ``indices`` whose image could not be made.
+        -1, or the first place whose image could not be made.
     """
     mask = np.empty(grid.size, np.uint8)
     summed = np.empty(len(t.candidates), np.int64)
@@ -433,7 +436,7 @@ def make_images(key, indices, t, rules, grid, images, labels, placed, counts, ma
     history = np.empty((longest * grid.zone, 2), np.int64)
     state = np.empty(1, np.uint64)
     seed_border = max(rules.border, 2 * rules.seed_distance, 1)
-    for n in range(len(indices)):
+    for n in which:
         s = Scene(t, rules, grid, state, mask, placed[n], summed, history)
         state[0] = mix(np.uint64(key) + mix(np.uint64(indices[n]) * _STEP))
         label = below(state, 2)

@@ -55,23 +55,9 @@ class Templates(NamedTuple):
 
 
 def templates(
-    length: int,
-    thickness: float,
-    margin: int,
-    continuity: float,
-    marker_radius: float,
-    antialias: int,
+    length: int, thickness: float, margin: int, continuity: float, marker: float, antialias: int
 ) -> Templates:
-    """Draws the templates of one geometry.
-
-    Args:
-        length: of a paddle, pixels.
-        thickness: of a paddle, pixels; times ``antialias`` it is a whole number.
-        margin: gap of the contour and radius of the zone round a paddle, pixels.
-        continuity: factor on the angle between paddles.
-        marker_radius: pixels.
-        antialias: magnification at which shapes are drawn.
-    """
+    """Draws the templates of one geometry: `Settings` in pixels; ``marker`` is its radius."""
     candidates = candidate_heads(length + margin)
     degrees = [math.radians(degree) for degree in range(360)]
     seeds = [(math.sin(angle), math.cos(angle)) for angle in degrees]
@@ -125,7 +111,7 @@ def templates(
         weight=weight,
         neighbours=neighbours,
         ahead=zones_ahead(np.array(candidates), weight, neighbours),
-        marker=marker_pixels(marker_radius, antialias),
+        marker=marker_pixels(marker, antialias),
     )
 
 
