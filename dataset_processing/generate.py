@@ -238,17 +238,9 @@ def job_of(options: argparse.Namespace) -> Job:
         if size in ARENA_SETTINGS:
             folder, name = config.data_root / size, rest or ARENA_SETS[0]
     return Job(
-        name,
-        settings,
-        options.seed,
-        count,
-        options.output or folder,
-        form,
-        share,
-        options.shard_images,
-        options.masks,
-        options.start,
-    )
+        name, settings, options.seed, count, options.output or folder, form, share,
+        options.shard_images, options.masks, options.start,
+    )  # fmt: skip
 
 
 def changed_settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -268,57 +260,33 @@ def changed_settings(options: argparse.Namespace) -> dict[str, Any]:
 def parser() -> shell.Parser:
     """The command's options; those of the stimuli are the fields of `Settings`."""
     result = shell.Parser("generate", __doc__, package="dataset_processing")
-    result.add_argument("--length", type=shell.whole(2), help="paddles in a target contour (14)")
-    result.add_argument(
-        "--dataset",
-        help=f"name of the set: {', '.join([*GENERATED, *ARENA_SETTINGS])} (also with "
-        f"{', '.join(f'_{name}' for name in ARENA_SETS)}), or another",
-    )
-    result.add_argument("--count", type=shell.whole(1), help=f"images ({COUNT})")
-    result.add_argument("--seed", type=shell.whole(0), default=0, help="of the images")
-    result.add_argument(
-        "--start",
-        type=shell.whole(0),
-        default=0,
-        help="index of the first image, where machines take a range each",
-    )
-    result.add_argument("--workers", type=shell.whole(1), default=1, help="processes")
-    result.add_argument("--format", choices=FORMATS, default="tfrecords", help="what is written")
-    result.add_argument("--float32", action="store_true", help="records as the 2018 release's")
-    result.add_argument(
-        "--masks", action="store_true", help="with png or webdataset: the contour's mask"
-    )
-    result.add_argument(
-        "--output", type=Path, help="folder (tf_records, or curvy_2snakes_300 of data_root)"
-    )
-    result.add_argument(
-        "--val-fraction",
-        type=float,
-        default=0.1,
-        help="share that validates; folders of images have no folds",
-    )
-    result.add_argument(
-        "--shard-images", type=shell.whole(1), default=5000, help="images in a file"
-    )
-    result.add_argument(
-        "--preview",
-        nargs="?",
-        type=Path,
-        const=Path("pathfinder_preview.png"),
-        metavar="FILE",
-        help="write a sheet of examples, contours and markers coloured, and stop",
-    )
+    add, preview = result.add_argument, Path("pathfinder_preview.png")
+    sets = f"{', '.join([*GENERATED, *ARENA_SETTINGS])} (also with _{', _'.join(ARENA_SETS)})"
+    add("--length", type=shell.whole(2), help="paddles in a target contour (14)")
+    add("--dataset", help=f"name of the set: {sets}, or another")
+    add("--count", type=shell.whole(1), help=f"images ({COUNT})")
+    add("--seed", type=shell.whole(0), default=0, help="of the images")
+    add("--start", type=shell.whole(0), default=0, help="index of the first image: machines that "
+        "share a set take a range each")  # fmt: skip
+    add("--workers", type=shell.whole(1), default=1, help="processes")
+    add("--format", choices=FORMATS, default="tfrecords", help="what is written")
+    add("--float32", action="store_true", help="records as the 2018 release's")
+    add("--masks", action="store_true", help="with png or webdataset: the contour's mask")
+    add("--output", type=Path, help="folder (tf_records, or for images one below data_root)")
+    add("--val-fraction", type=float, default=0.1, help="share that validates; not of folders")
+    add("--shard-images", type=shell.whole(1), default=5000, help="images in a file")
+    add("--preview", nargs="?", type=Path, const=preview, metavar="FILE",
+        help="write a sheet of examples, contours and markers coloured, and stop")  # fmt: skip
     stimuli = result.add_argument_group("stimuli", "dataset_processing/pathfinder/images.py")
     for field in fields(Settings):
-        if field.name == "contour_length":
-            continue
-        kind = float if "float" in str(field.type) else int
-        stimuli.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            type=number_or_auto if field.name == "single_paddles" else kind,
-            nargs="+" if "tuple" in str(field.type) else None,
-            help=f"({field.default})",
-        )
+        if field.name != "contour_length":
+            kind = float if "float" in str(field.type) else int
+            stimuli.add_argument(
+                f"--{field.name.replace('_', '-')}",
+                type=number_or_auto if field.name == "single_paddles" else kind,
+                nargs="+" if "tuple" in str(field.type) else None,
+                help=f"({field.default})",
+            )
     return result
 
 

@@ -14,52 +14,22 @@ SMALL_SET = "curv_contour_length_3_small"
 GENERATED: dict[str, dict[str, Any]] = {
     "curv_baseline_full": {"contour_length": 6},
     **{f"curv_contour_length_{n}_full": {"contour_length": n} for n in (9, 14, 18, 20, 25)},
-    SMALL_SET: {
-        "contour_length": 3,
-        "window": 64,
-        "border": 4,
-        "seed_distance": 12,
-        "marker_radius": 3,
-        "distractors": 2,
-    },
-}
-
+    SMALL_SET: {"contour_length": 3, "window": 64, "border": 4, "seed_distance": 12,
+                "marker_radius": 3, "distractors": 2},
+}  # fmt: skip
 # Long Range Arena's, by the size of the images, as the release documents them
 # (lra_benchmarks/data/pathfinder.py); what it leaves open (no single paddles, the border and the
 # seeds' distance at 256) is as the published generator's script has it.
 ARENA_SETTINGS: dict[str, dict[str, Any]] = {
-    "pathfinder32": {
-        "window": 32,
-        "border": 1,
-        "paddle_length": 2,
-        "paddle_thickness": 0.5,
-        "margin": 1,
-        "continuity": 1.0,
-        "seed_distance": 7,
-        "marker_radius": 1.5,
-        "snake_contrasts": (2.0,),
-        "paddle_contrasts": (0.75,),
-    },
-    "pathfinder64": {
-        "window": 64,
-        "border": 1,
-        "paddle_thickness": 1,
-        "margin": 1,
-        "seed_distance": 12,
-        "marker_radius": 2.5,
-        "snake_contrasts": (0.8,),
-    },
-    "pathfinder128": {
-        "window": 128,
-        "border": 1,
-        "paddle_thickness": 1.5,
-        "margin": (2, 3),
-        "seed_distance": 20,
-        "marker_radius": 3,
-        "snake_contrasts": (0.9,),
-    },
+    "pathfinder32": {"window": 32, "border": 1, "paddle_length": 2, "paddle_thickness": 0.5,
+                     "margin": 1, "continuity": 1.0, "seed_distance": 7, "marker_radius": 1.5,
+                     "snake_contrasts": (2.0,), "paddle_contrasts": (0.75,)},
+    "pathfinder64": {"window": 64, "border": 1, "paddle_thickness": 1, "margin": 1,
+                     "seed_distance": 12, "marker_radius": 2.5, "snake_contrasts": (0.8,)},
+    "pathfinder128": {"window": 128, "border": 1, "paddle_thickness": 1.5, "margin": (2, 3),
+                      "seed_distance": 20, "marker_radius": 3, "snake_contrasts": (0.9,)},
     "pathfinder256": {"window": 256},
-}
+}  # fmt: skip
 ARENA_DISTRACTORS = {"pathfinder32": 20, "pathfinder64": 22, "pathfinder128": 35}  # paddles; 30
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dataset_processing.pathfinder import Pathfinder, Settings, Stimulus
-from support.files import WholeFile
+from support.files import write_bytes
 
 COLUMNS = 4  # stimuli of a label and length
 GAP, TITLE = 6, 18  # pixels
@@ -22,8 +22,7 @@ def write_sheet(path: Path, chosen: list[Settings], seed: int = 0) -> str:
         One line that says what was written.
 
     Raises:
-        ValueError: the snakes do not fit.
-        RuntimeError: the file cannot be written.
+        UserError: the snakes do not fit, or the file cannot be written.
     """
     rows = [(settings, label) for settings in chosen for label in (1, 0)]
     strips = [strip(settings, label, seed) for settings, label in rows]
@@ -34,8 +33,7 @@ def write_sheet(path: Path, chosen: list[Settings], seed: int = 0) -> str:
         top += picture.height
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
-    with WholeFile(path) as file:
-        file.append(buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
     return f"{path}: {len(rows)} rows of {COLUMNS} stimuli, {sheet.width}×{sheet.height} pixels"
 
 
