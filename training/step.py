@@ -20,19 +20,14 @@ class TrainStep:
     times: logits and labels of all, so that each computes the loss of the total batch; the
     statistics of each batch normalisation; and the gradients, as one vector.
 
-    Captured, the first updates of a shape run as they are; the next one is recorded as a CUDA
-    graph, what the processes exchange included, and all that follow replay it. Other shapes (the
-    last, smaller batch of an epoch) go on running as they are. The numbers are the same either way:
-    random ones too, drawn from registered generators whose seed and place in the sequence each
-    replay takes up.
-
     Args:
         model: the network, on its device.
         loss, metric: functions of logits and labels.
         optimizer: over the network's parameters.
         clip_gradients: largest global norm of the gradient, or None.
         ranks: the processes that train together.
-        captured: record the update; without effect on a CPU.
+        captured: replay the update as a CUDA graph, what the processes exchange included; without
+            effect on a CPU. The numbers are the same.
         generators: what the network draws from, on the device; PyTorch's default one is included.
 
     Attributes:
@@ -52,20 +47,12 @@ class TrainStep:
         generators: Sequence[torch.Generator] = (),
     ) -> None:
         self.model: Any = model
-        self.loss, self.metric = loss, metric
-        self.optimizer = optimizer
-        self.clip_gradients = clip_gradients
-        self.ranks = ranks
-        self.captured = captured and ranks.device.type == "cuda"
-        self.generators = generators
-        self.infer: Callable[[Tensor], Any] = (
-            GraphedForward(model, generators) if self.captured else model
-        )
-        self._seen: Counter[tuple[Any, ...]] = Counter()
-        self._graph: Captured | None = None
-        self._graph_key: tuple[Any, ...] = ()
+        self.loss, self.metric, self.optimizer = loss, metric, optimizer
+        self.clip_gradients, self.ranks, self.captured = clip_gradients, ranks, captured
+        self.infer: Any = GraphedForward(model, generators) if captured else model
+        self._replayed = Replayed(self._update, generators, EAGER_STEPS, self._fixed)
         ranks.join(model)
-        ranks.before_leaving(self._release)
+        ranks.before_leaving(self._replayed.release)
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Update the network on this rank's images (n, 1, H, W) and labels (n,).
@@ -76,18 +63,8 @@ class TrainStep:
         """
         if self.ranks.world_size > 1 and not self.ranks.sizes:
             self.ranks.place(self.model, self.ranks.agree(0, len(labels))[1])
-        if not self.captured:
-            return self._update(images, labels)
-        key = self._key(images, labels)
-        if self._graph is None or self._graph_key != key:
-            self._seen[key] += 1
-            if self._seen[key] <= EAGER_STEPS or self._seen[key] < max(self._seen.values()):
-                return self._update(images, labels)
-            self._release()  # gives its memory back
-            self.optimizer.zero_grad(set_to_none=True)
-            self._graph = Captured(self._update, (images, labels), self.generators)
-            self._graph_key = key
-        return self._graph(images, labels)
+        update = self._replayed if self.captured else self._update
+        return update(images, labels)
 
     def _update(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
@@ -102,89 +79,95 @@ class TrainStep:
             self.model.constrain()
         return loss.detach(), metric, norm
 
-    def _key(self, images: Tensor, labels: Tensor) -> tuple[Any, ...]:
-        """What the graph holds fixed."""
+    def _fixed(self) -> tuple[Any, ...]:
         rates = [group["lr"] for group in self.optimizer.param_groups]
         rates = [id(rate) if isinstance(rate, Tensor) else rate for rate in rates]
-        kinds = images.shape, images.dtype, labels.dtype, self.model.training
-        return *kinds, *rates, *self.ranks.sizes
-
-    def _release(self) -> None:
-        if self._graph is not None:
-            self._graph.reset()
-            self._graph = None
+        return self.model.training, *rates, *self.ranks.sizes
 
 
-class GraphedForward:
-    """A network's forward pass without gradients, captured at the second batch of a shape.
+class Replayed:
+    """A computation on tensors, recorded as a CUDA graph and replayed.
 
-    The captured pass reads the weights where they lie, so updates in place reach it; layers are
-    taken as they are at the capture (lesions, number of steps). Batches of other shapes, and
-    all of them on a CPU, run as they are.
+    The first calls of a shape run as they are; the next one is recorded, and all that follow replay
+    it. Other shapes (the last, smaller batch of an epoch) go on running as they are, as all do on a
+    CPU. The numbers are the same either way: random ones too, drawn from registered generators
+    whose seed and place in the sequence each replay takes up. What a call returns is overwritten by
+    the next one.
 
     Args:
-        network: images (N, 1, H, W) → a tensor or a tuple of tensors.
-        generators: what it draws from, on its device; PyTorch's default one is included.
-
-    What a call returns is overwritten by the next one.
-    """
-
-    def __init__(self, network: nn.Module, generators: Sequence[torch.Generator] = ()) -> None:
-        self.network, self.generators = network, generators
-        self._seen: set[tuple[Any, ...]] = set()
-        self._captured: Captured | None = None
-        self._captured_key: tuple[Any, ...] = ()
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Any:
-        key = images.shape, images.dtype, self.network.training
-        if self._captured is None:
-            if images.device.type != "cuda" or key not in self._seen:
-                self._seen.add(key)
-                return self.network(images)
-            self._captured = Captured(self.network, (images,), self.generators)
-            self._captured_key = key
-        return self._captured(images) if self._captured_key == key else self.network(images)
-
-
-class Captured:
-    """A computation recorded as a CUDA graph, replayed at each call on new tensors.
-
-    Args:
-        call: a function of tensors on one CUDA device that has run on such tensors before, and
-            asks the device for no number.
-        inputs: tensors of the shapes and types that it will be called with.
-        generators: what it draws from, on the device; PyTorch's default one is included. Each
-            replay draws from their seeds and places of then.
-
-    What a call returns is overwritten by the next one.
+        call: a function of tensors on one device, which is not asked for a number.
+        generators: what it draws from, on the device; PyTorch's default one is included.
+        eager: calls of a shape before its recording.
+        fixed: gives what the recording holds fixed beside shapes and types.
     """
 
     def __init__(
         self,
         call: Callable[..., Any],
-        inputs: Sequence[Tensor],
         generators: Sequence[torch.Generator] = (),
+        eager: int = 1,
+        fixed: Callable[[], tuple[Any, ...]] = tuple,
     ) -> None:
-        self._inputs = [x.clone() for x in inputs]
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()  # the graph has memory of its own
-        self._graph = torch.cuda.CUDAGraph()
-        for generator in generators:
-            self._graph.register_generator_state(generator)
-        # Other threads may call the driver meanwhile: the loader pins memory, NCCL looks on.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._results = call(*self._inputs)
+        self.call, self.generators, self.eager, self.fixed = call, generators, eager, fixed
+        self._seen: Counter[tuple[Any, ...]] = Counter()
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: tuple[Tensor, ...] = ()
+        self._key: tuple[Any, ...] = ()
+        self._results: Any = None
 
     def __call__(self, *inputs: Tensor) -> Any:
+        """What the computation gives for these tensors."""
+        if inputs[0].device.type != "cuda":
+            return self.call(*inputs)
+        key = *((x.shape, x.dtype) for x in inputs), *self.fixed()
+        self._seen[key] += 1
+        if self._graph is None or self._key != key:
+            if self._seen[key] <= self.eager or self._seen[key] < max(self._seen.values()):
+                return self.call(*inputs)
+            self._key, self._graph = key, self._recorded(inputs)
         for own, new in zip(self._inputs, inputs, strict=True):
             own.copy_(new)
         self._graph.replay()
         return self._results
 
-    def reset(self) -> None:
+    def _recorded(self, inputs: tuple[Tensor, ...]) -> torch.cuda.CUDAGraph:
+        self.release()
+        self._inputs = tuple(x.clone() for x in inputs)
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # the graph has memory of its own
+        graph = torch.cuda.CUDAGraph()
+        for generator in self.generators:
+            graph.register_generator_state(generator)
+        # Other threads may call the driver meanwhile: the loader pins memory, NCCL looks on.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._results = self.call(*self._inputs)
+        return graph
+
+    def release(self) -> None:
         """Forget the recording, and give back what it holds."""
-        self._graph.reset()
+        if self._graph is not None:
+            self._graph.reset()
+        self._graph = self._results = None
+
+
+class GraphedForward(Replayed):
+    """A network's forward pass without gradients, recorded at the second batch of a shape.
+
+    The recorded pass reads the weights where they lie, so updates in place reach it; layers are
+    taken as they are then (lesions, number of steps).
+
+    Args:
+        network: images (N, 1, H, W) → a tensor or a tuple of tensors.
+        generators: what it draws from, on its device; PyTorch's default one is included.
+    """
+
+    def __init__(self, network: nn.Module, generators: Sequence[torch.Generator] = ()) -> None:
+        super().__init__(network, generators, fixed=lambda: (network.training,))
+
+    @torch.no_grad()
+    def __call__(self, *inputs: Tensor) -> Any:
+        """What the network gives for a batch of images."""
+        return super().__call__(*inputs)
 
 
 @torch.no_grad()
