@@ -1,4 +1,12 @@
-"""Training: the loop and what it needs. A script's last line hands itself to ``main``."""
+"""Training: the loop and what it needs. A script's last line hands itself to ``main``.
+
+To read it: ``experiment`` and ``kinds`` (the settings); ``command_line`` and ``start`` (one call);
+``loop`` with ``feed``, ``step`` and ``validation`` (the training itself) and the parts that they
+take: ``losses``, ``metrics``, ``optimizers``, ``schedule``, ``seeds``, ``curriculum``; ``run``,
+``log``, ``history``, ``checkpoints`` and ``provenance`` (what is written), ``resume`` and
+``weights`` (what is read again); ``distribution``, ``signals`` and ``launch`` (several processes,
+and leaving in good order).
+"""
 
 import sys
 from collections.abc import Callable

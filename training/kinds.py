@@ -24,26 +24,27 @@ class Kind:
 
     Attributes:
         expected: that in words, as in "lr must be *a number above 0*".
-        take: the value as it is kept; raises ValueError or TypeError for one that cannot be.
-        read: what a text of the command line stands for, to be taken then.
+        fits: whether a value is one.
+        kept: the form in which it is kept.
+        read: what a text of the command line stands for; ValueError where it is nothing.
         choices: names, of which the value is one, or a list of which it is.
     """
 
     expected: str
-    take: Callable[[Any], Any]
+    fits: Callable[[Any], bool]
+    kept: Callable[[Any], Any] = str
     read: Callable[[str], Any] = str
     choices: tuple[str, ...] = ()
 
     def of(self, key: str, value: Any) -> Any:
         """The value as it is kept; UserError with key, value and what is expected."""
-        try:
-            taken = self.take(value)
-        except (TypeError, ValueError):
-            raise UserError(f"{key} must be {self.expected}, found {value!r}") from None
-        for name in taken if isinstance(taken, list) else [taken]:
+        if not self.fits(value):
+            raise UserError(f"{key} must be {self.expected}, found {value!r}")
+        kept = self.kept(value)
+        for name in kept if isinstance(kept, list) else [kept]:
             if self.choices and name is not None and name not in self.choices:
                 raise unknown(key, name, self.choices)
-        return taken
+        return kept
 
     def of_text(self, key: str, text: str) -> Any:
         """As :meth:`of`, of a text on the command line."""
@@ -57,43 +58,37 @@ class Kind:
 def number(above: float = -math.inf, least: float = -math.inf) -> Kind:
     """A finite number above one, or of at least another."""
 
-    def take(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise TypeError
-        taken = float(value)
-        if not (math.isfinite(taken) and taken > above and taken >= least):
-            raise ValueError
-        return taken
+    def fits(value: Any) -> bool:
+        return (
+            _is(numbers.Real, value) and math.isfinite(value) and value > above and value >= least
+        )
 
     limit = f" above {above:g}" if math.isfinite(above) else ""
     limit += f" of at least {least:g}" if math.isfinite(least) else ""
-    return Kind(f"a number{limit}", take, float)
+    return Kind(f"a number{limit}", fits, float, float)
 
 
 def whole(least: int, odd: bool = False) -> Kind:
     """A whole number, or an odd one, of at least ``least``."""
 
-    def take(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-            raise TypeError
-        if value < least or (odd and value % 2 == 0):
-            raise ValueError
-        return int(value)
+    def fits(value: Any) -> bool:
+        return _is(numbers.Integral, value) and value >= least and (value % 2 == 1 or not odd)
 
-    return Kind(f"{'an odd' if odd else 'a whole'} number of at least {least}", take, int)
+    return Kind(f"{'an odd' if odd else 'a whole'} number of at least {least}", fits, int, int)
 
 
 def one_of(names: Iterable[str]) -> Kind:
     """One of some names."""
     names = tuple(names)
-    return Kind(f"one of {', '.join(names)}", _text, choices=names)
+    return Kind(f"one of {', '.join(names)}", _is_text, choices=names)
 
 
 def or_none(kind: Kind) -> Kind:
     """None besides."""
     return Kind(
         f"None or {kind.expected}",
-        lambda value: None if value is None else kind.take(value),
+        lambda value: value is None or kind.fits(value),
+        lambda value: None if value is None else kind.kept(value),
         lambda text: None if text.lower() in ("none", "null", "") else kind.read(text),
         kind.choices,
     )
@@ -108,58 +103,47 @@ def plain(value: Any) -> Any:
     return value if value is None or type(value) in (bool, int, float) else str(value)
 
 
-def _truth(value: Any) -> bool:
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError
-    return bool(value)
+def _is(kind: type, value: Any) -> bool:
+    """Whether the value is such a number; True and False are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str | os.PathLike) and bool(str(value).strip())
+
+
+def _is_file_name(value: Any) -> bool:
+    apart = _is_text(value) and not any(c in str(value) for c in "/\\\0\n")
+    return apart and str(value) not in (".", "..") and len(str(value)) <= 200
+
+
+def _are_names(value: Any) -> bool:
+    """A name, or a list of names, or the release's list of lists."""
+    several = isinstance(value, list | tuple) and all(map(_are_names, value))
+    return several or isinstance(value, str)
+
+
+def _flat(names: Any) -> list[str]:
+    if isinstance(names, str):
+        return [names]
+    return [name for part in names for name in _flat(part)]
+
+
+def _are_whole(value: Any, least: int) -> bool:
+    return isinstance(value, list | tuple) and all(map(whole(least).fits, value))
+
+
+def _is_size(value: Any) -> bool:
+    """[H, W], or [H, W, 1]."""
+    return _are_whole(value, 1) and len(value) >= 2 and list(value[2:]) in ([], [1])
 
 
 def _truth_of(text: str) -> bool | str:
     return text.lower() in TRUE if text.lower() in TRUE + FALSE else text
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str | os.PathLike) or not str(value).strip():
-        raise TypeError
-    return str(value)
-
-
-def _file_name(value: Any) -> str:
-    if any(c in _text(value) for c in "/\\\0\n") or value in (".", "..") or len(value) > 200:
-        raise ValueError
-    return str(value)
-
-
-def _flat(names: Any) -> list[str]:
-    """A list of names from a list, or from the release's list of lists."""
-    if isinstance(names, str):
-        return [names]
-    if not isinstance(names, list | tuple):
-        raise TypeError
-    return [inner for name in names for inner in _flat(name)]
-
-
-def _size(value: Any) -> list[int]:
-    height, width, *channels = value
-    if isinstance(value, str) or channels not in ([], [1]):
-        raise ValueError
-    return [whole(1).take(height), whole(1).take(width), *channels]
-
-
-def _lengths(value: Any) -> list[int]:
-    if isinstance(value, str | Mapping) or not value:
-        raise TypeError
-    return [whole(2).take(length) for length in value]
-
-
 def _list_of(text: str) -> Any:
     return yaml.safe_load(text if text.startswith("[") else f"[{text}]")
-
-
-def _options(value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise TypeError
-    return plain(value)
 
 
 def _options_of(text: str) -> Any:
@@ -170,10 +154,25 @@ def _options_of(text: str) -> Any:
     return {k: float(v) if NUMBER.fullmatch(str(v)) else v for k, v in found.items()}
 
 
-TRUTH = Kind("True or False", _truth, _truth_of)
-TEXT = Kind("a name", _text)
-FILE_NAME = Kind("a name without / or \\ (a folder's)", _file_name)
-AUGMENTATIONS = Kind("a list of augmentations (docs/data.md)", _flat, _list_of, ORDER)
-SIZE = Kind("[H, W], two whole numbers of at least 1", _size, _list_of)
-LENGTHS = Kind("a list of contour lengths in paddles, each at least 2", _lengths, _list_of)
-OPTIONS = Kind("a dictionary {name: value}", _options, _options_of)
+TRUTH = Kind("True or False", lambda value: isinstance(value, bool | np.bool_), bool, _truth_of)
+TEXT = Kind("a name", _is_text)
+FILE_NAME = Kind("a name without / or \\ (a folder's)", _is_file_name)
+AUGMENTATIONS = Kind("a list of augmentations (docs/data.md)", _are_names, _flat, _list_of, ORDER)
+SIZE = Kind(
+    "[H, W], two whole numbers of at least 1",
+    _is_size,
+    lambda value: [int(pixels) for pixels in value],
+    _list_of,
+)
+LENGTHS = Kind(
+    "a list of contour lengths in paddles, each at least 2",
+    lambda value: bool(value) and _are_whole(value, 2),
+    lambda value: [int(length) for length in value],
+    _list_of,
+)
+OPTIONS = Kind(
+    "a dictionary {name: value}",
+    lambda value: isinstance(value, Mapping) and all(isinstance(key, str) for key in value),
+    plain,
+    _options_of,
+)

@@ -67,7 +67,7 @@ def train(
         run = ranks.first(partial(run_to_resume, options.resume, config, exp, named))
     if run is not None:
         record = run.record()
-        exp = Experiment.of(params, [*record["overrides"], *options.overrides])
+        exp = Experiment.of(params, [*record.get("overrides", []), *options.overrides])
     elif standing_in:
         record["demonstration"] = demonstration_notice(asked.dataset)
     seed = record["seed"] = _seed(options.seed, record.get("seed"))
