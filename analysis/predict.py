@@ -148,8 +148,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images = [read_image(path, run.stimulus_size, options.resize) for path in options.images]
     meant = not rescales(run.params["val_augmentations"])
     for path, image in zip(options.images, images, strict=True):
-        if image.any():  # a blank image is on every scale
-            check_scale(str(path), [image], [str(path)], meant)
+        unusual = check_scale(image, str(path), meant)
+        if unusual:
+            warnings.warn(unusual, stacklevel=1)
     folder = options.output or config.visualizations / run.name
     rows: list[dict[str, Any]] = []
     paths = []

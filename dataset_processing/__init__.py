@@ -8,22 +8,18 @@ from dataset_processing.sets import (
     DataSet,
     contour_length,
     data_sets,
-    demonstration,
     generator_settings,
     load_set,
     open_path,
     open_set,
-    prepare,
 )
 
 __all__ = [
     "DataSet",
     "contour_length",
     "data_sets",
-    "demonstration",
     "generator_settings",
     "load_set",
     "open_path",
     "open_set",
-    "prepare",
 ]

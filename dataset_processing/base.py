@@ -1,6 +1,7 @@
-"""What the Pathfinder sets on disk share: their settings, and their split into train and val."""
+"""What the Pathfinder sets on disk share: their settings, where they lie, how they are split."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -61,13 +62,11 @@ class PathfinderSet:
 
     def places(self) -> list[Path]:
         """Folders that may be the set's, in the order they are tried."""
-        root = self.config.data_root
-        inside = [Path(self.contour_dir) / self.data_name, root / self.data_name]
-        return inside + [root] * (root.name == self.data_name)
+        return places(self.config.data_root, [Path(self.contour_dir)], self.data_name)
 
     def folder(self) -> Path:
-        """The set's folder: in ``contour_dir``, in the data root, or the data root itself; else
-        the one that an image size of Long Range Arena has in its release.
+        """The set's folder: the first of its places that is there; else, where its name does not
+        say a size, the one that an image size of Long Range Arena has in its release.
 
         Raises:
             UserError: there are several of the last kind.
@@ -77,17 +76,18 @@ class PathfinderSet:
             for place in self.places():
                 if place.is_dir():
                     return place
-            found = [
-                s for s in ARENA for top in arena_roots(root) if (top / s / self.data_name).is_dir()
-            ]
-        if len(found) > 1:
+            sizes = {
+                top.name: top / self.data_name
+                for size in (ARENA if self.named_size is None else ())
+                for top in arena_folders(root, size)
+                if (top / self.data_name).is_dir()
+            }
+        if len(sizes) > 1:
             raise UserError(
-                f"{root}: has {self.data_name} in several sizes ({', '.join(found)}); name one: "
-                f"--set dataset={found[0]}"
+                f"{root}: has {self.data_name} in several sizes ({', '.join(sizes)}); name one: "
+                f"--set dataset={next(iter(sizes))}"
             )
-        if found:
-            return ArenaSet(found[0], self.config, self.data_name).folder()
-        return self.places()[0]
+        return next(iter(sizes.values()), self.places()[0])
 
     def on_disk(self) -> bool:
         """Whether there are images to read."""
@@ -112,33 +112,31 @@ class PathfinderSet:
             UserError: the metadata cannot be used, its labels are in doubt, or a fold would be
                 empty.
         """
-        folder = self.folder()
+
+        def order(items: list) -> list:
+            return [items[i] for i in random.permutation(len(items))] if self.shuffle else items
+
         random = np.random.default_rng(seed)
+        folder = self.folder()
         classes = list_images(folder, folder.with_name(self.negative), self.meta)
-        positives, negatives = (self._order(files, random) for files in classes)
+        positives, negatives = (order(files) for files in classes)
         keep = self.max_ims or max(len(positives), len(negatives))
         if self.balance:
             keep = min(keep, len(positives), len(negatives))
         positives, negatives = positives[:keep], negatives[:keep]
-        joined = [(file, 1) for file in positives] + [(file, 0) for file in negatives]
-        joined = self._order(joined, random)
+        joined = order([(file, 1) for file in positives] + [(file, 0) for file in negatives])
         cut = round(self.cv_split * len(joined))
-        folds = {self.folds["train"]: joined[:cut], self.folds["val"]: joined[cut:]}
-        for fold, images in folds.items():
+        files, labels = {}, {}
+        for fold, images in (("train", joined[:cut]), ("val", joined[cut:])):
             if not images:
                 raise UserError(
                     f"{folder}: {len(joined)} images ({len(classes[0])} of label 1 and "
                     f"{len(classes[1])} of label 0 listed) leave none for {fold!r} at "
                     f"cv_split {self.cv_split}"
                 )
-        return (
-            {fold: [file for file, _ in images] for fold, images in folds.items()},
-            {fold: np.array([label for _, label in images]) for fold, images in folds.items()},
-        )
-
-    def _order(self, items: list, random: np.random.Generator) -> list:
-        """The items shuffled, if this set shuffles."""
-        return [items[i] for i in random.permutation(len(items))] if self.shuffle else items
+            files[self.folds[fold]] = [file for file, _ in images]
+            labels[self.folds[fold]] = np.array([label for _, label in images])
+        return files, labels
 
 
 class ArenaSet(PathfinderSet):
@@ -148,41 +146,39 @@ class ArenaSet(PathfinderSet):
 
     Args:
         name: ``pathfinder32`` (64, 128, 256), or with the set: ``pathfinder32_curv_baseline``.
+            Without it the set is ``curv_contour_length_14``, which the benchmark reports, or the
+            only one that is there.
         config: the paths; None reads the project's.
-        data_name: the set; None: the one in the name, else ``curv_contour_length_14``, which the
-            benchmark reports, else the only one that is there.
     """
 
-    def __init__(
-        self, name: str, config: Config | None = None, data_name: str | None = None
-    ) -> None:
-        self.name, (self.size, _, named) = name, name.partition("_")
-        self.config = config or Config()
-        self.data_name = data_name or named or ARENA_SETS[0]
-        if not (data_name or named):
-            there = [one for one in ARENA_SETS if any(p.is_dir() for p in self._places(one))]
-            self.data_name = there[0] if len(there) == 1 else ARENA_SETS[0]
-        super().__init__(self.config)
-        side = int(self.size.removeprefix("pathfinder"))
+    def __init__(self, name: str, config: Config | None = None) -> None:
+        config = config or Config()
+        size, _, named = name.partition("_")
+        self.tops = arena_folders(config.data_root, size)
+        there = [
+            one
+            for one in ARENA_SETS
+            if any(place.is_dir() for place in places(config.data_root, self.tops, one))
+        ]
+        self.name = name
+        self.data_name = named or (there[0] if len(there) == 1 else ARENA_SETS[0])
+        super().__init__(config)
+        side = int(size.removeprefix("pathfinder"))
         self.im_size = self.named_size = [side, side]
         self.model_input_image_size = [side // 2, side // 2, 1]
 
-    def _places(self, data_name: str) -> list[Path]:
-        root = self.config.data_root
-        places = [top / self.size / data_name for top in arena_roots(root)] + [root / data_name]
-        return places + [root] * (root.name == data_name)
-
     def places(self) -> list[Path]:
-        return self._places(self.data_name)
-
-    def folder(self) -> Path:
-        there = [place for place in self.places() if place.is_dir()]
-        return (there or self.places())[0]
+        return places(self.config.data_root, self.tops, self.data_name)
 
 
-def arena_roots(root: Path) -> list[Path]:
-    """Where Long Range Arena's ``pathfinder<size>`` folders may lie under a data root."""
-    return [root, root / "lra_release", root / "lra_release" / "lra_release"]
+def places(root: Path, tops: Iterable[Path], data_name: str) -> list[Path]:
+    """Folders that may be a set's: in ``tops``, in the data root, or the data root itself."""
+    return [top / data_name for top in (*tops, root)] + [root] * (root.name == data_name)
+
+
+def arena_folders(root: Path, size: str) -> list[Path]:
+    """Where Long Range Arena's folder ``pathfinder<size>`` may lie under a data root."""
+    return [root / inside / size for inside in ("", "lra_release", "lra_release/lra_release")]
 
 
 def is_arena(name: str) -> bool:

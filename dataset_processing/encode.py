@@ -14,15 +14,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from config import Config
-from dataset_processing.folds import ImageFold
-from dataset_processing.images import BadImageError, is_grey_png, read_bytes
+from dataset_processing.folds import ImageFiles, StoredFold
+from dataset_processing.images import BadImageError
 from dataset_processing.records import RecordWriter, encode_image
 from dataset_processing.sets import FOLDS, data_sets, load_set, missing
 from support import shell
@@ -37,30 +36,16 @@ Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 
-@dataclass
-class Fold:
-    """What became of a fold.
-
-    Attributes:
-        path: the record file.
-        counts: records of label 0 and of label 1.
-        dropped: images left out, each with the reason.
-        total: the sum of its images, (H, W) float64.
-    """
-
-    path: Path
-    counts: list[int]
-    dropped: list[str]
-    total: np.ndarray
-
-    def mean(self) -> np.ndarray:
-        """The mean image, (H, W) float64, 0–255."""
-        return self.total / sum(self.counts)
-
-
-@dataclass
-class Encoder:
-    """How a data set is encoded.
+def encode(
+    name: str,
+    config: Config,
+    folder: Path,
+    compact: bool = True,
+    seed: int = 0,
+    threads: int = 8,
+    max_dropped: int = MAX_DROPPED,
+) -> list[str]:
+    """Writes the records and the mean images of both folds, and says what was written.
 
     Args:
         name: of the set.
@@ -70,92 +55,88 @@ class Encoder:
         seed: of the split.
         threads: that read images.
         max_dropped: stop when more images than this cannot be used.
+
+    Returns:
+        Of each image that was left out, its name and why.
+
+    Raises:
+        MissingError: there are no images.
+        UserError: the metadata cannot be used, too many images cannot be used, a fold is left
+            without images of a class, or the folder holds other records of the set.
+        SystemRefusal: a file cannot be written (a full disk).
     """
-
-    name: str
-    config: Config
-    folder: Path
-    compact: bool = True
-    seed: int = 0
-    threads: int = 8
-    max_dropped: int = MAX_DROPPED
-    dropped: list[str] = field(default_factory=list)
-
-    def encode(self) -> dict[str, Fold]:
-        """Writes the records and the mean images of all folds.
-
-        Raises:
-            MissingError: there are no images.
-            UserError: the metadata cannot be used, too many images cannot be used, a fold is left
-                without images of a class, or the folder holds other records of the set.
-            SystemRefusal: a file cannot be written (a full disk).
-        """
-        source = load_set(self.name, self.config)
-        if not source.on_disk():
-            raise MissingError(missing(source))
-        refuse_others(self.name, self.folder)
-        files, labels = source.get_data(self.seed)
-        folds = {
-            fold: ImageFold(f"{self.name} {fold}", files[fold], labels[fold]) for fold in FOLDS
-        }
-        size = None
-        for images in folds.values():
-            images.look(size)
-            size = images.im_size
-        result = {}
-        with ExitStack() as whole:  # all files take their names together, at the end
-            for fold in FOLDS:
-                stem = f"{self.name}_{source.folds[fold]}"
-                path = self.folder / f"{stem}.tfrecords"
-                writer = whole.enter_context(RecordWriter(path, self.compact))
-                result[fold] = self._encode_fold(fold, writer, folds[fold])
-                means = whole.enter_context(WholeFile(self.folder / f"{stem}_means.npy"))
-                means.append(npy_bytes(result[fold].mean()))
-                writer.sync()
-                means.sync()
-        return result
-
-    def _encode_fold(self, fold: str, writer: RecordWriter, images: ImageFold) -> Fold:
-        assert images.im_size is not None
-        result = Fold(writer.path, [0, 0], [], np.zeros(images.im_size))
-
-        def read(number: int) -> tuple[bytes, np.ndarray, int] | str:
-            """An image as its record holds it and as it is, its label; or why it is left out."""
-            try:
-                image, label = images[number]
-                data = read_bytes(Path(images.place(number)))
-            except (BadImageError, MissingError) as error:
-                return str(error)
-            if not self.compact:
-                return encode_image(image.astype(np.float32), False), image, label
-            return data if is_grey_png(data) else encode_image(image, True), image, label
-
-        with ThreadPoolExecutor(self.threads) as pool:
-            ahead = read_ahead(pool, read, range(len(images)))
-            for found in Progress(ahead, total=len(images), desc=f"encode {fold}", unit=" images"):
-                if isinstance(found, str):
-                    self._drop(result, found)
+    source = load_set(name, config)
+    if not source.on_disk():
+        raise MissingError(missing(source))
+    others = [path for path in (folder / f"{name}.generated.json",) if path.exists()]
+    others += [path for fold in FOLDS for path in sorted(folder.glob(f"{name}_{fold}-*.tfrecords"))]
+    if others:
+        raise UserError(
+            f"{others[0]}: a generated set of this name is there; move {name}* out of {folder}, or "
+            "name another --output"
+        )
+    files, labels = source.get_data(seed)
+    folds = {
+        fold: StoredFold(f"{name} {fold}", ImageFiles(files[fold], labels[fold])) for fold in FOLDS
+    }
+    folds["train"].look()
+    folds["val"].look(folds["train"].im_size)
+    dropped: list[str] = []
+    lines = []
+    with ExitStack() as whole:  # all files take their names together, at the end
+        for fold, images in folds.items():
+            path = folder / f"{name}_{source.folds[fold]}.tfrecords"
+            writer = whole.enter_context(RecordWriter(path, compact))
+            counts, total, left_out = [0, 0], np.zeros(images.im_size or ()), []
+            for found in _read(images, compact, threads, fold):
+                if isinstance(found, UserError):
+                    left_out.append(str(found))
+                    if len(dropped) + len(left_out) > max_dropped:
+                        raise UserError(
+                            f"more than {max_dropped} images cannot be used (--max-dropped); "
+                            f"{first_of(dropped + left_out)}"
+                        )
                     continue
-                encoded, image, label = found
+                image, label, encoded = found
                 writer.write_encoded(encoded, label)
-                result.counts[label] += 1
-                result.total += image
-        if any(result.counts[label] == 0 for label in np.unique(images.labels)):
-            raise UserError(
-                f"{fold}: {len(result.dropped)} of {len(images)} images cannot be used, which "
-                f"leaves {result.counts[0]} of label 0 and {result.counts[1]} of label 1; "
-                f"{first_of(result.dropped)}"
+                counts[label] += 1
+                total += image
+            told = f"{counts[1]} of label 1 and {counts[0]} of label 0"
+            if any(counts[label] == 0 for label in np.unique(labels[fold])):
+                raise UserError(
+                    f"{fold}: {len(left_out)} of {len(images)} images cannot be used, which leaves "
+                    f"{told}; {first_of(left_out)}"
+                )
+            means = whole.enter_context(WholeFile(path.with_name(f"{path.stem}_means.npy")))
+            means.append(npy_bytes(total / sum(counts)))
+            writer.sync()
+            means.sync()
+            lines.append(
+                f"{fold}: {sum(counts)} records ({told}), "
+                f"{writer.partial.stat().st_size / 1e6:.1f} MB in {path}; {len(left_out)} images "
+                "dropped"
             )
-        return result
+            lines += [f"  dropped {what}" for what in left_out]
+            dropped += left_out
+    print("\n".join(lines))
+    return dropped
 
-    def _drop(self, fold: Fold, what: str) -> None:
-        fold.dropped.append(what)
-        self.dropped.append(what)
-        if len(self.dropped) > self.max_dropped:
-            raise UserError(
-                f"more than {self.max_dropped} images cannot be used (--max-dropped); "
-                f"{first_of(self.dropped)}"
-            )
+
+def _read(
+    images: StoredFold, compact: bool, threads: int, fold: str
+) -> Iterator[tuple[np.ndarray, int, bytes] | UserError]:
+    """A fold's images, labels and how a record holds the image; or why one is left out."""
+
+    def read(number: int) -> tuple[np.ndarray, int, bytes] | UserError:
+        try:
+            image, label = images[number]
+        except (BadImageError, MissingError) as error:
+            return error
+        return image, label, encode_image(image, compact)
+
+    with ThreadPoolExecutor(threads) as pool:
+        ahead = read_ahead(pool, read, range(len(images)))
+        yield from Progress(ahead, total=len(images), desc=f"encode {fold}", unit=" images")
 
 
 def read_ahead(
@@ -169,34 +150,10 @@ def read_ahead(
         yield from now
 
 
-def refuse_others(name: str, folder: Path) -> None:
-    """UserError if the folder holds records of this set that another command wrote."""
-    others = [path for path in (folder / f"{name}.generated.json",) if path.exists()]
-    others += [path for fold in FOLDS for path in sorted(folder.glob(f"{name}_{fold}-*.tfrecords"))]
-    if others:
-        raise UserError(
-            f"{others[0]}: a generated set of this name is there; move {name}* out of {folder}, or "
-            "name another --output"
-        )
-
-
 def first_of(dropped: Sequence[str]) -> str:
     """The first few of what was dropped."""
     more = f"; and {len(dropped) - 5} more" if len(dropped) > 5 else ""
     return "the first: " + "; ".join(dropped[:5]) + more
-
-
-def report(folds: dict[str, Fold]) -> str:
-    """What was written and what was dropped, each image named."""
-    lines = []
-    for name, fold in folds.items():
-        lines.append(
-            f"{name}: {sum(fold.counts)} records ({fold.counts[1]} of label 1, {fold.counts[0]} of "
-            f"label 0), {fold.path.stat().st_size / 1e6:.1f} MB in {fold.path}; "
-            f"{len(fold.dropped)} images dropped"
-        )
-        lines += [f"  dropped {what}" for what in fold.dropped]
-    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -218,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves through the clean-up
     config = Config()
-    encoder = Encoder(
+    dropped = encode(
         options.dataset,
         config,
         options.output or config.tf_records,
@@ -227,14 +184,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.threads,
         options.max_dropped,
     )
-    print(report(encoder.encode()))
-    if encoder.dropped:
+    if dropped:
         print(
-            f"error: {len(encoder.dropped)} images could not be used and are left out; "
-            f"{first_of(encoder.dropped)}",
+            f"error: {len(dropped)} images could not be used and are left out; {first_of(dropped)}",
             file=sys.stderr,
         )
-    return 1 if encoder.dropped else 0
+    return 1 if dropped else 0
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import warnings
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,47 +11,74 @@ import numpy as np
 
 from dataset_processing.images import BadImageError, check_scale, decode_image, read_bytes
 from dataset_processing.pathfinder import Pathfinder, Settings, Stimulus
-from dataset_processing.records import FOOTER, RecordReader
+from dataset_processing.records import SAMPLES, RecordReader
 from support.errors import MissingError, UserError, refusals
 
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.tfrecords$")
-FINGERPRINT_SAMPLES = 64  # records of a file, or images of a fold, that a fingerprint looks at
 LOOKED_AT = 24  # images of a fold that are looked at when it is opened
 FIRST = {"val": 2**62, "test": 2**62 + 2**61}  # first image of drawn folds; far beyond training
 
 
-class StoredFold:
-    """What folds in records and in image files share: what is looked at, what is refused.
+class ImageFiles:
+    """Image files and their labels, read by number as :class:`RecordReader` reads records."""
 
-    Attributes:
-        title: what it is called in messages.
-        im_size: (H, W) of its images; None until :meth:`look`.
-        binary: labels must be 0 or 1.
-    """
-
-    title: str
-    im_size: tuple[int, int] | None = None
-    binary = True
-    _told = False  # that images were converted
+    def __init__(self, paths: list[str], labels: Sequence[int] | np.ndarray) -> None:
+        self.paths, self.labels = paths, np.array(labels, dtype=np.int64)
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        return len(self.paths)
 
     def read(self, number: int) -> tuple[np.ndarray, int, str]:
-        """An image as it is, its label, and how it was converted to grey."""
-        raise NotImplementedError
+        """The image, (H, W) uint8, its label, and what it was before it was converted to grey."""
+        image, converted = decode_image(read_bytes(Path(self.paths[number])), self.paths[number])
+        return image, int(self.labels[number]), converted
 
     def place(self, number: int) -> str:
-        """An image's file, and its number there, for messages."""
-        raise NotImplementedError
+        """An image's path."""
+        return self.paths[number]
 
-    def name(self, index: int) -> str:
-        """A shorter name for messages."""
-        raise NotImplementedError
+    name = place
 
-    def describe(self) -> str:
-        """One line: what it is and where."""
-        raise NotImplementedError
+    def fingerprint(self) -> str:
+        """A short hash of the list of files and labels and of some files' sizes."""
+        digest = hashlib.sha256(self.labels.tobytes())
+        for path in self.paths:
+            digest.update("/".join(path.split("/")[-3:]).encode())
+        for number in np.unique(np.linspace(0, len(self) - 1, SAMPLES).astype(int)):
+            file = Path(self.paths[number])
+            with refusals(file, "cannot be read"):
+                digest.update(str(file.stat().st_size if file.exists() else None).encode())
+        return digest.hexdigest()[:16]
+
+    def describe(self, size: str = "") -> str:
+        """How many images of what ``size`` in which folder."""
+        return f"{len(self)} images{size}, read from {Path(self.paths[0]).parents[2]}"
+
+
+class StoredFold:
+    """A fold in record files or in image files.
+
+    Args:
+        title: what messages call it.
+        reader: of the files.
+
+    Attributes:
+        im_size: (H, W) of its images; None until :meth:`look`.
+
+    Raises:
+        UserError: there is no record in any of the files.
+    """
+
+    def __init__(self, title: str, reader: RecordReader | ImageFiles) -> None:
+        self.title, self.reader = title, reader
+        self.im_size: tuple[int, int] | None = None
+        self.meant = False
+        self._warned: set[str] = set()
+        if not len(reader):
+            raise UserError(f"{reader.paths[0]}: no record in it, nor in another file of {title}")
+
+    def __len__(self) -> int:
+        return len(self.reader)
 
     def number(self, index: int) -> int:
         """The number, below the length, of the image that an index of any epoch means."""
@@ -60,169 +87,79 @@ class StoredFold:
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         """Image (H, W), uint8 or float32, and label; any index, taken modulo the length.
 
+        A warning says once what was converted, and once what is unusual about the pixels.
+
         Raises:
-            BadImageError: the image is missing or damaged, not of ``im_size`` or not finite, or
-                the label is no class.
+            BadImageError: the image is missing or damaged, not of ``im_size`` or not on the scale
+                0–255, or the label is no class.
         """
         number = self.number(index)
-        image, label, converted = self.read(number)
+        place = self.reader.place(number)
+        image, label, converted = self.reader.read(number)
+        scale = check_scale(image, place, self.meant)
         if self.im_size is not None and image.shape != self.im_size:
             raise BadImageError(
-                f"{self.place(number)}: the image is {times(image.shape)}; im_size of the data set "
-                f"is {times(self.im_size)}"
+                f"{place}: the image is {times(image.shape)}; im_size of the data set is "
+                f"{times(self.im_size)}"
             )
-        if image.dtype != np.uint8 and not np.isfinite(image).all():
-            count = int((~np.isfinite(image)).sum())
-            raise BadImageError(
-                f"{self.place(number)}: {count} of its {image.size} pixels are not finite (nan or "
-                "infinite); expected 0–255"
-            )
-        if self.binary and label not in (0, 1):
-            raise BadImageError(f"{self.place(number)}: its label is {label}; expected 0 or 1")
-        if converted and not self._told:
-            self._told = True
-            warnings.warn(
-                f"{self.title}: images are converted to grey; {self.place(number)} is {converted}",
-                stacklevel=2,
-            )
+        if label not in (0, 1):
+            raise BadImageError(f"{place}: its label is {label}; expected 0 or 1")
+        grey = converted and f"images are converted to grey; {place} is {converted}"
+        for kind, text in (("scale", scale), ("grey", grey)):
+            if text and kind not in self._warned:
+                self._warned.add(kind)
+                warnings.warn(f"{self.title}: {text}", stacklevel=2)
         return image, label
 
     def look(self, im_size: Sequence[int] | None = None, meant: bool = False) -> None:
-        """Look at some images: their size, their scale, whether they must be converted.
+        """Look at some images: whether they can be used, and their size.
 
         Args:
             im_size: (H, W) that they must have; None takes the size of most of them.
             meant: another scale than 0–255 may be meant.
 
         Raises:
-            UserError: none can be read, or they are not of that size or on that scale.
+            UserError: none can be used, or they are of another size.
         """
-        numbers = np.unique(np.linspace(0, len(self) - 1, LOOKED_AT).astype(int)).tolist()
-        images, names, failure = [], [], None
-        for number in numbers:
+        self.meant = meant
+        sizes: dict[tuple[int, int], list[str]] = defaultdict(list)
+        failures = []
+        for number in np.unique(np.linspace(0, len(self) - 1, LOOKED_AT).astype(int)).tolist():
+            place = self.reader.place(number)
             try:
-                images.append(self[number][0])
-                names.append(self.place(number))
+                image = self[number][0]
             except UserError as error:
-                failure = failure or error
-        if failure is not None and not images:
+                failures.append(str(error))
+                continue
+            if image.any():
+                sizes[image.shape].append(place)
+            else:
+                failures.append(f"{place}: all of its pixels are 0")
+        if not sizes:
             raise UserError(
-                f"{self.title}: none of the {len(numbers)} images looked at can be used; the "
-                f"first: {failure}"
+                f"{self.title}: none of the {len(failures)} images looked at can be used; the "
+                f"first: {failures[0]}"
             )
-        sizes = Counter(image.shape for image in images)
-        found = sizes.most_common(1)[0][0]
-        self.im_size = (int(found[0]), int(found[1]))
-        if im_size is not None and self.im_size != tuple(im_size[:2]):
+        found = max(sizes, key=lambda size: len(sizes[size]))
+        if im_size is not None and found != tuple(im_size[:2]):
             raise UserError(
-                f"{self.title}: its images are {times(found)} ({names[0]} for one); im_size of the "
-                f"data set is {times(im_size[:2])}"
+                f"{self.title}: its images are {times(found)} ({sizes[found][0]} for one); im_size "
+                f"of the data set is {times(im_size[:2])}"
             )
-        check_scale(self.title, images, names, meant)
-
-
-class RecordFold(StoredFold):
-    """A fold held in record files.
-
-    Args:
-        title: what it is called in messages.
-        paths: its record files, in order; some may be without a record.
-        keep_damaged: see :class:`RecordReader`.
-        binary: labels must be 0 or 1.
-
-    Raises:
-        MissingError, BadImageError: as :class:`RecordReader` does.
-        UserError: there is no record in any of the files.
-    """
-
-    def __init__(
-        self, title: str, paths: Sequence[Path], keep_damaged: bool = False, binary: bool = True
-    ) -> None:
-        self.title, self.binary = title, binary
-        self.reader = RecordReader(paths, keep_damaged)
-        if not len(self.reader):
-            raise UserError(f"{', '.join(map(str, paths))}: no record in it; encode the set again")
-
-    def __len__(self) -> int:
-        return len(self.reader)
-
-    def read(self, number: int) -> tuple[np.ndarray, int, str]:
-        return self.reader.read(number)
-
-    def place(self, number: int) -> str:
-        return self.reader.place(number)
+        self.im_size = found
 
     def name(self, index: int) -> str:
-        """A record's name for messages: ``train.tfrecords record 17``."""
+        """An image's name in tables."""
         return self.reader.name(self.number(index))
 
     def fingerprint(self) -> str:
-        """A short hash of the files' lengths and of some of their records' checksums.
-
-        It stays the same where the files are moved or copied.
-        """
-        digest = hashlib.sha256()
-        for path, offsets in zip(self.reader.paths, self.reader.offsets, strict=True):
-            digest.update(f"{path.name} {len(offsets)} {offsets[-1]}".encode())
-            picked = np.linspace(1, len(offsets) - 1, FINGERPRINT_SAMPLES).astype(int)
-            with refusals(path, "cannot be read"), open(path, "rb") as file:
-                for end in offsets[np.unique(picked)] if len(offsets) > 1 else ():
-                    file.seek(max(int(end) - FOOTER, 0))
-                    digest.update(file.read(FOOTER))
-        return digest.hexdigest()[:16]
+        """A short hash of what the files hold."""
+        return self.reader.fingerprint()
 
     def describe(self) -> str:
         """One line: what it is and where."""
-        size = sum(int(offsets[-1]) for offsets in self.reader.offsets)
-        files = len(self.reader.paths)
-        return (
-            f"{self.title}: {len(self)} records{_of_size(self.im_size)} in {files} "
-            f"file{'s' * (files > 1)} ({size / 1e6:.1f} MB) of {self.reader.paths[0].parent}"
-        )
-
-
-class ImageFold(StoredFold):
-    """A fold read from the images themselves.
-
-    Args:
-        title: what it is called in messages.
-        files: paths of the images.
-        labels: their labels, (len(files),).
-    """
-
-    def __init__(self, title: str, files: list[str], labels: np.ndarray) -> None:
-        self.title, self.files, self.labels = title, files, labels
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def read(self, number: int) -> tuple[np.ndarray, int, str]:
-        path = self.files[number]
-        image, converted = decode_image(read_bytes(Path(path)), path)
-        return image, int(self.labels[number]), converted
-
-    def place(self, number: int) -> str:
-        return self.files[number]
-
-    def name(self, index: int) -> str:
-        """An image's name for messages: its path."""
-        return self.files[self.number(index)]
-
-    def fingerprint(self) -> str:
-        """A short hash of the list of files and labels and of some files' sizes."""
-        digest = hashlib.sha256(self.labels.tobytes())
-        for path in self.files:
-            digest.update("/".join(path.split("/")[-3:]).encode())
-        for number in np.unique(np.linspace(0, len(self) - 1, FINGERPRINT_SAMPLES).astype(int)):
-            file = Path(self.files[number])
-            with refusals(file, "cannot be read"):
-                digest.update(str(file.stat().st_size if file.exists() else None).encode())
-        return digest.hexdigest()[:16]
-
-    def describe(self) -> str:
-        """One line: what it is and where."""
-        place = Path(self.files[0]).parents[2]
-        return f"{self.title}: {len(self)} images{_of_size(self.im_size)}, read from {place}"
+        size = f" of {times(self.im_size)} pixels" if self.im_size else ""
+        return f"{self.title}: {self.reader.describe(size)}"
 
 
 class GeneratedFold:
@@ -300,10 +237,9 @@ def record_files(folder: Path, name: str, fold: str) -> list[Path]:
     numbers = [[int(n) for n in SHARD.findall(path.name)[0]] for path in shards]
     counts = {count for _, count in numbers}
     if whole.is_file() or len(counts) > 1:
+        names = [path.name for path in (whole, *shards[:4]) if path.is_file()]
         raise UserError(
-            f"{folder}: holds {name}_{fold} in several versions "
-            f"({', '.join([whole.name] * whole.is_file() + [path.name for path in shards[:4]])}, …)"
-            "; keep one"
+            f"{folder}: holds {name}_{fold} in several versions ({', '.join(names)}, …); keep one"
         )
     missing = set(range(counts.pop())) - {number for number, _ in numbers}
     if missing:
@@ -318,7 +254,3 @@ def record_files(folder: Path, name: str, fold: str) -> list[Path]:
 def times(size: Sequence[int]) -> str:
     """64×64."""
     return "×".join(map(str, size))
-
-
-def _of_size(im_size: Sequence[int] | None) -> str:
-    return f" of {times(im_size)} pixels" if im_size else ""

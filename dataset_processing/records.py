@@ -10,6 +10,7 @@ payload, its checksum (masked CRC-32C). The payload is a ``tf.train.Example`` wi
   as a float32 are far above 255.
 """
 
+import hashlib
 import io
 import math
 import os
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 from PIL import Image
-from tfrecord import example_pb2
+from tfrecord import example_pb2 as pb
 from tfrecord.writer import TFRecordWriter
 
 from dataset_processing.images import BadImageError, decode_image, kind_of
@@ -30,14 +31,13 @@ from support.files import WholeFile
 
 HEADER = 12  # bytes: the length and its checksum
 FOOTER = 4  # bytes: the payload's checksum
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+SAMPLES = 64  # records of a file, or images of a set, that a fingerprint looks at
 SHAPE = ("height", "width", "channels", "depth")  # features that some writers put beside an image
+checksum = TFRecordWriter.masked_crc
 
 
 class RecordWriter(WholeFile):
     """Writes a TFRecord file that appears under its name only once it is whole.
-
-    A context manager; see :class:`WholeFile` for what happens to the file.
 
     Args:
         path: the file to make; its folder is made if need be.
@@ -52,28 +52,14 @@ class RecordWriter(WholeFile):
         super().__init__(path)
         self.compact = compact
 
-    def __enter__(self) -> "RecordWriter":
-        super().__enter__()
-        return self
-
     def write(self, image: np.ndarray, label: int) -> None:
-        """Appends one record.
-
-        Args:
-            image: (H, W), uint8 or float32 in 0–255; square unless compact.
-            label: the class.
-
-        Raises:
-            UserError: the image cannot be held in this form.
-            SystemRefusal: the file cannot be written (a full disk).
-        """
+        """Appends a record of an image, (H, W), and its class; see :func:`encode_image`."""
         self.write_encoded(encode_image(image, self.compact), label)
 
     def write_encoded(self, image: bytes, label: int) -> None:
         """Appends one record whose image is encoded already: a PNG file, or raw float32 pixels."""
         payload = example_bytes(image, label)
         length = struct.pack("<Q", len(payload))
-        checksum = TFRecordWriter.masked_crc
         self.append(length + checksum(length) + payload + checksum(payload))
 
 
@@ -86,18 +72,17 @@ class RecordReader(Sequence):
 
     Args:
         paths: the files, in order; one without a record, of 0 bytes, is allowed.
-        keep_damaged: open files with damaged lengths or a cut end too; what lies between two whole
-            records there counts as one record, and reading it raises.
+        keep_damaged: see :func:`scan`.
+
+    Attributes:
+        offsets: those of each file's records and, last, of its end.
 
     Raises:
-        MissingError, SystemRefusal: a file is missing or cannot be read.
-        BadImageError: a file holds no records, a length field is damaged, or a file ends inside a
-            record.
+        MissingError, SystemRefusal, BadImageError: see :func:`scan`.
     """
 
     def __init__(self, paths: Sequence[str | Path], keep_damaged: bool = False) -> None:
         self.paths = [Path(path) for path in paths]
-        # Each file's record offsets, and its end as the last.
         self.offsets = [scan(path, keep_damaged) for path in self.paths]
         self.starts = np.cumsum([0] + [len(offsets) - 1 for offsets in self.offsets])
         self._descriptors: dict[int, int] = {}
@@ -106,50 +91,20 @@ class RecordReader(Sequence):
         return int(self.starts[-1])
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:  # type: ignore[override]
-        """The image, (H, W) uint8 if compact and float32 if not, perhaps read-only, and its label.
+        return self.read(index)[:2]
+
+    def read(self, index: int) -> tuple[np.ndarray, int, str]:
+        """A record.
+
+        Returns:
+            The image, (H, W), uint8 if compact and float32 if not, perhaps read-only; its label;
+            and what the image was before it was converted to grey, "" if it was grey.
 
         Raises:
             IndexError: there is no such record.
             BadImageError: a checksum does not match, or the payload is no image and label.
         """
-        return self.read(index)[:2]
-
-    def read(self, index: int) -> tuple[np.ndarray, int, str]:
-        """As ``[index]``, and how the image was converted to grey ("" if it is grey)."""
         file, number = self.locate(index)
-        return decode(self._payload(file, number), self.place(index))
-
-    def label(self, index: int) -> int:
-        """The label alone, checksums checked, the image not decoded."""
-        file, number = self.locate(index)
-        return parse(self._payload(file, number), self.place(index))[1]
-
-    def locate(self, index: int) -> tuple[int, int]:
-        """The file's place in ``paths`` and the record's number in it."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
-        file = int(np.searchsorted(self.starts, index, side="right")) - 1
-        return file, int(index - self.starts[file])
-
-    def name(self, index: int) -> str:
-        """A record's name for messages: ``train.tfrecords record 17``."""
-        file, number = self.locate(index)
-        return f"{self.paths[file].name} record {number}"
-
-    def place(self, index: int) -> str:
-        """The same with the whole path: ``/data/train.tfrecords: record 17``."""
-        file, number = self.locate(index)
-        return f"{self.paths[file]}: record {number}"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_descriptors": {}}
-
-    def __del__(self) -> None:
-        for descriptor in self.__dict__.get("_descriptors", {}).values():
-            os.close(descriptor)
-
-    def _payload(self, file: int, number: int) -> bytes:
-        """One record's payload, its checksums checked."""
         path = self.paths[file]
         start, end = (int(offset) for offset in self.offsets[file][number : number + 2])
         with refusals(path, "cannot be read"):
@@ -161,11 +116,56 @@ class RecordReader(Sequence):
             what = "the file has been cut short since it was opened"
         elif _length(frame[:HEADER]) != end - start - HEADER - FOOTER:
             what = "its length is damaged or its end is missing"
-        elif TFRecordWriter.masked_crc(payload) != frame[-FOOTER:]:
+        elif checksum(payload) != frame[-FOOTER:]:
             what = "its contents do not match their checksum"
         else:
-            return payload
-        raise BadImageError(f"{path}: record {number}: {what} (offset {start})")
+            return decode(payload, self.place(index))
+        raise BadImageError(f"{self.place(index)}: {what} (offset {start})")
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """The file's place in ``paths`` and the record's number in it."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        file = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return file, int(index - self.starts[file])
+
+    def name(self, index: int) -> str:
+        """A record in tables: ``train.tfrecords record 17``."""
+        file, number = self.locate(index)
+        return f"{self.paths[file].name} record {number}"
+
+    def place(self, index: int) -> str:
+        """A record in errors: ``/data/train.tfrecords: record 17``."""
+        file, number = self.locate(index)
+        return f"{self.paths[file]}: record {number}"
+
+    def fingerprint(self) -> str:
+        """A short hash of the files' lengths and of some of their records' checksums.
+
+        It stays the same where the files are moved or copied.
+        """
+        digest = hashlib.sha256()
+        for path, offsets in zip(self.paths, self.offsets, strict=True):
+            digest.update(f"{path.name} {len(offsets)} {offsets[-1]}".encode())
+            picked = np.linspace(1, len(offsets) - 1, SAMPLES).astype(int)
+            with refusals(path, "cannot be read"), open(path, "rb") as file:
+                for end in offsets[np.unique(picked)] if len(offsets) > 1 else ():
+                    file.seek(max(int(end) - FOOTER, 0))
+                    digest.update(file.read(FOOTER))
+        return digest.hexdigest()[:16]
+
+    def describe(self, size: str = "") -> str:
+        """How many records of what ``size`` in which files."""
+        room = sum(int(offsets[-1]) for offsets in self.offsets) / 1e6
+        files = f"{len(self.paths)} file{'s' * (len(self.paths) > 1)}"
+        return f"{len(self)} records{size} in {files} ({room:.1f} MB) of {self.paths[0].parent}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_descriptors": {}}
+
+    def __del__(self) -> None:
+        for descriptor in self.__dict__.get("_descriptors", {}).values():
+            os.close(descriptor)
 
 
 def scan(path: Path, keep_damaged: bool = False) -> np.ndarray:
@@ -181,7 +181,7 @@ def scan(path: Path, keep_damaged: bool = False) -> np.ndarray:
     Raises:
         MissingError, SystemRefusal: there is no such file, or it cannot be read.
         BadImageError: it is another kind of file, a length does not match its checksum, or the
-            file ends too soon.
+            file ends inside a record.
     """
     if not path.is_file():
         raise MissingError(f"{path}: no such record file")
@@ -194,27 +194,25 @@ def scan(path: Path, keep_damaged: bool = False) -> np.ndarray:
             if offset + HEADER > start + len(window):
                 ahead = 1 << 22 if offset < 65536 * len(offsets) else HEADER
                 window, start = os.pread(descriptor, ahead, offset), offset
-            length = _length(window[offset - start : offset - start + HEADER])
+            header = window[offset - start : offset - start + HEADER]
+            length = _length(header)
             if length is not None and offset + HEADER + length + FOOTER <= size:
                 offset += HEADER + length + FOOTER
-            elif offset == 0 and length is None and not kind_of(window).startswith("the bytes"):
-                raise BadImageError(f"{path}: is {_told(kind_of(window))}; expected TFRecords")
-            elif keep_damaged:
-                offset = _next_header(descriptor, offset + 1, size)
-            else:
+                offsets.append(offset)
+                continue
+            kind = kind_of(header)
+            if offset == 0 and length is None and not kind.startswith("the bytes"):
+                raise BadImageError(f"{path}: is {kind}; expected TFRecords")
+            if not keep_damaged:
                 damaged = length is None and size - offset >= HEADER
                 what = "its length is damaged" if damaged else "the file ends inside it"
-                where = f"offset {offset} of {size} bytes"
                 raise BadImageError(
-                    f"{path}: record {len(offsets) - 1}: {what} ({where}); it begins as "
-                    f"{kind_of(window[offset - start :])}"
+                    f"{path}: record {len(offsets) - 1}: {what} (offset {offset} of {size} bytes); "
+                    f"it begins as {kind}"
                 )
+            offset = _next_header(descriptor, offset + 1, size)
             offsets.append(offset)
     return np.array(offsets, dtype=np.int64)
-
-
-def _told(kind: str) -> str:
-    return "compressed by gzip (gunzip it first)" if kind == "gzip" else kind
 
 
 def _next_header(descriptor: int, offset: int, size: int) -> int:
@@ -231,17 +229,17 @@ def _next_header(descriptor: int, offset: int, size: int) -> int:
 
 def _length(header: bytes) -> int | None:
     """The length in a record's header; None if its checksum does not match."""
-    if len(header) != HEADER or TFRecordWriter.masked_crc(header[:8]) != header[8:]:
+    if len(header) != HEADER or checksum(header[:8]) != header[8:]:
         return None
     return int(struct.unpack("<Q", header[:8])[0])
 
 
 def encode_image(image: np.ndarray, compact: bool) -> bytes:
-    """A record's ``image`` feature from an (H, W) image in 0–255.
+    """A record's ``image`` feature from an (H, W) image, uint8 or float32 in 0–255.
 
     Raises:
-        UserError: it is not a grey image of uint8 or float32; compact, it is not whole numbers
-            0–255; not compact, it is not square (that form does not hold the shape).
+        UserError: it is no such image; compact, it is not whole numbers 0–255; not compact, it is
+            not square (that form does not hold the shape).
     """
     if image.ndim != 2 or image.dtype not in (np.uint8, np.float32):
         raise UserError(
@@ -251,15 +249,13 @@ def encode_image(image: np.ndarray, compact: bool) -> bytes:
         if image.shape[0] != image.shape[1]:
             raise UserError(f"the float32 form holds square images only, not {image.shape}")
         return np.ascontiguousarray(image, dtype="<f4").tobytes()
-    if image.dtype != np.uint8:
-        whole = np.clip(image, 0, 255).astype(np.uint8)
-        if not np.array_equal(whole, image):
-            raise UserError(
-                "a compact record holds whole numbers 0–255; write the float32 form (--float32)"
-            )
-        image = whole
+    whole = np.clip(image, 0, 255).astype(np.uint8)
+    if not np.array_equal(whole, image):
+        raise UserError(
+            "a compact record holds whole numbers 0–255; write the float32 form (--float32)"
+        )
     stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "PNG")
+    Image.fromarray(whole).save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -270,78 +266,58 @@ def example_bytes(image: bytes, label: int) -> bytes:
     entries are serialised alone and joined. What encloses them, field 1 with a length, is the same
     on the wire for ``Example.features`` as for a list of one byte string.
     """
-    pb = example_pb2
-    label_entry = {"label": pb.Feature(int64_list=pb.Int64List(value=[int(label)]))}
-    image_entry = {"image": pb.Feature(bytes_list=pb.BytesList(value=[image]))}
-    entries = b"".join(
-        pb.Features(feature=entry).SerializeToString() for entry in (label_entry, image_entry)
-    )
-    return pb.BytesList(value=[entries]).SerializeToString()
-
-
-def parse(payload: bytes, name: str) -> tuple[bytes, int]:
-    """The ``image`` and ``label`` features of a serialised example.
-
-    Args:
-        payload: the example.
-        name: the record, for messages.
-
-    Raises:
-        BadImageError: it is no example, or has other features; the message lists those it has.
-    """
-    try:
-        features = example_pb2.Example.FromString(payload).features.feature
-    except DecodeError as error:
-        raise BadImageError(f"{name}: its contents are no tf.train.Example") from error
-    found = {key: features[key] for key in sorted(features)}
-    images = found["image"].bytes_list.value if "image" in found else []
-    labels = found["label"].int64_list.value if "label" in found else []
-    if len(images) != 1 or len(labels) != 1:
-        raise BadImageError(
-            f"{name}: expected one byte string 'image' and one int64 'label', found the features "
-            f"{_listed(found)}"
-        )
-    told = [n for key in SHAPE if key in found for n in found[key].int64_list.value]
-    encoded = not kind_of(images[0]).startswith("the bytes")
-    if not encoded and len(told) > 1 and (3 in told or 4 * math.prod(told) != len(images[0])):
-        raise BadImageError(
-            f"{name}: expected one channel of float32; found an image of {len(images[0])} bytes "
-            f"beside the features {_listed(found)}"
-        )
-    return images[0], int(labels[0])
-
-
-def _listed(features: dict[str, Any]) -> str:
-    """Features with their types, counts and, of a single number or string, value or length."""
-    told = []
-    for key, feature in features.items():
-        kind = feature.WhichOneof("kind")
-        if kind is None:
-            told.append(f"{key} (empty)")
-            continue
-        values = getattr(feature, kind).value
-        one = ""
-        if len(values) == 1:
-            one = f" of {len(values[0])} bytes" if kind == "bytes_list" else f" {values[0]:g}"
-        told.append(f"{key} ({len(values)} {kind.removesuffix('_list')}{one})")
-    return ", ".join(told) or "none"
+    features = {
+        "label": pb.Feature(int64_list=pb.Int64List(value=[int(label)])),
+        "image": pb.Feature(bytes_list=pb.BytesList(value=[image])),
+    }
+    entries = [pb.Features(feature={key: features[key]}) for key in features]
+    joined = b"".join(entry.SerializeToString() for entry in entries)
+    return pb.BytesList(value=[joined]).SerializeToString()
 
 
 def decode(payload: bytes, name: str) -> tuple[np.ndarray, int, str]:
-    """Image and label of a serialised example, and how the image was converted to grey.
+    """Image and label of a serialised example; see :meth:`RecordReader.read`.
 
     Raises:
-        BadImageError: the image cannot be made out.
+        BadImageError: it is no example, has other features (the message lists those it has), or
+            the image cannot be made out.
     """
-    image, label = parse(payload, name)
+    try:
+        features = pb.Example.FromString(payload).features.feature
+    except DecodeError as error:
+        raise BadImageError(f"{name}: its contents are no tf.train.Example") from error
+    images = features["image"].bytes_list.value if "image" in features else []
+    labels = features["label"].int64_list.value if "label" in features else []
+    if len(images) != 1 or len(labels) != 1:
+        raise BadImageError(
+            f"{name}: expected one byte string 'image' and one int64 'label', found the features "
+            f"{_listed(features)}"
+        )
+    (image,), (label,) = images, labels
     kind = kind_of(image)
-    if image.startswith(PNG_SIGNATURE) or kind.endswith("JPEG image"):
+    if kind in ("a PNG image", "a JPEG image"):
         pixels, converted = decode_image(image, name)
         return pixels, label, converted
+    shape = [n for key in SHAPE if key in features for n in features[key].int64_list.value]
     side = math.isqrt(len(image) // 4)
-    if not side or 4 * side * side != len(image):
+    told_otherwise = len(shape) > 1 and (3 in shape or 4 * math.prod(shape) != len(image))
+    if not side or 4 * side * side != len(image) or told_otherwise:
         raise BadImageError(
-            f"{name}: its image of {len(image)} bytes, which begins as {kind}, is neither PNG nor "
-            "square float32"
+            f"{name}: expected a PNG or JPEG image, or square float32 pixels of one channel (uint8 "
+            f"pixels are not read; write them as PNG); found {len(image)} bytes, which begin as "
+            f"{kind}, and the features {_listed(features)}"
         )
     return np.frombuffer(image, dtype="<f4").reshape(side, side), label, ""
+
+
+def _listed(features: Any) -> str:
+    """Features with their types, counts and, of a single number or string, value or length."""
+    told = []
+    for key in sorted(features):
+        kind = features[key].WhichOneof("kind")
+        values = getattr(features[key], kind).value if kind else []
+        one = ""
+        if len(values) == 1:
+            one = f" of {len(values[0])} bytes" if kind == "bytes_list" else f" {values[0]:g}"
+        told.append(f"{key} ({len(values)} {str(kind).removesuffix('_list')}{one})")
+    return ", ".join(told) or "none"

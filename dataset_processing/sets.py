@@ -1,8 +1,8 @@
-"""Data sets by name: on disk or drawn while training, and what is said where there is none."""
+"""Data sets by name, on disk or drawn while training."""
 
 import importlib
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,15 @@ import numpy as np
 
 from config import Config
 from dataset_processing.base import ARENA, ArenaSet, PathfinderSet, is_arena
-from dataset_processing.folds import GeneratedFold, ImageFold, RecordFold, record_files, times
-from dataset_processing.generated import GENERATED, SMALL_SET
+from dataset_processing.folds import GeneratedFold, ImageFiles, StoredFold, record_files, times
+from dataset_processing.generated import GENERATED
 from dataset_processing.layouts import list_images
+from dataset_processing.nearby import missing
 from dataset_processing.pathfinder import Settings
+from dataset_processing.records import RecordReader
 from support.errors import MissingError, UserError, refusals, unknown
 
 FOLDS = ("train", "val")
-# What suits the small images of the demonstration.
-DEMONSTRATION = (f"dataset={SMALL_SET}", "batch_size=16", "validation_iters=250")
 STREAM = re.compile(r"pathfinder_(\d+)_stream")
 STREAMS = tuple(f"pathfinder_{length}_stream" for length in (6, 9, 14, 18, 20, 25))
 COUNTS = {"train": ("stream_epoch_images", 900_000), "val": ("stream_val_images", 10_000)}
@@ -155,20 +155,20 @@ class DiskSet(DataSet):
         files, labels = self._listed
         return files[fold], labels[fold]
 
-    def raw(self, fold: str, binary: bool = True) -> RecordFold | ImageFold:
+    def raw(self, fold: str) -> StoredFold:
         """A fold whose images have not been looked at."""
         title = f"{self.name} {fold}"
         if self.paths is None:
-            return ImageFold(title, *self.images(fold))
+            return StoredFold(title, ImageFiles(*self.images(fold)))
         if not self.paths[fold]:
             raise MissingError(
                 f"{self.config.tf_records / f'{self.name}_{fold}.tfrecords'}: missing, though the "
                 "other fold is there; encode both:  python -m dataset_processing.encode --dataset "
                 f"{self.name}"
             )
-        return RecordFold(title, self.paths[fold], self.on_bad_record == "skip", binary)
+        return StoredFold(title, RecordReader(self.paths[fold], self.on_bad_record == "skip"))
 
-    def _open(self, fold: str) -> RecordFold | ImageFold:
+    def _open(self, fold: str) -> StoredFold:
         size = next((one.im_size for one in self._folds.values()), None)
         size = size or self.params.get("im_size") or self.source.named_size
         key = "data_augmentations" if fold == "train" else "val_augmentations"
@@ -210,7 +210,7 @@ def open_set(
     return kind(name, config, params or {}, on_bad_record)
 
 
-def open_path(path: Path, meant: bool = False) -> RecordFold | ImageFold:
+def open_path(path: Path, meant: bool = False) -> StoredFold:
     """All images of a record file, or of a folder in one of the layouts.
 
     Args:
@@ -221,60 +221,13 @@ def open_path(path: Path, meant: bool = False) -> RecordFold | ImageFold:
         UserError, MissingError: it cannot be read.
     """
     if path.is_dir():
-        negative = path.with_name(f"{path.name}_neg")
-        positives, negatives = list_images(path, negative, PathfinderSet.meta)
-        labels = np.array([1] * len(positives) + [0] * len(negatives))
-        fold: RecordFold | ImageFold = ImageFold(path.name, positives + negatives, labels)
+        classes = list_images(path, path.with_name(f"{path.name}_neg"), PathfinderSet.meta)
+        labels = [1] * len(classes[0]) + [0] * len(classes[1])
+        fold = StoredFold(path.name, ImageFiles(classes[0] + classes[1], labels))
     else:
-        fold = RecordFold(path.stem, [path])
+        fold = StoredFold(path.stem, RecordReader([path]))
     fold.look(meant=meant)
     return fold
-
-
-def prepare(name: str, config: Config) -> None:
-    """Makes the demonstration's set where it is asked for by its name and no path has been set."""
-    if name != SMALL_SET or not _all_default(config):
-        return
-    if load_set(name, config).on_disk() or _records(name, config):
-        return
-    from dataset_processing.generate import generate_small
-
-    generate_small(config)
-
-
-def demonstration(
-    name: str, config: Config, set_by_user: Collection[str] = (), model_name: str = "hgru"
-) -> list[str]:
-    """What to train on where the user has set nothing and has nothing.
-
-    Args:
-        name: the data set that ``experiment_params`` names.
-        config: the paths.
-        set_by_user: the parameters that the command line sets.
-        model_name: what the run's name begins with.
-
-    Returns:
-        Overrides (``key=value``) that make a demonstration of the script: an easy set of small
-        images, in smaller batches, under a name that says so. None where a path or the data set
-        was set, or records or images are there, under whatever name.
-    """
-    if is_stream(name) or "dataset" in set_by_user or not _all_default(config):
-        return []
-    source = load_set(name, config)
-    others = [path for path in _near_records(config) if not path.name.startswith(SMALL_SET)]
-    if others or source.on_disk() or _near_images(source):
-        return []
-    named = [f"exp_name={model_name}_{SMALL_SET}_demonstration"] * ("exp_name" not in set_by_user)
-    return [text for text in DEMONSTRATION if text.partition("=")[0] not in set_by_user] + named
-
-
-def demonstration_notice(name: str) -> str:
-    """What the first and the last line of a demonstration say."""
-    return (
-        f"a demonstration: no data for {name} was found and no path is set, so easy "
-        f"generated images ({SMALL_SET}) are trained on instead. README, 'Your data', says how to "
-        "train on your own"
-    )
 
 
 def load_set(name: str, config: Config) -> PathfinderSet:
@@ -285,9 +238,14 @@ def load_set(name: str, config: Config) -> PathfinderSet:
         return importlib.import_module(f"{__package__}.{name}").data_processing(config)
     if "/" not in name:
         own = PathfinderSet(config, name)
-        if name in GENERATED or own.on_disk() or _records(name, config):
+        if name in GENERATED or own.on_disk() or has_records(name, config):
             return own
     raise unknown("data set", name, [*data_sets(), *STREAMS])
+
+
+def has_records(name: str, config: Config) -> bool:
+    """Whether there are record files of a set."""
+    return any(record_files(config.tf_records, name, fold) for fold in FOLDS)
 
 
 def data_sets() -> list[str]:
@@ -334,58 +292,6 @@ def contour_length(name: str) -> int | None:
         return 6
     match = re.match(r"(?:pathfinder|curv_contour_length)_(\d+)", name)
     return int(match[1]) if match else None
-
-
-def missing(source: PathfinderSet) -> str:
-    """What to say where a set has no data: where it was looked for, and what was found nearby."""
-    name, config = source.name, source.config
-    near = [p for p in _near_records(config) if name in p.name or source.data_name in str(p)]
-    near += _near_images(source) + [p for p in _near_records(config) if p not in near]
-    found = f" Found nearby: {', '.join(map(str, near[:6]))}." if near else ""
-    return (
-        f"no data for {name!r}: no images in {' or '.join(map(str, source.places()))} and no "
-        f"records {name}_train.tfrecords (or {name}_train-00000-of-00004.tfrecords …) in "
-        f"{config.tf_records}.{found} Put images there and run 'python -m "
-        f"dataset_processing.encode --dataset {name}', or make some with 'python -m "
-        f"dataset_processing.generate --dataset {name}'"
-    )
-
-
-def _near_records(config: Config) -> list[Path]:
-    """Files that look like records, where they are read and a folder up or down."""
-    project, root = config.project_directory, config.data_root
-    folders = [config.tf_records, project, project.parent, project.parent / "tf_records", root]
-    patterns = ("*tfrecord*", "*/*tfrecord*")
-    found: dict[Path, None] = {}
-    for folder in dict.fromkeys(folders):
-        for pattern in patterns if folder == config.tf_records else patterns[:1]:
-            found |= dict.fromkeys(path for path in _glob(folder, pattern) if path.is_file())
-    return [path for path in found if not path.name.endswith((".partial", ".json", ".npy"))]
-
-
-def _near_images(source: PathfinderSet) -> list[Path]:
-    """Folders that look like the set's, near where it is looked for."""
-    root, name = source.config.data_root, source.data_name
-    tops = [root, root.parent, *_glob(root, "*"), *(_glob(root, "curvy_2snakes_300/*"))]
-    found: dict[Path, None] = {}
-    for top in tops:
-        for place in (top / name, top / "curvy_2snakes_300" / name, top):
-            if place.name.lower().startswith(name) and place.is_dir():
-                found[place] = None
-    usual = source.places()
-    return [path for path in found if path not in usual]
-
-
-def _glob(folder: Path, pattern: str) -> Iterable[Path]:
-    return sorted(folder.glob(pattern)) if folder.is_dir() else []
-
-
-def _records(name: str, config: Config) -> bool:
-    return any(record_files(config.tf_records, name, fold) for fold in FOLDS)
-
-
-def _all_default(config: Config) -> bool:
-    return config.data_root_is_default and config.project_directory_is_default
 
 
 def rescales(names: Any) -> bool:

@@ -11,65 +11,87 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from config import Config
 from dataset_processing.encode import read_ahead
-from dataset_processing.folds import RecordFold, StoredFold, times
+from dataset_processing.folds import StoredFold, times
 from dataset_processing.generated import read_description
+from dataset_processing.images import BadImageError, check_scale
+from dataset_processing.records import RecordReader
 from dataset_processing.sets import FOLDS, DiskSet, data_sets, is_stream
 from support import shell
 from support.errors import UserError
-from support.files import DAMAGED_ARRAY
+from support.files import read_array
 from support.progress import Progress
 
 SHOWN = 20  # findings of a kind that are printed
-LABELS = (0, 1)
 
 
-@dataclass
 class Findings:
-    """What is known of a fold after every record has been read.
+    """What is known of a fold.
 
     Attributes:
         title: what was read.
         wrong: what is wrong, by kind.
         labels: records of each label.
-        low, high: the range of the pixels.
         total: the sum of the images, (H, W) float64.
+        pixels: the lowest and the highest.
         sizes: records of each (H, W).
         no_discs: images in which no disc was found.
     """
 
-    title: str
-    wrong: dict[str, list[str]] = field(default_factory=dict)
-    labels: Counter[int] = field(default_factory=Counter)
-    low: float = math.inf
-    high: float = -math.inf
-    total: np.ndarray | float = 0.0
-    sizes: Counter[tuple[int, ...]] = field(default_factory=Counter)
-    no_discs: list[str] = field(default_factory=list)
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.wrong: dict[str, list[str]] = {}
+        self.labels: Counter[int] = Counter()
+        self.total: np.ndarray | float = 0.0
+        self.pixels = (math.inf, -math.inf)
+        self.sizes: Counter[tuple[int, ...]] = Counter()
+        self.no_discs: list[str] = []
 
     def note(self, kind: str, what: str) -> None:
         """Adds a finding."""
         self.wrong.setdefault(kind, []).append(what)
 
+    def read(self, fold: StoredFold, seen: dict[bytes, str], threads: int) -> None:
+        """Reads every record; ``seen`` has the images met so far, by a hash of their pixels."""
+
+        def record(number: int) -> tuple[np.ndarray, int, str] | UserError:
+            try:
+                return fold.reader.read(number)
+            except UserError as error:
+                return error
+
+        with ThreadPoolExecutor(threads) as pool:
+            found = read_ahead(pool, record, range(len(fold)))
+            bar = Progress(found, total=len(fold), desc="verify", unit=" records")
+            for number, one in enumerate(bar):
+                if isinstance(one, UserError):
+                    self.note("corrupt records", str(one))
+                else:
+                    self.add(fold.name(number), one[0], one[1], seen)
+        self.close()
+
     def add(self, name: str, image: np.ndarray, label: int, seen: dict[bytes, str]) -> None:
         """Takes account of a record."""
-        self.labels[label] += 1
-        self.sizes[image.shape] += 1
         low, high = float(image.min()), float(image.max())
-        self.low, self.high = min(self.low, low), max(self.high, high)
-        if not (low >= 0 and high <= 255):
-            self.note("images outside 0–255", f"{name}: {low:g} to {high:g}")
+        try:
+            unusual = check_scale(image, name)
+        except BadImageError as error:
+            unusual = str(error)
+        if unusual:
+            self.note("pixels that are not on the scale 0–255", unusual)
         elif high - low <= 1:
             self.note("images without contrast", f"{name}: {low:g} to {high:g}")
         elif not has_discs(image):
             self.no_discs.append(name)
-        if np.shape(self.total) in ((), image.shape):
+        self.labels[label] += 1
+        self.sizes[image.shape] += 1
+        self.pixels = min(self.pixels[0], low), max(self.pixels[1], high)
+        if len(self.sizes) == 1:
             self.total = self.total + image
         first = seen.setdefault(hashlib.blake2b(image.tobytes(), digest_size=16).digest(), name)
         if first is not name:
@@ -77,9 +99,9 @@ class Findings:
 
     def close(self) -> None:
         """Looks at the set as a whole: labels, sizes, discs."""
-        for label in sorted(set(self.labels) - set(LABELS)):
+        for label in sorted(set(self.labels) - {0, 1}):
             self.note("labels other than 0 and 1", f"{self.labels[label]} of label {label}")
-        ones, count = self.labels[1], self.good
+        ones, count = self.labels[1], self.labels.total()
         if count and abs(ones - count / 2) > 5 * math.sqrt(count) / 2:
             self.note("labels out of balance", f"{ones} of {count} are 1, {ones / count:.1%}")
         if len(self.sizes) > 1:
@@ -92,19 +114,30 @@ class Findings:
                 "bright that is thicker than the paddles; the labels are about two such discs",
             )
 
+    def check_mean(self, path: Path) -> None:
+        """Whether a mean image beside the records is theirs."""
+        try:
+            mean = read_array(path)
+        except UserError as error:
+            self.note("mean image", str(error))
+            return
+        if "corrupt records" in self.wrong:
+            return
+        expected = self.total / max(self.labels.total(), 1)
+        if mean.shape != np.shape(expected) or not np.allclose(mean, expected, rtol=0, atol=1e-3):
+            self.note("mean image", f"{path}: is not the mean of these records")
+
     @property
-    def good(self) -> int:
-        """Records that could be read."""
-        return sum(self.labels.values())
+    def records(self) -> int:
+        """How many there are, corrupt ones included."""
+        return self.labels.total() + len(self.wrong.get("corrupt records", []))
 
     def report(self) -> str:
         """All of it in lines; of each kind of finding the number and the first few."""
-        labels = ", ".join(
-            f"{count} of label {label}" for label, count in sorted(self.labels.items())
-        )
-        lines = [f"{self.title}", f"  read: {self.good} records; {labels or 'none'}"]
-        if self.good:
-            lines.append(f"  pixels: {self.low:g} to {self.high:g}")
+        labels = ", ".join(f"{n} of label {label}" for label, n in sorted(self.labels.items()))
+        lines = [self.title, f"  read: {self.labels.total()} records; {labels or 'none'}"]
+        if labels:
+            lines.append("  pixels: {:g} to {:g}".format(*self.pixels))
         for kind, found in self.wrong.items():
             lines.append(f"  {kind}: {len(found)}")
             lines += [f"    {what}" for what in found[:SHOWN]]
@@ -113,39 +146,10 @@ class Findings:
         return "\n".join(lines)
 
 
-def check(dataset: StoredFold, seen: dict[bytes, str], threads: int = 8) -> Findings:
-    """Reads every record of a fold.
-
-    Args:
-        dataset: the fold.
-        seen: the images met so far, by a hash of their pixels; this fold's are added, so that
-            images shared by two folds are found too.
-        threads: that read.
-    """
-
-    def read(number: int) -> tuple[np.ndarray, int] | UserError:
-        try:
-            return dataset[number]
-        except UserError as error:
-            return error
-
-    findings = Findings(dataset.describe())
-    with ThreadPoolExecutor(threads) as pool:
-        facts = read_ahead(pool, read, range(len(dataset)))
-        bar = Progress(facts, total=len(dataset), desc="verify", unit=" records")
-        for number, found in enumerate(bar):
-            if isinstance(found, UserError):
-                findings.note("corrupt records", str(found))
-            else:
-                findings.add(dataset.name(number), found[0], found[1], seen)
-    findings.close()
-    return findings
-
-
 def has_discs(image: np.ndarray) -> bool:
     """Whether anything bright in an image, (H, W), is about as thick as a marker.
 
-    What is above half of the brightest pixel is eroded once for each 75 pixels of height: a disc
+    What is above half of the brightest pixel is eroded once for each 150 pixels of height: a disc
     of the published sizes (a radius of 5 in 300, 3 in 64) is left, a paddle (2 pixels) is not.
     """
     lit = image > image.max() / 2
@@ -166,7 +170,6 @@ def check_set(name: str, config: Config, threads: int = 8) -> list[Findings]:
     if is_stream(name):
         raise UserError(f"{name!r} is drawn while training; there are no files to check")
     data = DiskSet(name, config, {}, "skip")
-    on_disk = data.source.on_disk()
     seen: dict[bytes, str] = {}
     result = []
     for fold in FOLDS:
@@ -174,50 +177,37 @@ def check_set(name: str, config: Config, threads: int = 8) -> list[Findings]:
             result.append(Findings(f"{name} {fold}"))
             result[-1].note("missing files", str(config.tf_records / f"{name}_{fold}.tfrecords"))
             continue
-        result.append(check(data.raw(fold, binary=False), seen, threads))
-        if data.paths is not None:
-            _check_mean(result[-1], config.tf_records / f"{name}_{fold}_means.npy")
+        stored = data.raw(fold)
+        result.append(Findings(stored.describe()))
+        result[-1].read(stored, seen, threads)
+        means = config.tf_records / f"{name}_{fold}_means.npy"
+        if data.paths is not None and means.is_file():
+            result[-1].check_mean(means)
     generated = config.tf_records / f"{name}.generated.json"
-    wanted = [len(data.images(fold)[0]) for fold in FOLDS] if on_disk else None
-    _check_count(result, generated, wanted)
-    return result
-
-
-def _check_mean(findings: Findings, path: Path) -> None:
-    """The mean image beside the records is theirs."""
-    if not path.is_file():
-        return
-    try:
-        mean = np.load(path, allow_pickle=False)
-    except (OSError, *DAMAGED_ARRAY) as error:
-        findings.note("mean image", f"{path}: cannot be read ({error})")
-        return
-    expected = findings.total / max(findings.good, 1)
-    if "corrupt records" in findings.wrong:
-        return
-    if mean.shape != np.shape(expected) or not np.allclose(mean, expected, rtol=0, atol=1e-3):
-        findings.note("mean image", f"{path}: is not the mean of these records")
-
-
-def _check_count(folds: list[Findings], generated: Path, wanted: list[int] | None) -> None:
-    """No record is missing, by what is known of the set: how it was generated, or its images."""
-    found = [fold.good + len(fold.wrong.get("corrupt records", [])) for fold in folds]
+    found = [findings.records for findings in result]
     if generated.is_file():
         count = read_description(generated)["count"]
         if sum(found) != count:
-            folds[0].note("missing records", f"{sum(found)} in both folds; {generated} has {count}")
-    elif wanted is not None:
-        for findings, here, there in zip(folds, found, wanted, strict=True):
-            if here != there:
-                findings.note("missing records", f"{here} of the {there} images of the data set")
+            told = f"{sum(found)} in both folds; {generated} has {count}"
+            result[0].note("missing records", told)
+    elif data.source.on_disk():
+        for findings, fold in zip(result, FOLDS, strict=True):
+            there = len(data.images(fold)[0])
+            if findings.records != there:
+                told = f"{findings.records} of the {there} images of the data set"
+                findings.note("missing records", told)
+    return result
 
 
 def check_files(paths: list[Path], threads: int = 8) -> list[Findings]:
     """Checks record files by themselves; MissingError if one is missing."""
     seen: dict[bytes, str] = {}
-    return [
-        check(RecordFold(path.name, [path], True, binary=False), seen, threads) for path in paths
-    ]
+    result = []
+    for path in paths:
+        stored = StoredFold(path.name, RecordReader([path], keep_damaged=True))
+        result.append(Findings(stored.describe()))
+        result[-1].read(stored, seen, threads)
+    return result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

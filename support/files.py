@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class WholeFile:
         self.path = Path(path)
         self.partial = self.path.with_name(self.path.name + ".partial")
 
-    def __enter__(self) -> "WholeFile":
+    def __enter__(self) -> Self:
         with self._refusals():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = _open_alone(self.partial)

@@ -18,8 +18,7 @@ from typing import Any
 import torch
 
 from config import Config
-from dataset_processing import demonstration, prepare
-from dataset_processing.sets import demonstration_notice
+from dataset_processing.demonstration import demonstration, demonstration_notice, prepare
 from support.errors import UserError, about
 from support.memory import keep_memory
 from training.checkpoints import load

@@ -190,11 +190,11 @@ import signal, sys, time
 from dataset_processing import encode
 from support.shell import exit_code
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits its neglect
-read = encode.read_bytes
-def slow(file):
+encode_image = encode.encode_image
+def slow(*image):
     time.sleep(0.3)
-    return read(file)
-encode.read_bytes = slow
+    return encode_image(*image)
+encode.encode_image = slow
 sys.exit(exit_code(encode.main, sys.argv[1:]))
 """
 

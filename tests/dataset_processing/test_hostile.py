@@ -273,7 +273,7 @@ def frame(payload: bytes) -> bytes:
     return length + crc(length) + payload + crc(payload)
 
 
-OFF_SCALE = ("0–1", "big-endian", "standardised")
+OFF_SCALE = ("0–1", "big-endian", "standardised", "uint8")
 RECORDS = ("compact", "float32", "JPEG", *OFF_SCALE, "nan", "colour", "label 2", "flipped",
            "other features", "no example")  # fmt: skip
 
@@ -294,7 +294,7 @@ def shards(draw: st.DrawFn) -> dict:
 
 
 def record(kind: str, image: np.ndarray) -> tuple[bytes, np.ndarray | None]:
-    """A record, and its image: None where it must be refused (or is off the scale)."""
+    """A record, and its image: None where it must be refused."""
     encoded = encode_image(image, True)
     floats = image.astype("<f4")
     if kind in ("compact", "label 2", "flipped"):
@@ -315,12 +315,11 @@ def record(kind: str, image: np.ndarray) -> tuple[bytes, np.ndarray | None]:
         "0–1": (floats / 255).tobytes(),
         "big-endian": floats.astype(">f4").tobytes(),
         "standardised": ((floats - floats.mean()) / floats.std()).tobytes(),
+        "uint8": image.tobytes(),
         "colour": np.dstack([floats] * 3).tobytes(),
     }
     if kind in raw:
-        odd = kind in ("nan", "colour")
-        values = None if odd else np.frombuffer(raw[kind], "<f4").reshape(image.shape)
-        return frame(example_bytes(raw[kind], 1)), values
+        return frame(example_bytes(raw[kind], 1)), image if kind == "float32" else None
     payload = example_bytes(encoded, 1).replace(b"image", b"imago")
     return frame(payload if kind == "other features" else b"\xff" * 40), None
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from dataset_processing import loader as loader_module
-from dataset_processing.folds import RecordFold
+from dataset_processing.folds import StoredFold
 from dataset_processing.loader import Loader
-from dataset_processing.records import RecordWriter
+from dataset_processing.records import RecordReader, RecordWriter
 from support.errors import UserError
 
 CLONE = Path(__file__).parents[2]
@@ -33,9 +33,16 @@ def record_file(tmp_path) -> Path:
     return path
 
 
+class Numbered(RecordReader):
+    """Records, which have a number in every epoch."""
+
+    def number(self, index: int) -> int:
+        return index % len(self)
+
+
 @pytest.fixture
-def dataset(record_file) -> RecordFold:
-    return RecordFold("numbered", [record_file], binary=False)
+def dataset(record_file) -> Numbered:
+    return Numbered([record_file])
 
 
 class Numbers:
@@ -63,7 +70,7 @@ def joined(lists) -> list[int]:
 def damage(path: Path, *records: int) -> None:
     """Flips a bit in the contents of some records."""
     data = bytearray(path.read_bytes())
-    size = RecordFold("numbered", [path]).reader.offsets[0]
+    size = RecordReader([path]).offsets[0]
     for record in records:
         data[int(size[record]) + 40] ^= 4
     path.write_bytes(data)
@@ -213,20 +220,24 @@ def test_a_bug_in_a_data_set_is_no_bad_record():
 
 def test_a_damaged_length_is_skipped_where_bad_records_are(record_file):
     data = bytearray(record_file.read_bytes())
-    start = int(RecordFold("numbered", [record_file]).reader.offsets[0][4])
+    start = int(RecordReader([record_file]).offsets[0][4])
     data[start + 1] ^= 16
     record_file.write_bytes(data[:-5])
-    kept = RecordFold("numbered", [record_file], True, binary=False)
-    batches = loader(kept, on_bad_record="skip")
+    batches = loader(Numbered([record_file], keep_damaged=True), on_bad_record="skip")
     expected = [number for number in range(COUNT - 1) if number != 4]
     assert sorted(joined(numbers(batches.batches(0)))) == expected
     assert sorted(batches.bad_records) == [4, COUNT - 1]
 
 
-def test_images_of_another_size(dataset, record_file):
-    dataset.im_size = (300, 300)
-    with pytest.raises(UserError, match=rf"{record_file}: record \d+: .*6×6.*300×300"):
-        list(loader(dataset).batches(0))
+def test_images_of_another_size(tmp_path):
+    path = tmp_path / "two sizes.tfrecords"
+    with RecordWriter(path) as writer:
+        for side in (6, 6, 6, 7):
+            writer.write(np.full((side, side), 90, np.uint8), side % 2)
+    fold = StoredFold("two sizes", RecordReader([path]))
+    fold.look()
+    with pytest.raises(UserError, match=f"{path}: record 3: .*7×7.*6×6"):
+        list(loader(fold, batch_size=2).batches(0))
 
 
 def test_settings_that_cannot_be(dataset):

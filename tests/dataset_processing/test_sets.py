@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from config import Config
-from dataset_processing import demonstration, encode, open_set, prepare
+from dataset_processing import encode, open_set
+from dataset_processing.demonstration import demonstration, prepare
 from dataset_processing.images import BadImageError
 from dataset_processing.records import RecordReader, RecordWriter
 from support.errors import MissingError, UserError
@@ -44,7 +45,7 @@ def test_images_are_read_where_there_are_no_records(config):
     assert train.name(3) == train.name(17)
     assert (
         train.describe()
-        == f"{NAME} train: 14 images of 300×300 pixels, read from {train.files[0][:-20]}"
+        == f"{NAME} train: 14 images of 300×300 pixels, read from {train.name(0)[:-20]}"
     )
 
 
@@ -237,9 +238,9 @@ def test_an_image_of_another_size_is_a_bad_record(tmp_path, monkeypatch):
     data = open_set(NAME, user(monkeypatch, tmp_path / "data", tmp_path / "out"))
     folds = [data.fold(fold) for fold in ("train", "val")]
     assert data.im_size == (64, 64)
-    (fold,) = (fold for fold in folds if str(odd) in fold.files)
+    (fold,) = (fold for fold in folds if str(odd) in fold.reader.paths)
     with pytest.raises(BadImageError, match=f"{odd}.*32×32.*64×64"):
-        fold[fold.files.index(str(odd))]
+        fold[fold.reader.paths.index(str(odd))]
 
 
 def test_a_set_of_which_nothing_can_be_read(tmp_path, monkeypatch):
@@ -273,7 +274,7 @@ def test_records_off_the_scale(tmp_path, monkeypatch, augmentations, ends):
             writer.write(np.eye(20, dtype=np.float32), number % 2)
     data = open_set(NAME, config, {"data_augmentations": augmentations})
     if ends:
-        with pytest.raises(UserError, match=f"{NAME} train.*0 and 1 .*{path}.*0–255"):
+        with pytest.raises(UserError, match=f"{NAME} train.*{path}.*0 and 1;.*0–255"):
             data.fold("train")
     else:
         with pytest.warns(UserWarning, match=f"{NAME} train.*0 and 1"):

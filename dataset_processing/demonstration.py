@@ -1,0 +1,58 @@
+"""What is trained on where the user has set nothing and has nothing: an easy generated set."""
+
+from collections.abc import Collection
+
+from config import Config
+from dataset_processing.generate import generate_small
+from dataset_processing.generated import SMALL_SET
+from dataset_processing.nearby import near_images, near_records
+from dataset_processing.sets import has_records, is_stream, load_set
+
+# What suits its small images.
+DEMONSTRATION = (f"dataset={SMALL_SET}", "batch_size=16", "validation_iters=250")
+
+
+def demonstration(
+    name: str, config: Config, set_by_user: Collection[str] = (), model_name: str = "hgru"
+) -> list[str]:
+    """What to train on where the user has set nothing and has nothing.
+
+    Args:
+        name: the data set that ``experiment_params`` names.
+        config: the paths.
+        set_by_user: the parameters that the command line sets.
+        model_name: what the run's name begins with.
+
+    Returns:
+        Overrides (``key=value``) that make a demonstration of the script: an easy set of small
+        images, in smaller batches, under a name that says so. None where a path or the data set
+        was set, or records or images are there, under whatever name.
+    """
+    if is_stream(name) or "dataset" in set_by_user or not _all_default(config):
+        return []
+    source = load_set(name, config)
+    others = [path for path in near_records(config) if not path.name.startswith(SMALL_SET)]
+    if others or source.on_disk() or near_images(source):
+        return []
+    named = f"exp_name={model_name}_{SMALL_SET}_demonstration"
+    return [one for one in (*DEMONSTRATION, named) if one.partition("=")[0] not in set_by_user]
+
+
+def demonstration_notice(name: str) -> str:
+    """What the first and the last line of a demonstration say."""
+    return (
+        f"a demonstration: no data for {name} was found and no path is set, so easy "
+        f"generated images ({SMALL_SET}) are trained on instead. README, 'Your data', says how to "
+        "train on your own"
+    )
+
+
+def prepare(name: str, config: Config) -> None:
+    """Makes the demonstration's set where it is asked for by its name and no path has been set."""
+    if name == SMALL_SET and _all_default(config):
+        if not load_set(name, config).on_disk() and not has_records(name, config):
+            generate_small(config)
+
+
+def _all_default(config: Config) -> bool:
+    return config.data_root_is_default and config.project_directory_is_default
