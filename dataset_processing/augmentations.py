@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -9,32 +10,6 @@ import torch.nn.functional as F
 
 from support.errors import UserError, unknown
 
-# The order in which they are applied, whatever the order of the list.
-ORDER = (
-    "singleton",
-    "uint8_rescale",
-    "uint8_rescale_-1_1",
-    "random_contrast",
-    "random_brightness",
-    "grayscale",
-    "rotate",
-    "random_crop",
-    "center_crop",
-    "resize",
-    "resize_nn",
-    "left_right",
-    "up_down",
-    "gaussian_noise",
-    "gaussian_noise_small",
-    "threshold",
-    "zero_one",
-    "per_image_standardization",
-    "flip_polarity",
-)
-RANDOM = {
-    *("random_contrast", "random_brightness", "rotate", "random_crop"),
-    *("left_right", "up_down", "gaussian_noise", "gaussian_noise_small"),
-}
 CONTRAST = (0.2, 1.8)
 BRIGHTNESS = 63.0
 ROTATION = 22.0  # degrees
@@ -55,11 +30,12 @@ class Augmentations:
         random: whether any of them draws random numbers.
 
     Raises:
-        ValueError: a name is not known; the message has the nearest one.
+        UserError: a name is not known; the message has the nearest one.
     """
 
     def __init__(self, names: Sequence, model_input_image_size: Sequence[int]) -> None:
-        chosen = _flat(names)
+        lists = [[entry] if isinstance(entry, str) else entry for entry in names]
+        chosen = [name for entry in lists for name in entry]
         for name in chosen:
             if name not in ORDER:
                 raise unknown("augmentation", name, ORDER)
@@ -76,9 +52,6 @@ class Augmentations:
     ) -> torch.Tensor:
         """Preprocesses a batch.
 
-        ``singleton`` and ``grayscale`` add and keep the one channel of a grey image, so the result
-        has it whether they are named or not.
-
         Args:
             images: (N, H, W), uint8 or float32, 0–255.
             generator: for the random ones, each image its own draw. It may be on another device.
@@ -93,70 +66,23 @@ class Augmentations:
             UserError: a crop is larger than the image.
         """
         if self.random and generator is None:
-            names = ", ".join(name for name in self.names if name in RANDOM)
-            raise ValueError(f"{names}: needs a torch.Generator to draw from")
-        draw = _Draw(generator, len(images), draw_images, draw_offset, images.device)
-        images = images[:, None].to(torch.float32)  # (N, 1, H, W)
+            raise ValueError(f"{', '.join(self.names)}: needs a torch.Generator to draw from")
+        part = slice(draw_offset, draw_offset + len(images))
+        draw = Draw(generator, draw_images or len(images), part, images.device)
+        images = images[:, None].to(torch.float32)
         for name in self.names:
-            images = self._apply(name, images, draw)
+            images = STEPS[name](images, self.size, draw)
         return images
 
-    def __repr__(self) -> str:
-        return f"Augmentations({self.names}, {self.size})"
 
-    def _apply(self, name: str, x: torch.Tensor, draw: "_Draw") -> torch.Tensor:
-        match name:
-            case "uint8_rescale":
-                return x / 255
-            case "uint8_rescale_-1_1":
-                return x / 127.5 - 1
-            case "random_contrast":
-                mean = x.mean(dim=(2, 3), keepdim=True)
-                return (x - mean) * draw.uniform(*CONTRAST) + mean
-            case "random_brightness":
-                return x + draw.uniform(-BRIGHTNESS, BRIGHTNESS)
-            case "rotate":
-                return rotate(x, draw.uniform(-ROTATION, ROTATION).flatten())
-            case "random_crop":
-                return random_crop(x, self.size, draw)
-            case "center_crop":
-                return center_crop(x, self.size)
-            case "resize":
-                return resize_bicubic(x, self.size)
-            case "resize_nn":
-                return resize_nearest(x, self.size)
-            case "left_right":
-                return torch.where(draw.uniform(0, 1) < 0.5, x.flip(3), x)
-            case "up_down":
-                return torch.where(draw.uniform(0, 1) < 0.5, x.flip(2), x)
-            case "gaussian_noise":
-                return x + NOISE * draw.normal(x.shape[1:])
-            case "gaussian_noise_small":
-                return x + SMALL_NOISE * draw.normal(x.shape[1:])
-            case "threshold":
-                return (x > THRESHOLD).to(x.dtype)
-            case "zero_one":
-                return x.clamp(0, 1)
-            case "per_image_standardization":
-                return standardise(x)
-            case "flip_polarity":
-                return (x - 1).abs()
-        return x  # singleton, grayscale: the one channel is there
+@dataclass
+class Draw:
+    """Random numbers for the images ``part`` of a batch of ``total``."""
 
-
-class _Draw:
-    """Random numbers, one or one image's worth for each image of a slice of a batch."""
-
-    def __init__(
-        self,
-        generator: torch.Generator | None,
-        count: int,
-        total: int | None,
-        offset: int,
-        device: torch.device,
-    ) -> None:
-        self.generator, self.device = generator, device
-        self.total, self.slice = total or count, slice(offset, offset + count)
+    generator: torch.Generator | None
+    total: int
+    part: slice
+    device: torch.device
 
     def uniform(self, low: float, high: float) -> torch.Tensor:
         """(N, 1, 1, 1), each uniform on low…high."""
@@ -169,7 +95,43 @@ class _Draw:
     def _draw(self, make: Callable[..., torch.Tensor], shape: Sequence[int]) -> torch.Tensor:
         assert self.generator is not None
         drawn = make((self.total, *shape), generator=self.generator, device=self.generator.device)
-        return drawn[self.slice].to(self.device)
+        return drawn[self.part].to(self.device)
+
+
+# What each makes of images x, (N, 1, H, W), in the order in which they are applied whatever the
+# order of their names. The one channel of ``singleton`` and ``grayscale`` is there in any case.
+STEPS: dict[str, Callable[[torch.Tensor, tuple[int, int], Draw], torch.Tensor]] = {
+    "singleton": lambda x, size, draw: x,
+    "uint8_rescale": lambda x, size, draw: x / 255,
+    "uint8_rescale_-1_1": lambda x, size, draw: x / 127.5 - 1,
+    "random_contrast": lambda x, size, draw: change_contrast(x, draw.uniform(*CONTRAST)),
+    "random_brightness": lambda x, size, draw: x + draw.uniform(-BRIGHTNESS, BRIGHTNESS),
+    "grayscale": lambda x, size, draw: x,
+    "rotate": lambda x, size, draw: rotate(x, draw.uniform(-ROTATION, ROTATION).flatten()),
+    "random_crop": lambda x, size, draw: random_crop(x, size, draw),
+    "center_crop": lambda x, size, draw: center_crop(x, size),
+    "resize": lambda x, size, draw: resize_bicubic(x, size),
+    "resize_nn": lambda x, size, draw: resize_nearest(x, size),
+    "left_right": lambda x, size, draw: torch.where(draw.uniform(0, 1) < 0.5, x.flip(3), x),
+    "up_down": lambda x, size, draw: torch.where(draw.uniform(0, 1) < 0.5, x.flip(2), x),
+    "gaussian_noise": lambda x, size, draw: x + NOISE * draw.normal(x.shape[1:]),
+    "gaussian_noise_small": lambda x, size, draw: x + SMALL_NOISE * draw.normal(x.shape[1:]),
+    "threshold": lambda x, size, draw: (x > THRESHOLD).to(x.dtype),
+    "zero_one": lambda x, size, draw: x.clamp(0, 1),
+    "per_image_standardization": lambda x, size, draw: standardise(x),
+    "flip_polarity": lambda x, size, draw: (x - 1).abs(),
+}
+ORDER = tuple(STEPS)
+RANDOM = {
+    *("random_contrast", "random_brightness", "rotate", "random_crop"),
+    *("left_right", "up_down", "gaussian_noise", "gaussian_noise_small"),
+}
+
+
+def change_contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Distances from each image's mean times its factor."""
+    mean = images.mean(dim=(2, 3), keepdim=True)
+    return (images - mean) * factor + mean
 
 
 def resize_bicubic(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -245,7 +207,7 @@ def rotate(images: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
     return F.grid_sample(images, grid, "bilinear", "zeros", align_corners=True)
 
 
-def random_crop(images: torch.Tensor, size: tuple[int, int], draw: _Draw) -> torch.Tensor:
+def random_crop(images: torch.Tensor, size: tuple[int, int], draw: Draw) -> torch.Tensor:
     """A window of ``size`` at its own place in each image."""
     rooms = _room("random_crop", images, size)
     corners = [(draw.uniform(0, 1).flatten() * (room + 1)).long() for room in rooms]
@@ -279,10 +241,3 @@ def standardise(images: torch.Tensor) -> torch.Tensor:
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     deviation = images.std(dim=(1, 2, 3), keepdim=True, correction=0)
     return (images - mean) / deviation.clamp(min=1 / math.sqrt(images[0].numel()))
-
-
-def _flat(names: Sequence) -> list[str]:
-    """The names in a list, or in a list of lists."""
-    if isinstance(names, str):
-        return [names]
-    return [name for entry in names for name in ([entry] if isinstance(entry, str) else entry)]

@@ -48,8 +48,7 @@ def encode(
     """Writes the records and the mean images of both folds, and says what was written.
 
     Args:
-        name: of the set.
-        config: the paths.
+        name, config: the set, and the paths.
         folder: where the records go.
         compact: PNG images; False writes the 2018 release's float32 pixels.
         seed: of the split.
@@ -68,7 +67,7 @@ def encode(
     source = load_set(name, config)
     if not source.on_disk():
         raise MissingError(missing(source))
-    others = [path for path in (folder / f"{name}.generated.json",) if path.exists()]
+    others = [*folder.glob(f"{name}.generated.json")]
     others += [path for fold in FOLDS for path in sorted(folder.glob(f"{name}_{fold}-*.tfrecords"))]
     if others:
         raise UserError(
@@ -76,67 +75,74 @@ def encode(
             "name another --output"
         )
     files, labels = source.get_data(seed)
-    folds = {
-        fold: StoredFold(f"{name} {fold}", ImageFiles(files[fold], labels[fold])) for fold in FOLDS
-    }
-    folds["train"].look()
-    folds["val"].look(folds["train"].im_size)
+    folds = [StoredFold(f"{name} {fold}", ImageFiles(files[fold], labels[fold])) for fold in FOLDS]
+    folds[0].look()
+    folds[1].look(folds[0].im_size)
     dropped: list[str] = []
     lines = []
     with ExitStack() as whole:  # all files take their names together, at the end
-        for fold, images in folds.items():
+        for fold, images in zip(FOLDS, folds, strict=True):
             path = folder / f"{name}_{source.folds[fold]}.tfrecords"
             writer = whole.enter_context(RecordWriter(path, compact))
-            counts, total, left_out = [0, 0], np.zeros(images.im_size or ()), []
-            for found in _read(images, compact, threads, fold):
-                if isinstance(found, UserError):
-                    left_out.append(str(found))
-                    if len(dropped) + len(left_out) > max_dropped:
-                        raise UserError(
-                            f"more than {max_dropped} images cannot be used (--max-dropped); "
-                            f"{first_of(dropped + left_out)}"
-                        )
-                    continue
-                image, label, encoded = found
-                writer.write_encoded(encoded, label)
-                counts[label] += 1
-                total += image
-            told = f"{counts[1]} of label 1 and {counts[0]} of label 0"
+            before = len(dropped)
+            counts, total = _encode_fold(fold, images, writer, threads, dropped, max_dropped)
+            told = f"{sum(counts)} records ({counts[1]} of label 1, {counts[0]} of label 0)"
             if any(counts[label] == 0 for label in np.unique(labels[fold])):
                 raise UserError(
-                    f"{fold}: {len(left_out)} of {len(images)} images cannot be used, which leaves "
-                    f"{told}; {first_of(left_out)}"
+                    f"{fold}: {len(dropped) - before} of {len(images)} images cannot be used, "
+                    f"which leaves {told}; {first_of(dropped[before:])}"
                 )
             means = whole.enter_context(WholeFile(path.with_name(f"{path.stem}_means.npy")))
             means.append(npy_bytes(total / sum(counts)))
             writer.sync()
             means.sync()
             lines.append(
-                f"{fold}: {sum(counts)} records ({told}), "
-                f"{writer.partial.stat().st_size / 1e6:.1f} MB in {path}; {len(left_out)} images "
-                "dropped"
+                f"{fold}: {told}, {writer.partial.stat().st_size / 1e6:.1f} MB in {path}; "
+                f"{len(dropped) - before} images dropped"
             )
-            lines += [f"  dropped {what}" for what in left_out]
-            dropped += left_out
+            lines += [f"  dropped {what}" for what in dropped[before:]]
     print("\n".join(lines))
     return dropped
 
 
-def _read(
-    images: StoredFold, compact: bool, threads: int, fold: str
-) -> Iterator[tuple[np.ndarray, int, bytes] | UserError]:
-    """A fold's images, labels and how a record holds the image; or why one is left out."""
+def _encode_fold(
+    fold: str,
+    images: StoredFold,
+    writer: RecordWriter,
+    threads: int,
+    dropped: list[str],
+    max_dropped: int,
+) -> tuple[list[int], np.ndarray]:
+    """Writes a fold's records and adds to ``dropped`` what is left out.
+
+    Returns:
+        How many have label 0 and label 1; the sum of the images, (H, W) float64.
+    """
 
     def read(number: int) -> tuple[np.ndarray, int, bytes] | UserError:
         try:
             image, label = images[number]
         except (BadImageError, MissingError) as error:
             return error
-        return image, label, encode_image(image, compact)
+        return image, label, encode_image(image, writer.compact)
 
+    counts, total = [0, 0], np.zeros(images.im_size or ())
     with ThreadPoolExecutor(threads) as pool:
         ahead = read_ahead(pool, read, range(len(images)))
-        yield from Progress(ahead, total=len(images), desc=f"encode {fold}", unit=" images")
+        for found in Progress(ahead, total=len(images), desc=f"encode {fold}", unit=" images"):
+            if isinstance(found, UserError):
+                dropped.append(str(found))
+                if len(dropped) > max_dropped:
+                    raise UserError(
+                        f"more than {max_dropped} images cannot be used (--max-dropped); "
+                        f"{first_of(dropped)}"
+                    )
+                continue
+            image, label, encoded = found
+            writer.write_encoded(encoded, label)
+            counts[label] += 1
+            total += image
+    return counts, total
 
 
 def read_ahead(

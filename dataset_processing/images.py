@@ -140,22 +140,17 @@ def check_scale(image: np.ndarray, name: str, meant: bool = False) -> str:
     if (low >= -64 and 16 <= high <= 320) or (low >= 0 and 1 < high < 16):
         return f"{name}: pixels lie between {low:g} and {high:g}; used as they are"
     finite = image[np.isfinite(image)]
-    what = f"pixels lie between {low:g} and {high:g}"
+    what = f"{name}: pixels lie between {low:g} and {high:g}; expected 0–255"
     if finite.size < image.size:
         count = image.size - finite.size
-        what = f"{count} of its {image.size} pixels are not finite (nan or infinite)"
-    what = f"{name}: {what}; expected 0–255"
-    if not 1e-6 < np.abs(finite).max(initial=0) < 1e6:
-        height, width = image.shape
-        raise BadImageError(
-            f"{what} in little-endian float32. Are these big-endian floats, or uint8 "
-            f"({2 * height}×{2 * width})? Write such an image as PNG"
-        )
-    if finite.size < image.size:
-        raise BadImageError(what)
-    if meant:
+        what = f"{name}: {count} of its {image.size} pixels are not finite; expected 0–255"
+    largest = np.abs(finite).max(initial=0)
+    if meant and finite.size == image.size and largest > 1e-6:
         return f"{what}. Used as they are, since uint8_rescale is left out"
+    if not 1e-6 < largest < 1e6:
+        size = f"{2 * image.shape[0]}×{2 * image.shape[1]}"
+        what += f" in little-endian float32. Are these big-endian floats, or uint8 of {size}?"
     raise BadImageError(
-        f"{what}, which data_augmentations (uint8_rescale) divides by 255. Write the images as "
-        "they are, or leave uint8_rescale out where this scale is meant"
+        f"{what}. Write such an image as PNG; or leave uint8_rescale, which divides by 255, out of "
+        "the augmentations where another scale is meant"
     )

@@ -21,6 +21,7 @@ from support.errors import UserError, unknown
 log = logging.getLogger(__name__)
 
 ON_BAD_RECORD = ("error", "skip")
+JOB_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to get when the parent ends
 
 
@@ -44,9 +45,8 @@ class Loader:
     signals are ignored, so that a run that is told to stop can finish its step.
 
     Args:
-        dataset: map-style: ``len``, ``[index] -> (image (H, W), label)`` or ``__getitems__``,
-            ``name(index)``. It is asked for ``epoch * len + i`` and may give fresh images for it; a
-            data set with ``number(index)`` is asked for record numbers below its length.
+        dataset: a fold. It is asked for ``epoch * len + i`` and may give fresh images for it; one
+            with ``number(index)`` is asked for record numbers below its length.
         batch_size: images in a batch over all ranks; the last batch of an epoch may be smaller.
         seed: of the order.
         shuffle: a new order of the whole data set at each epoch; False keeps the order.
@@ -55,7 +55,7 @@ class Loader:
         rank, world_size: this process among those that share each batch. Rank r takes the r-th of
             ``world_size`` contiguous slices, whose sizes differ by one at most.
         on_bad_record: 'error' raises for a record that cannot be used; 'skip' leaves it out of its
-            batch, logs its name and counts it in ``bad_records``.
+            batch, logs its name and counts it.
         max_bad_records: more different bad records than this are an error in any case.
 
     Attributes:
@@ -63,8 +63,7 @@ class Loader:
         bad_records: names of the records skipped so far, and why.
 
     Raises:
-        UserError: the batch is larger than the data set, smaller than ``world_size``, or a
-            setting is not known.
+        UserError: the batch is larger than the data set or smaller than ``world_size``.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class Loader:
         if not 1 <= batch_size <= len(dataset):
             raise UserError(
                 f"batch_size is {batch_size}, but the data set has {len(dataset)} images "
-                f"({_describe(dataset)}); choose a batch of 1 to {len(dataset)}"
+                f"({dataset.describe()}); choose a batch of 1 to {len(dataset)}"
             )
         if batch_size < world_size:
             raise UserError(f"batch_size {batch_size} is smaller than the {world_size} processes")
@@ -93,7 +92,7 @@ class Loader:
         self.rank, self.world_size = rank, world_size
         self.on_bad_record, self.max_bad_records = on_bad_record, max_bad_records
         self.bad_records: dict[int, str] = {}
-        self.device = torch.device(device)
+        self.workers, self.device = workers, torch.device(device)
         full, rest = divmod(len(dataset), batch_size)
         self.batches_per_epoch = full + (rest >= world_size)
         if 0 < rest < world_size and rank == 0:
@@ -102,12 +101,19 @@ class Loader:
                 "processes that share a batch",
                 *(rest, len(dataset), world_size),
             )
-        self._workers = workers
         self._order = _Order()
         self._data: DataLoader[Any] | None = None
         self._running: weakref.ref[Generator] | None = None
-        self._closing = _closing()
+        # A byte that workers can see; it becomes 1 when this process comes to its end.
+        self._closing = multiprocessing.RawValue("b", 0)
+        atexit.register(setattr, self._closing, "value", 1)  # before multiprocessing ends workers
         weakref.finalize(self, setattr, self._closing, "value", 1)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The epoch's order: a permutation of 0 … len − 1, int64."""
+        if not self.shuffle:
+            return np.arange(len(self.dataset))
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number ``start`` on; one such iteration at a time.
@@ -115,29 +121,31 @@ class Loader:
         Raises:
             UserError: a record cannot be used, or too many of them; the message names it.
         """
-        self._order.batches = _slices(
-            self.order(epoch)[start * self.batch_size :],
-            *(self.batches_per_epoch - start, self.batch_size, self.rank, self.world_size),
-            epoch * len(self.dataset),
-        )
+        self._order.batches = self._indices(epoch, start)
         batches = self._batches()
         self._running = weakref.ref(batches)
         return batches
 
-    def close(self) -> None:
-        """Ends the workers; a later ``batches`` starts new ones.
-
-        Where a loader is left to the garbage collector instead, they may take ten seconds to end.
-        """
-        running = self._running() if self._running else None
-        if running is not None:
-            running.close()
-        self._data = None
-        self._closing.value = 1
+    def _indices(self, epoch: int, start: int) -> Iterator[list[int]]:
+        """This rank's part of each batch, as indices that count on from epoch to epoch."""
+        order = self.order(epoch) + epoch * len(self.dataset)
+        for batch in range(start, self.batches_per_epoch):
+            chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            first, end = (len(chosen) * r // self.world_size for r in (self.rank, self.rank + 1))
+            yield chosen[first:end].tolist()
 
     def _batches(self) -> Generator[Batch, None, None]:
-        if self._data is None:
-            self._data = self._start()
+        if self._data is None:  # its workers are kept from epoch to epoch
+            self._closing.value = 0
+            self._data = DataLoader(
+                _Guarded(self.dataset),
+                batch_sampler=self._order,
+                num_workers=self.workers,
+                collate_fn=_collate,
+                pin_memory=self.device.type == "cuda",
+                persistent_workers=self.workers > 0,
+                worker_init_fn=partial(_ignore_signals, self._closing) if self.workers else None,
+            )
         try:
             with _signals_held():  # a new worker has them held until it is ready for them
                 read = iter(self._data)
@@ -152,25 +160,6 @@ class Loader:
         except Exception:
             self._data = None
             raise
-
-    def _start(self) -> DataLoader[Any]:
-        """The loader beneath, its workers kept from epoch to epoch."""
-        self._closing.value = 0
-        return DataLoader(
-            _Guarded(self.dataset),
-            batch_sampler=self._order,
-            num_workers=self._workers,
-            collate_fn=_collate,
-            pin_memory=self.device.type == "cuda",
-            persistent_workers=self._workers > 0,
-            worker_init_fn=partial(_ignore_signals, self._closing) if self._workers else None,
-        )
-
-    def order(self, epoch: int) -> np.ndarray:
-        """The epoch's order: a permutation of 0 … len − 1, int64."""
-        if not self.shuffle:
-            return np.arange(len(self.dataset))
-        return np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
 
     def _note(self, index: int, error: Exception) -> None:
         """Raises a record's error, or logs and counts it."""
@@ -190,6 +179,17 @@ class Loader:
                 "Check the data with  python -m dataset_processing.verify"
             )
 
+    def close(self) -> None:
+        """Ends the workers; a later ``batches`` starts new ones.
+
+        Where a loader is left to the garbage collector instead, they may take ten seconds to end.
+        """
+        running = self._running() if self._running else None
+        if running is not None:
+            running.close()
+        self._data = None
+        self._closing.value = 1
+
 
 class _Order:
     """What the DataLoader iterates over: the lists of indices of the batches to come."""
@@ -201,16 +201,6 @@ class _Order:
         return self.batches
 
 
-def _slices(
-    order: np.ndarray, batches: int, batch_size: int, rank: int, world_size: int, offset: int
-) -> Iterator[list[int]]:
-    """A rank's part of each of the next batches, as indices that count from ``offset``."""
-    for batch in range(batches):
-        chosen = order[batch * batch_size : (batch + 1) * batch_size]
-        first, end = (len(chosen) * r // world_size for r in (rank, rank + 1))
-        yield (offset + chosen[first:end]).tolist()
-
-
 class _Guarded(Dataset[Any]):
     """Reads records so that one's error becomes a value: it reaches the main process as it is."""
 
@@ -218,13 +208,10 @@ class _Guarded(Dataset[Any]):
         self.dataset = dataset
 
     def __getitems__(self, indices: list[int]) -> list[tuple[int, Any]]:
+        if hasattr(self.dataset, "__getitems__"):  # drawn, so never bad
+            return list(zip(indices, self.dataset.__getitems__(indices), strict=True))
         if hasattr(self.dataset, "number"):
             indices = [self.dataset.number(index) for index in indices]
-        if hasattr(self.dataset, "__getitems__"):
-            try:
-                return list(zip(indices, self.dataset.__getitems__(indices), strict=True))
-            except UserError:
-                log.debug("a batch failed; its records are read one by one")
         return [(index, self._read(index)) for index in indices]
 
     def _read(self, index: int) -> Any:
@@ -234,27 +221,14 @@ class _Guarded(Dataset[Any]):
             return error.with_traceback(None)
 
 
-Read = tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[tuple[int, Exception]]]
-
-
-def _collate(items: list[tuple[int, Any]]) -> Read:
-    """Images, labels, record numbers, and the records that failed."""
+def _collate(items: list[tuple[int, Any]]) -> tuple[Any, ...]:
+    """Images, labels, record numbers, and the records that failed with their errors."""
     good = [(index, *item) for index, item in items if not isinstance(item, Exception)]
     failures = [(index, item) for index, item in items if isinstance(item, Exception)]
     images = np.stack([image for _, image, _ in good]) if good else np.empty((0, 0, 0), np.uint8)
     labels = torch.tensor([label for _, _, label in good], dtype=torch.int64)
     records = torch.tensor([index for index, _, _ in good], dtype=torch.int64)
     return torch.from_numpy(images), labels, records, failures
-
-
-def _closing() -> Any:
-    """A byte that workers can see; it becomes 1 when this process comes to its end."""
-    flag = multiprocessing.RawValue("b", 0)
-    atexit.register(setattr, flag, "value", 1)  # runs before multiprocessing ends the workers
-    return flag
-
-
-JOB_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
@@ -280,7 +254,3 @@ def _ignore_signals(closing: Any, worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if closing.value else None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, JOB_SIGNALS)
-
-
-def _describe(dataset: Any) -> str:
-    return dataset.describe() if hasattr(dataset, "describe") else type(dataset).__name__

@@ -130,12 +130,12 @@ def test_metadata_that_cannot_be_used(labelled):
     other_label = np.concatenate([table, table[:1]])
     other_label[-1, 3] = "01"[table[0, 3] == "0"]
     cases = [
-        (table[:, :3], r"shape \(16, 3\); expected \(images, 4 columns"),
+        (table[:, :3], r"shape \(16, 3\).*Expected \(images, 4 columns"),
         (table.ravel(), r"shape \(176,\)"),
         (table[:0], r"shape \(0, 11\)"),
-        (np.zeros((16, 11)), "holds float64; expected strings"),
+        (np.zeros((16, 11)), "holds float64.*Expected .*strings"),
         (table.astype(object), "Python objects"),
-        (np.full((16, 11), b"\xff"), "not UTF-8"),
+        (np.full((16, 11), b"\xff"), "utf-8"),
         (wrong_labels, r"row 5: column 3 must be the label, 0 or 1; found '1.8'.*_neg/ is missing"),
         (other_label, r"row 16: .*sample_0.png is listed with both labels"),
     ]
@@ -149,11 +149,11 @@ def test_metadata_that_cannot_be_used(labelled):
     npy = stream.getvalue()
     for text, message in (
         (b"imgs/0 a.png 0 1\nimgs/0 b.png 1\n", "line 2 has 3 columns, the first has 4"),
-        (b"\x89\xfe\x00", "neither a numpy file nor text"),
+        (b"\x89\xfe\x00", "89 fe 00.*text in UTF-8"),
         (b"", r"shape \(0,\)"),
         (b"\x93NUMPY\x01\x00", "cannot be read"),
         (npy.replace(b"{'descr", b"\xff'descr"), "cannot be read"),
-        (npy[:-24] + b"\0\0\x7f\0" + npy[-20:], "no text"),
+        (npy[:-24] + b"\0\0\x7f\0" + npy[-20:], "cannot be read"),
         ("imgs/0 a.png 0 1".encode("utf-16-le"), "NUL.*UTF-16"),
     ):
         file.write_bytes(text)
@@ -297,7 +297,7 @@ def test_half_of_the_layout_of_2025_and_a_folder_of_2018_beside_it(tmp_path):
         listed(folder)
     (tmp_path / f"{DATA_NAME}_neg").rmdir()
     shutil.rmtree(folder / "imgs" / "neg")
-    with pytest.raises(MissingError, match=f"{folder}/imgs/neg: missing"):
+    with pytest.raises(MissingError, match=f"{folder}/imgs/neg"):
         listed(folder)
 
 
