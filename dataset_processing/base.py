@@ -36,6 +36,7 @@ class PathfinderSet:
     Args:
         config: the paths; None reads the project's.
         name: of a set that has no class of its own; its folder is ``name`` without ``_full``.
+        side: of its images as released, in pixels.
     """
 
     name: str
@@ -49,15 +50,17 @@ class PathfinderSet:
     score_metric = "accuracy"
     default_loss_function = "cce"
 
-    def __init__(self, config: Config | None = None, name: str | None = None) -> None:
+    def __init__(
+        self, config: Config | None = None, name: str | None = None, side: int = 300
+    ) -> None:
         self.config = config or Config()
         if name is not None:
             self.name, self.data_name = name, name.removesuffix("_full")
         self.negative = f"{self.data_name}_neg"
         self.contour_dir = self.config.data_root / "curvy_2snakes_300"
         self.folds = {"train": "train", "val": "val"}
-        self.im_size = [300, 300]
-        self.model_input_image_size = [150, 150, 1]
+        self.im_size = [side, side]
+        self.model_input_image_size = [side // 2, side // 2, 1]
         self.output_size = [1]
 
     def places(self) -> list[Path]:
@@ -162,10 +165,8 @@ class ArenaSet(PathfinderSet):
         ]
         self.name = name
         self.data_name = named or (there[0] if len(there) == 1 else ARENA_SETS[0])
-        super().__init__(config)
-        side = int(size.removeprefix("pathfinder"))
-        self.im_size = self.named_size = [side, side]
-        self.model_input_image_size = [side // 2, side // 2, 1]
+        super().__init__(config, side=int(size.removeprefix("pathfinder")))
+        self.named_size = self.im_size
 
     def places(self) -> list[Path]:
         return places(self.config.data_root, self.tops, self.data_name)

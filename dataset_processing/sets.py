@@ -237,7 +237,7 @@ def load_set(name: str, config: Config) -> PathfinderSet:
     if name in _modules():
         return importlib.import_module(f"{__package__}.{name}").data_processing(config)
     if "/" not in name:
-        own = PathfinderSet(config, name)
+        own = PathfinderSet(config, name, GENERATED.get(name, {}).get("window", 300))
         if name in GENERATED or own.on_disk() or has_records(name, config):
             return own
     raise unknown("data set", name, [*data_sets(), *STREAMS])
