@@ -17,38 +17,22 @@ ARENA_SETS = ("curv_contour_length_14", "curv_contour_length_9", "curv_baseline"
 class PathfinderSet:
     """A Pathfinder set on disk, as the 2018 release describes one.
 
-    Attributes:
-        name: the set's name in ``experiment_params`` and of its record files.
-        data_name, negative: its folder, and the folder of its negatives (layout of 2018).
-        contour_dir: the folder that holds these two.
-        im_size: (H, W) of its images as released, in pixels. The images that are read say
-            themselves how large they are.
-        model_input_image_size: (H, W, channels) that the networks are given of these.
-        max_ims: images kept of each class; 0 or None keeps all.
-        output_size: numbers in a label.
-        balance: cut both classes to the smaller one.
-        shuffle: shuffle before the split and after.
-        cv_split: share of the images that train; the rest validates.
-        folds: names of the folds.
-        meta: the metadata file in a class's folder (layout of 2018).
-        score_metric, default_loss_function: what the release reports and trains by.
-
     Args:
         config: the paths; None reads the project's.
         name: of a set that has no class of its own; its folder is ``name`` without ``_full``.
         side: of its images as released, in pixels.
     """
 
-    name: str
-    data_name: str
+    name: str  # in ``experiment_params`` and of its record files
+    data_name: str  # of its folder
     named_size: list[int] | None = None  # (H, W) that its name says, not its images
-    max_ims: int | None = 125000
-    balance = True
-    shuffle = True
-    cv_split = 0.9
-    meta = "metadata/combined.npy"
-    score_metric = "accuracy"
-    default_loss_function = "cce"
+    max_ims: int | None = 125000  # images kept of each class; 0 or None keeps all
+    balance = True  # cut both classes to the smaller one
+    shuffle = True  # before the split and after
+    cv_split = 0.9  # share of the images that train; the rest validates
+    meta = "metadata/combined.npy"  # in a class's folder (layout of 2018)
+    score_metric = "accuracy"  # that the release reports
+    default_loss_function = "cce"  # that it trains by
 
     def __init__(
         self, config: Config | None = None, name: str | None = None, side: int = 300
@@ -56,12 +40,12 @@ class PathfinderSet:
         self.config = config or Config()
         if name is not None:
             self.name, self.data_name = name, name.removesuffix("_full")
-        self.negative = f"{self.data_name}_neg"
-        self.contour_dir = self.config.data_root / "curvy_2snakes_300"
+        self.negative = f"{self.data_name}_neg"  # folder of its negatives (layout of 2018)
+        self.contour_dir = self.config.data_root / "curvy_2snakes_300"  # holds both folders
         self.folds = {"train": "train", "val": "val"}
-        self.im_size = [side, side]
-        self.model_input_image_size = [side // 2, side // 2, 1]
-        self.output_size = [1]
+        self.im_size = [side, side]  # as released; the images that are read say their own
+        self.model_input_image_size = [side // 2, side // 2, 1]  # that the networks are given
+        self.output_size = [1]  # numbers in a label
 
     def places(self) -> list[Path]:
         """Folders that may be the set's, in the order they are tried."""
@@ -76,21 +60,19 @@ class PathfinderSet:
         """
         root = self.config.data_root
         with refusals(root, "cannot be read"):
-            for place in self.places():
-                if place.is_dir():
-                    return place
+            found = [place for place in self.places() if place.is_dir()]
             sizes = {
                 top.name: top / self.data_name
                 for size in (ARENA if self.named_size is None else ())
                 for top in arena_folders(root, size)
                 if (top / self.data_name).is_dir()
             }
-        if len(sizes) > 1:
+        if len(sizes) > 1 and not found:
             raise UserError(
                 f"{root}: has {self.data_name} in several sizes ({', '.join(sizes)}); name one: "
                 f"--set dataset={next(iter(sizes))}"
             )
-        return next(iter(sizes.values()), self.places()[0])
+        return [*found, *sizes.values(), *self.places()][0]
 
     def on_disk(self) -> bool:
         """Whether there are images to read."""
@@ -111,9 +93,8 @@ class PathfinderSet:
             where both discs sit on one snake.
 
         Raises:
-            MissingError: the images or their metadata are missing.
-            UserError: the metadata cannot be used, its labels are in doubt, or a fold would be
-                empty.
+            UserError: the images or their metadata are missing or cannot be used, the labels are
+                in doubt, or a fold would be empty.
         """
 
         def order(items: list) -> list:
@@ -122,18 +103,18 @@ class PathfinderSet:
         random = np.random.default_rng(seed)
         folder = self.folder()
         classes = list_images(folder, folder.with_name(self.negative), self.meta)
-        positives, negatives = (order(files) for files in classes)
-        keep = self.max_ims or max(len(positives), len(negatives))
+        shuffled = [order(files) for files in classes]
+        keep = self.max_ims or max(map(len, classes))
         if self.balance:
-            keep = min(keep, len(positives), len(negatives))
-        positives, negatives = positives[:keep], negatives[:keep]
-        joined = order([(file, 1) for file in positives] + [(file, 0) for file in negatives])
-        cut = round(self.cv_split * len(joined))
+            keep = min(keep, *map(len, classes))
+        pairs = [(file, label) for label in (1, 0) for file in shuffled[1 - label][:keep]]
+        pairs = order(pairs)
+        cut = round(self.cv_split * len(pairs))
         files, labels = {}, {}
-        for fold, images in (("train", joined[:cut]), ("val", joined[cut:])):
+        for fold, images in (("train", pairs[:cut]), ("val", pairs[cut:])):
             if not images:
                 raise UserError(
-                    f"{folder}: {len(joined)} images ({len(classes[0])} of label 1 and "
+                    f"{folder}: {len(pairs)} images ({len(classes[0])} of label 1 and "
                     f"{len(classes[1])} of label 0 listed) leave none for {fold!r} at "
                     f"cv_split {self.cv_split}"
                 )
@@ -155,16 +136,16 @@ class ArenaSet(PathfinderSet):
     """
 
     def __init__(self, name: str, config: Config | None = None) -> None:
+        self.name, (size, _, self.data_name) = name, name.partition("_")
         config = config or Config()
-        size, _, named = name.partition("_")
-        self.tops = arena_folders(config.data_root, size)
-        there = [
-            one
-            for one in ARENA_SETS
-            if any(place.is_dir() for place in places(config.data_root, self.tops, one))
-        ]
-        self.name = name
-        self.data_name = named or (there[0] if len(there) == 1 else ARENA_SETS[0])
+        root = config.data_root
+        self.tops = arena_folders(root, size)
+        if not self.data_name:
+            with refusals(root, "cannot be read"):
+                there = [
+                    one for one in ARENA_SETS if any(map(Path.is_dir, places(root, self.tops, one)))
+                ]
+            self.data_name = there[0] if len(there) == 1 else ARENA_SETS[0]
         super().__init__(config, side=int(size.removeprefix("pathfinder")))
         self.named_size = self.im_size
 

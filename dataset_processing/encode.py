@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -31,9 +31,6 @@ from support.progress import Progress
 
 AT_ONCE = 256  # images read ahead of the one that is written
 MAX_DROPPED = 100
-
-Item = TypeVar("Item")
-Found = TypeVar("Found")
 
 
 def encode(
@@ -127,33 +124,34 @@ def _encode_fold(
         return image, label, encode_image(image, writer.compact)
 
     counts, total = [0, 0], np.zeros(images.im_size or ())
-    with ThreadPoolExecutor(threads) as pool:
-        ahead = read_ahead(pool, read, range(len(images)))
-        for found in Progress(ahead, total=len(images), desc=f"encode {fold}", unit=" images"):
-            if isinstance(found, UserError):
-                dropped.append(str(found))
-                if len(dropped) > max_dropped:
-                    raise UserError(
-                        f"more than {max_dropped} images cannot be used (--max-dropped); "
-                        f"{first_of(dropped)}"
-                    )
-                continue
-            image, label, encoded = found
-            writer.write_encoded(encoded, label)
-            counts[label] += 1
-            total += image
+    for found in read_all(read, len(images), threads, f"encode {fold}"):
+        if isinstance(found, UserError):
+            dropped.append(str(found))
+            if len(dropped) > max_dropped:
+                raise UserError(
+                    f"more than {max_dropped} images cannot be used (--max-dropped); "
+                    f"{first_of(dropped)}"
+                )
+            continue
+        image, label, encoded = found
+        writer.write_encoded(encoded, label)
+        counts[label] += 1
+        total += image
     return counts, total
 
 
-def read_ahead(
-    pool: ThreadPoolExecutor, read: Callable[[Item], Found], items: Sequence[Item]
-) -> Iterator[Found]:
-    """What ``read`` gives for each item, in order, read by the pool a block ahead."""
-    blocks = [items[start : start + AT_ONCE] for start in range(0, len(items), AT_ONCE)]
-    ahead = pool.map(read, blocks[0]) if blocks else iter(())
-    for following in [*blocks[1:], []]:
-        now, ahead = ahead, pool.map(read, following)
-        yield from now
+def read_all(read: Callable[[int], Any], count: int, threads: int, what: str) -> Iterator[Any]:
+    """``read(number)`` for each number below ``count``, in order, some ahead, under a bar."""
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        Progress(total=count, desc=what, unit=" images") as bar,
+    ):
+        ahead: Iterator[Any] = iter(())
+        for start in range(0, count + AT_ONCE, AT_ONCE):
+            now, ahead = ahead, pool.map(read, range(start, min(start + AT_ONCE, count)))
+            for found in now:
+                bar.update()
+                yield found
 
 
 def first_of(dropped: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -40,12 +40,9 @@ class RecordWriter(WholeFile):
     """Writes a TFRecord file that appears under its name only once it is whole.
 
     Args:
-        path: the file to make; its folder is made if need be.
+        path: see :class:`WholeFile`.
         compact: PNG images; False writes the 2018 release's raw float32 pixels, byte for byte as
             TensorFlow does.
-
-    Raises:
-        SystemRefusal: another process is writing this file, or it cannot be written (a full disk).
     """
 
     def __init__(self, path: str | Path, compact: bool = True) -> None:
@@ -66,19 +63,12 @@ class RecordWriter(WholeFile):
 class RecordReader(Sequence):
     """Random access to the records of TFRecord files, in either form.
 
-    Opening reads the length fields of each file, checks them against their checksums and keeps an
-    index of offsets. Reading a record checks both of its checksums again. A reader can be pickled
-    and shared by processes; files are opened when first read from.
+    Opening checks the length fields and keeps an index of offsets; reading a record checks both of
+    its checksums. A reader can be pickled and shared by processes.
 
     Args:
         paths: the files, in order; one without a record, of 0 bytes, is allowed.
-        keep_damaged: see :func:`scan`.
-
-    Attributes:
-        offsets: those of each file's records and, last, of its end.
-
-    Raises:
-        MissingError, SystemRefusal, BadImageError: see :func:`scan`.
+        keep_damaged: see :func:`scan`, which raises what is wrong with a file.
     """
 
     def __init__(self, paths: Sequence[str | Path], keep_damaged: bool = False) -> None:
@@ -94,11 +84,8 @@ class RecordReader(Sequence):
         return self.read(index)[:2]
 
     def read(self, index: int) -> tuple[np.ndarray, int, str]:
-        """A record.
-
-        Returns:
-            The image, (H, W), uint8 if compact and float32 if not, perhaps read-only; its label;
-            and what the image was before it was converted to grey, "" if it was grey.
+        """A record's image, (H, W), uint8 if compact and float32 if not, perhaps read-only; its
+        label; and what the image was before it was converted to grey, "" if it was grey.
 
         Raises:
             IndexError: there is no such record.
@@ -140,10 +127,7 @@ class RecordReader(Sequence):
         return f"{self.paths[file]}: record {number}"
 
     def fingerprint(self) -> str:
-        """A short hash of the files' lengths and of some of their records' checksums.
-
-        It stays the same where the files are moved or copied.
-        """
+        """A short hash of the files' names, lengths and some of their records' checksums."""
         digest = hashlib.sha256()
         for path, offsets in zip(self.paths, self.offsets, strict=True):
             digest.update(f"{path.name} {len(offsets)} {offsets[-1]}".encode())
@@ -169,9 +153,7 @@ class RecordReader(Sequence):
 
 
 def scan(path: Path, keep_damaged: bool = False) -> np.ndarray:
-    """Offsets of a file's records and, last, of its end: int64.
-
-    Reads the length fields alone, through a window where records are small.
+    """Offsets of a file's records and, last, of its end: int64. Reads the length fields alone.
 
     Args:
         path: the file.
@@ -186,19 +168,15 @@ def scan(path: Path, keep_damaged: bool = False) -> np.ndarray:
     if not path.is_file():
         raise MissingError(f"{path}: no such record file")
     offsets = [0]
-    with refusals(path, "cannot be read"), open(path, "rb", buffering=0) as file:
-        descriptor = file.fileno()
-        size = os.fstat(descriptor).st_size
-        window, start, offset = b"", 0, 0
-        while offset < size:
-            if offset + HEADER > start + len(window):
-                ahead = 1 << 22 if offset < 65536 * len(offsets) else HEADER
-                window, start = os.pread(descriptor, ahead, offset), offset
-            header = window[offset - start : offset - start + HEADER]
+    with refusals(path, "cannot be read"), open(path, "rb", buffering=4096) as file:
+        size = os.fstat(file.fileno()).st_size
+        while offsets[-1] < size:
+            offset = offsets[-1]
+            file.seek(offset)
+            header = file.read(HEADER)
             length = _length(header)
             if length is not None and offset + HEADER + length + FOOTER <= size:
-                offset += HEADER + length + FOOTER
-                offsets.append(offset)
+                offsets.append(offset + HEADER + length + FOOTER)
                 continue
             kind = kind_of(header)
             if offset == 0 and length is None and not kind.startswith("the bytes"):
@@ -210,15 +188,15 @@ def scan(path: Path, keep_damaged: bool = False) -> np.ndarray:
                     f"{path}: record {len(offsets) - 1}: {what} (offset {offset} of {size} bytes); "
                     f"it begins as {kind}"
                 )
-            offset = _next_header(descriptor, offset + 1, size)
-            offsets.append(offset)
+            offsets.append(_next_header(file, offset + 1, size))
     return np.array(offsets, dtype=np.int64)
 
 
-def _next_header(descriptor: int, offset: int, size: int) -> int:
+def _next_header(file: BinaryIO, offset: int, size: int) -> int:
     """Where the next whole record begins, from ``offset`` on; else the file's end."""
     while offset < size:
-        window = os.pread(descriptor, 1 << 20, offset)
+        file.seek(offset)
+        window = file.read(1 << 20)
         for at in range(len(window) - HEADER + 1):
             length = _length(window[at : at + HEADER])
             if length is not None and offset + at + HEADER + length + FOOTER <= size:

@@ -25,21 +25,16 @@ COUNTS = {"train": ("stream_epoch_images", 900_000), "val": ("stream_val_images"
 
 
 class DataSet:
-    """A data set, on disk or drawn while training.
-
-    Args:
-        name: of the set.
-        config: the paths.
-        params: experiment parameters.
-        on_bad_record: see :func:`open_set`.
+    """A data set, on disk or drawn while training; see :func:`open_set` for its arguments.
 
     Attributes:
-        name: as ``experiment_params`` has it.
         is_generated: its images are drawn while training.
         contour_length: paddles in a target contour; None where the name does not tell.
+        factors: of the height and the width that the network is given, where none are named.
     """
 
     is_generated = False
+    factors = (0.5, 0.5)
 
     def __init__(
         self, name: str, config: Config, params: Mapping[str, Any], on_bad_record: str
@@ -70,14 +65,12 @@ class DataSet:
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """(H, W) that the network is given: as named, else by the set's own factor."""
+        """(H, W) that the network is given: as named, else by the set's own factors."""
         named = self.params.get("model_input_image_size")
         if named:
             return int(named[0]), int(named[1])
-        height, width = (
-            max(1, round(side * factor))
-            for side, factor in zip(self.im_size, self._factors(), strict=True)
-        )
+        sides = zip(self.im_size, self.factors, strict=True)
+        height, width = (max(1, round(side * factor)) for side, factor in sides)
         return height, width
 
     def describe(self) -> str:
@@ -90,9 +83,6 @@ class DataSet:
 
     def _open(self, fold: str) -> Any:
         raise NotImplementedError
-
-    def _factors(self) -> tuple[float, float]:
-        return 0.5, 0.5
 
 
 class StreamSet(DataSet):
@@ -132,6 +122,9 @@ class DiskSet(DataSet):
         super().__init__(*arguments)
         name, config = self.name, self.config
         self.source = load_set(name, config)
+        (height, width), given = self.source.im_size, self.source.model_input_image_size
+        self.factors = given[0] / height, given[1] / width
+        self.contour_length = contour_length(self.source.data_name)
         with refusals(config.tf_records, "cannot be read"):
             paths = {f: record_files(config.tf_records, name, self.source.folds[f]) for f in FOLDS}
             generated = config.tf_records / f"{name}.generated.json"
@@ -145,8 +138,6 @@ class DiskSet(DataSet):
         self._listed: Any = None
         if self.paths is None and not self.source.on_disk():
             raise MissingError(missing(self.source))
-        if self.source.data_name:
-            self.contour_length = contour_length(self.source.data_name)
 
     def images(self, fold: str) -> tuple[list[str], np.ndarray]:
         """The files and labels of a fold's images on disk."""
@@ -177,10 +168,6 @@ class DiskSet(DataSet):
         opened.look(size, meant=names is not None and not rescales(names))
         return opened
 
-    def _factors(self) -> tuple[float, float]:
-        (height, width), given = self.source.im_size, self.source.model_input_image_size
-        return given[0] / height, given[1] / width
-
 
 def open_set(
     name: str,
@@ -191,13 +178,12 @@ def open_set(
     """A data set, by name.
 
     Args:
-        name: a module of this package that has a class ``data_processing``; ``pathfinder32``, 64,
-            128 or 256 (Long Range Arena), also with the set: ``pathfinder32_curv_baseline``; a
-            stream, ``pathfinder_<contour length>_stream``; or any other name that record files or
-            an image folder have.
+        name: of a module of this package that has a class ``data_processing``; ``pathfinder32``,
+            64, 128 or 256 (Long Range Arena), also with the set: ``pathfinder32_curv_baseline``; a
+            stream, ``pathfinder_<contour length>_stream``; or what record files or an image folder
+            are called.
         config: the paths to look under.
-        params: experiment parameters: ``im_size``, ``model_input_image_size``, ``split_seed`` (of
-            the split where images are read without records), a stream's.
+        params: experiment parameters: sizes, augmentations, ``split_seed``, a stream's.
         on_bad_record: 'error' refuses a record file whose lengths are damaged or whose end is
             missing; 'skip' opens it, and the damaged records raise when they are read.
 
@@ -211,14 +197,8 @@ def open_set(
 
 
 def open_path(path: Path, meant: bool = False) -> StoredFold:
-    """All images of a record file, or of a folder in one of the layouts.
-
-    Args:
-        path: of the file or folder.
-        meant: another scale than 0–255 may be meant.
-
-    Raises:
-        UserError, MissingError: it cannot be read.
+    """All images of a record file, or of a folder in one of the layouts; UserError if none can be
+    read. ``meant``: another scale than 0–255 may be meant.
     """
     if path.is_dir():
         classes = list_images(path, path.with_name(f"{path.name}_neg"), PathfinderSet.meta)

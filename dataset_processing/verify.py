@@ -10,13 +10,13 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from config import Config
-from dataset_processing.encode import read_ahead
+from dataset_processing.encode import read_all
 from dataset_processing.folds import StoredFold, times
 from dataset_processing.generated import read_description
 from dataset_processing.images import BadImageError, check_scale
@@ -25,32 +25,22 @@ from dataset_processing.sets import FOLDS, DiskSet, data_sets, is_stream
 from support import shell
 from support.errors import UserError
 from support.files import read_array
-from support.progress import Progress
 
 SHOWN = 20  # findings of a kind that are printed
 
 
+@dataclass
 class Findings:
-    """What is known of a fold.
+    """What is known of a fold."""
 
-    Attributes:
-        title: what was read.
-        wrong: what is wrong, by kind.
-        labels: records of each label.
-        total: the sum of the images, (H, W) float64.
-        pixels: the lowest and the highest.
-        sizes: records of each (H, W).
-        no_discs: images in which no disc was found.
-    """
-
-    def __init__(self, title: str) -> None:
-        self.title = title
-        self.wrong: dict[str, list[str]] = {}
-        self.labels: Counter[int] = Counter()
-        self.total: np.ndarray | float = 0.0
-        self.pixels = (math.inf, -math.inf)
-        self.sizes: Counter[tuple[int, ...]] = Counter()
-        self.no_discs: list[str] = []
+    title: str
+    wrong: dict[str, list[str]] = field(default_factory=dict)  # by kind
+    labels: Counter[int] = field(default_factory=Counter)  # records of each label
+    sizes: Counter[tuple[int, ...]] = field(default_factory=Counter)  # records of each (H, W)
+    total: np.ndarray | float = 0.0  # the sum of the images, (H, W) float64
+    low: float = math.inf  # the range of the pixels
+    high: float = -math.inf
+    no_discs: list[str] = field(default_factory=list)  # images in which no disc was found
 
     def note(self, kind: str, what: str) -> None:
         """Adds a finding."""
@@ -65,14 +55,11 @@ class Findings:
             except UserError as error:
                 return error
 
-        with ThreadPoolExecutor(threads) as pool:
-            found = read_ahead(pool, record, range(len(fold)))
-            bar = Progress(found, total=len(fold), desc="verify", unit=" records")
-            for number, one in enumerate(bar):
-                if isinstance(one, UserError):
-                    self.note("corrupt records", str(one))
-                else:
-                    self.add(fold.name(number), one[0], one[1], seen)
+        for number, found in enumerate(read_all(record, len(fold), threads, "verify")):
+            if isinstance(found, UserError):
+                self.note("corrupt records", str(found))
+            else:
+                self.add(fold.name(number), found[0], found[1], seen)
         self.close()
 
     def add(self, name: str, image: np.ndarray, label: int, seen: dict[bytes, str]) -> None:
@@ -90,7 +77,7 @@ class Findings:
             self.no_discs.append(name)
         self.labels[label] += 1
         self.sizes[image.shape] += 1
-        self.pixels = min(self.pixels[0], low), max(self.pixels[1], high)
+        self.low, self.high = min(self.low, low), max(self.high, high)
         if len(self.sizes) == 1:
             self.total = self.total + image
         first = seen.setdefault(hashlib.blake2b(image.tobytes(), digest_size=16).digest(), name)
@@ -127,17 +114,12 @@ class Findings:
         if mean.shape != np.shape(expected) or not np.allclose(mean, expected, rtol=0, atol=1e-3):
             self.note("mean image", f"{path}: is not the mean of these records")
 
-    @property
-    def records(self) -> int:
-        """How many there are, corrupt ones included."""
-        return self.labels.total() + len(self.wrong.get("corrupt records", []))
-
     def report(self) -> str:
         """All of it in lines; of each kind of finding the number and the first few."""
         labels = ", ".join(f"{n} of label {label}" for label, n in sorted(self.labels.items()))
         lines = [self.title, f"  read: {self.labels.total()} records; {labels or 'none'}"]
         if labels:
-            lines.append("  pixels: {:g} to {:g}".format(*self.pixels))
+            lines.append(f"  pixels: {self.low:g} to {self.high:g}")
         for kind, found in self.wrong.items():
             lines.append(f"  {kind}: {len(found)}")
             lines += [f"    {what}" for what in found[:SHOWN]]
@@ -170,8 +152,9 @@ def check_set(name: str, config: Config, threads: int = 8) -> list[Findings]:
     if is_stream(name):
         raise UserError(f"{name!r} is drawn while training; there are no files to check")
     data = DiskSet(name, config, {}, "skip")
+    generated = config.tf_records / f"{name}.generated.json"
     seen: dict[bytes, str] = {}
-    result = []
+    result, records = [], 0
     for fold in FOLDS:
         if data.paths is not None and not data.paths[fold]:
             result.append(Findings(f"{name} {fold}"))
@@ -183,19 +166,16 @@ def check_set(name: str, config: Config, threads: int = 8) -> list[Findings]:
         means = config.tf_records / f"{name}_{fold}_means.npy"
         if data.paths is not None and means.is_file():
             result[-1].check_mean(means)
-    generated = config.tf_records / f"{name}.generated.json"
-    found = [findings.records for findings in result]
+        records += len(stored)
+        there = len(data.images(fold)[0]) if data.source.on_disk() else len(stored)
+        if len(stored) != there and not generated.is_file():
+            told = f"{len(stored)} of the {there} images of the data set"
+            result[-1].note("missing records", told)
     if generated.is_file():
         count = read_description(generated)["count"]
-        if sum(found) != count:
-            told = f"{sum(found)} in both folds; {generated} has {count}"
+        if records != count:
+            told = f"{records} in both folds; {generated} has {count}"
             result[0].note("missing records", told)
-    elif data.source.on_disk():
-        for findings, fold in zip(result, FOLDS, strict=True):
-            there = len(data.images(fold)[0])
-            if findings.records != there:
-                told = f"{findings.records} of the {there} images of the data set"
-                findings.note("missing records", told)
     return result
 
 
