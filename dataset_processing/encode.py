@@ -123,35 +123,46 @@ def _encode_fold(
             return error
         return image, label, encode_image(image, writer.compact)
 
+    def write(_: int, found: tuple[np.ndarray, int, bytes] | UserError) -> None:
+        if not isinstance(found, UserError):
+            image, label, encoded = found
+            writer.write_encoded(encoded, label)
+            counts[label] += 1
+            np.add(total, image, out=total)
+            return
+        dropped.append(str(found))
+        if len(dropped) > max_dropped:
+            raise UserError(
+                f"more than {max_dropped} images cannot be used (--max-dropped); "
+                f"{first_of(dropped)}"
+            )
+
     counts, total = [0, 0], np.zeros(images.im_size or ())
-    for found in read_all(read, len(images), threads, f"encode {fold}"):
-        if isinstance(found, UserError):
-            dropped.append(str(found))
-            if len(dropped) > max_dropped:
-                raise UserError(
-                    f"more than {max_dropped} images cannot be used (--max-dropped); "
-                    f"{first_of(dropped)}"
-                )
-            continue
-        image, label, encoded = found
-        writer.write_encoded(encoded, label)
-        counts[label] += 1
-        total += image
+    read_all(read, write, len(images), threads, f"encode {fold}")
     return counts, total
 
 
-def read_all(read: Callable[[int], Any], count: int, threads: int, what: str) -> Iterator[Any]:
-    """``read(number)`` for each number below ``count``, in order, some ahead, under a bar."""
+def read_all(
+    read: Callable[[int], Any],
+    take: Callable[[int, Any], None],
+    count: int,
+    threads: int,
+    what: str,
+) -> None:
+    """``take(number, read(number))`` for each number below ``count``, in order, under a bar.
+
+    Threads read, some images ahead.
+    """
+    ahead: Iterator[Any] = iter(())
     with (
         ThreadPoolExecutor(threads) as pool,
         Progress(total=count, desc=what, unit=" images") as bar,
     ):
-        ahead: Iterator[Any] = iter(())
         for start in range(0, count + AT_ONCE, AT_ONCE):
             now, ahead = ahead, pool.map(read, range(start, min(start + AT_ONCE, count)))
-            for found in now:
+            for number, found in enumerate(now, start - AT_ONCE):
+                take(number, found)
                 bar.update()
-                yield found
 
 
 def first_of(dropped: Sequence[str]) -> str:

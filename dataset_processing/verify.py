@@ -55,11 +55,13 @@ class Findings:
             except UserError as error:
                 return error
 
-        for number, found in enumerate(read_all(record, len(fold), threads, "verify")):
+        def take(number: int, found: tuple[np.ndarray, int, str] | UserError) -> None:
             if isinstance(found, UserError):
                 self.note("corrupt records", str(found))
             else:
                 self.add(fold.name(number), found[0], found[1], seen)
+
+        read_all(record, take, len(fold), threads, "verify")
         self.close()
 
     def add(self, name: str, image: np.ndarray, label: int, seen: dict[bytes, str]) -> None:
