@@ -70,8 +70,10 @@ def watch(run: TrainedRun, data: Any, index: int, seed: int = 0) -> Seen:
     images = prepare_images(run, np.array(image)[None], seed)
     seen = record(run.network, images, ("G1", "H1", "G2", "H2"), seed)
     outline = None
-    if hasattr(data, "stimulus"):
-        outline = as_seen(run, widened(data.stimulus(index).contour_mask), seed)
+    if hasattr(data, "stimulus"):  # cropped and resized as the run's images are
+        mask = 255 * widened(data.stimulus(index).contour_mask).astype(np.uint8)
+        given = prepare_images(run, mask[None], seed)[0, 0]
+        outline = (given > (given.min() + given.max()) / 2).cpu().numpy()
     return Seen(
         images[0, 0].cpu().numpy(),
         int(label),
@@ -80,12 +82,6 @@ def watch(run: TrainedRun, data: Any, index: int, seed: int = 0) -> Seen:
         {s: seen[s][:, 0].square().mean(1).sqrt().cpu().numpy() for s in ("H1", "H2")},
         {s: seen[s][:, 0].mean((2, 3)).cpu().numpy() for s in ("G1", "G2")},
     )
-
-
-def as_seen(run: TrainedRun, mask: np.ndarray, seed: int = 0) -> np.ndarray:
-    """A mask (H, W) of the stimulus, cropped and resized as the run's images are: (h, w) bool."""
-    given = prepare_images(run, 255 * mask[None].astype(np.uint8), seed)[0, 0]
-    return (given > (given.min() + given.max()) / 2).cpu().numpy()
 
 
 def widened(mask: np.ndarray) -> np.ndarray:

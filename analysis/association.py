@@ -86,11 +86,6 @@ def channel_orientation(network: nn.Module) -> np.ndarray:
     return np.where(selectivity > np.quantile(orientation_of(noise)[1], 0.95), orientation, np.nan)
 
 
-def sorted_channels(orientation: np.ndarray) -> np.ndarray:
-    """(K,) the channels by orientation, those without one last."""
-    return np.argsort(orientation, kind="stable")
-
-
 def connections(network: nn.Module, stage: str = "weights") -> np.ndarray:
     """The horizontal kernel (K, K, h, w) of a stage: [receiving, sending, row, column].
 
@@ -125,8 +120,6 @@ def association_field(
     Args:
         kernel: (K, K, h, w), h = w, as :func:`connections` gives.
         orientation: (K,) degrees; not a number: the channel is left out.
-        shuffles: of the null.
-        seed: of the shuffles.
     """
     oriented = np.flatnonzero(np.isfinite(orientation))
     kernel = kernel[np.ix_(oriented, oriented)].astype(np.float64)

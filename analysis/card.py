@@ -14,13 +14,9 @@ from training.weights import fingerprint
 
 
 def model_card(run: TrainedRun, file: str) -> str:
-    """The card of a run's weights, Markdown.
+    """The card of a run's weights, Markdown, which lie in this file.
 
     Accuracies are those that ``analysis.evaluate`` has kept of these weights, whole circuit.
-
-    Args:
-        run: the run.
-        file: name of the file of weights.
     """
     params = {**DEFAULTS, **run.params}
     stimulus, given = ("×".join(map(str, size)) for size in (run.stimulus_size, run.image_size))

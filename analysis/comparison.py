@@ -63,16 +63,12 @@ class Member:
 def family(
     runs: Sequence[TrainedRun], datasets: Sequence[str] = (), names: Sequence[str] = (), **how: Any
 ) -> tuple[list[Member], list[Path]]:
-    """Evaluate runs side by side.
+    """Evaluate runs side by side: the members, and the files of their answers.
 
     Args:
-        runs: the runs.
         datasets: sets for all of them; none: each on what it validated on.
         names: what each is called; none: see :func:`analysis.curves.labels`.
         how: see :func:`analysis.evaluate.evaluated`.
-
-    Returns:
-        The members, and the files of their answers.
     """
     members, paths = [], []
     for run, model in zip(runs, labels(runs, names), strict=True):
@@ -185,8 +181,10 @@ def paired_tests(members: Sequence[Member], reference: str) -> list[dict[str, An
         other = full.get((member.run.dataset, member.run.seed))
         if member.model == reference or other is None:
             continue
-        for name in set(member.evaluations) & set(other.evaluations):
-            evaluation, theirs = member.evaluations[name], other.evaluations[name]
+        for name, evaluation in member.evaluations.items():
+            theirs = other.evaluations.get(name)
+            if theirs is None:
+                continue
             same = evaluation.about["set"] == theirs.about["set"]
             if not same or not np.array_equal(evaluation.record, theirs.record):
                 raise UserError(

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -103,12 +104,8 @@ def labels(runs: Sequence[RunRecord], given: Sequence[str] = ()) -> list[str]:
     The label is the experiment's name without its data set and seed. Runs that share it but differ
     in settings have these settings added.
 
-    Args:
-        runs: the runs.
-        given: labels of the user's choice, one for each run, or none.
-
     Raises:
-        UserError: there are not as many labels as runs.
+        UserError: labels are given, but not as many as runs.
     """
     if given:
         if len(given) != len(runs):
@@ -193,10 +190,10 @@ def _row(
                 if both:
                     between = (x[1:] + x[:-1]) / 2
                     axes.plot(between, one.table[1:, training], color=look["color"], linewidth=0.6)
-            for images, length in one.stages[1:]:
+            for (_, before), (images, length) in pairwise(one.stages):
                 at = images / unit[0], np.interp(images, one.table[:, 0], one.table[:, 5])
                 upper.plot(*at, "|", color=look["color"], markersize=9)
-                if not place:  # further seeds' numbers would lie on these
+                if not place and length != before:  # further seeds' numbers would lie on these
                     upper.annotate(
                         str(length), at, (4, 2), textcoords="offset points", fontsize=6.5,
                         color=look["color"],

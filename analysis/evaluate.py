@@ -14,7 +14,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -111,11 +111,6 @@ class Evaluation:
         return self.logits.argmax(1) == self.label
 
     @property
-    def probability(self) -> np.ndarray:
-        """(n,) of label 1, by softmax."""
-        return (1 + np.tanh(self.margin / 2)) / 2
-
-    @property
     def margin(self) -> np.ndarray:
         """(n,) logit of label 1 minus that of label 0."""
         return self.logits[:, 1].astype(np.float64) - self.logits[:, 0]
@@ -127,12 +122,8 @@ class Evaluation:
         return float(np.logaddexp(0, -signed).mean())
 
     def accuracy(self, chosen: np.ndarray | None = None, exact: bool = False) -> Row:
-        """Images, accuracy and its 95% interval, over all images or some.
-
-        Args:
-            chosen: (n,) bool; None takes all.
-            exact: Clopper and Pearson's interval rather than Wilson's.
-        """
+        """Images, accuracy and its 95% interval, Wilson's or the exact one; of all images or those
+        chosen, (n,) bool."""
         right = self.correct if chosen is None else self.correct[chosen]
         if not len(right):
             return {"images": 0, "accuracy": math.nan, "low": math.nan, "high": math.nan}
@@ -146,10 +137,8 @@ class Evaluation:
         return [[int(((self.label == r) & (answer == c)).sum()) for c in LABELS] for r in LABELS]
 
     def by_property(self, exact: bool = False) -> list[Row]:
-        """Accuracy by label, and by distance between the markers within each label.
-
-        Images without two markers are a row of their own.
-        """
+        """Accuracy by label, and by distance between the markers within each label; images without
+        two markers are a row of their own."""
         bins = np.floor(self.distance / DISTANCE_BIN)
         rows = []
         for label, name in LABELS.items():
@@ -200,15 +189,13 @@ def evaluate(
     data: Any = None,
     **asked: Any,
 ) -> Evaluation:
-    """A run's answers to a set of images.
+    """A run's answers to a set of images (see :func:`analysis.image_sets.open_images`).
 
     Images are taken in a random order that the seed fixes, in batches of the run's ``batch_size``:
     a circuit that normalises by the batch at hand, and the random hidden state, depend on it. The
     same arguments therefore give the same numbers, and two runs see the same images.
 
     Args:
-        run: the run.
-        dataset: see :func:`analysis.image_sets.open_images`.
         images, asked: see :class:`Asked`.
         workers: processes that load; None: none on a CPU, half of the cores beside a GPU.
         data: the set, where it is open already.
@@ -318,7 +305,7 @@ def check_size(run: TrainedRun, dataset: str, data: Any, resize: bool) -> None:
     warnings.warn(f"{text}: they are resized", stacklevel=2)
 
 
-def percent(row: Row) -> str:
+def percent(row: Mapping[str, Any]) -> str:
     """``97.4% (97.1–97.7)`` of a row with accuracy, low and high."""
     if not row["images"]:
         return "–"

@@ -17,11 +17,9 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
 
 from analysis.card import evaluations, images_to_90, model_card
 from analysis.curves import curve
@@ -107,14 +105,12 @@ def export_program(
     drawn from PyTorch's default generator at each call.
 
     Args:
-        run: the run.
-        path: a ``.pt2`` file.
         size: (H, W) in pixels; None: the run's own.
         batch: images a call.
 
     Returns:
-        The path, and the largest difference to the network on random images, relative to the
-        largest value.
+        The path, a ``.pt2`` file, and the largest difference to the network on random images,
+        relative to the largest value.
 
     Raises:
         RuntimeError: the program gives other numbers than the network.
@@ -128,33 +124,21 @@ def export_program(
     torch.export.save(program, content)
     content.seek(0)
     loaded = torch.export.load(content).module()
-    difference = compare(run.network, loaded, images)
+    with torch.no_grad(), default_generator(run.network):
+        answers = []
+        for network in (run.network, loaded):
+            torch.manual_seed(0)
+            answers.append(network(images))
+    difference = max(
+        float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
+        for ours, theirs in zip(*answers, strict=True)
+    )
     if not difference <= TOLERANCE:
         raise RuntimeError(
             f"the exported program differs from the network by {difference:.1e} of the largest "
             f"value (at most {TOLERANCE:g} is allowed); nothing was written"
         )
     return write_bytes(path, content.getvalue()), difference
-
-
-@torch.no_grad()
-def compare(network: nn.Module, program: Any, images: Tensor) -> float:
-    """Largest difference of logits and activity, each relative to its largest value."""
-    results = []
-    for module in (network, program):
-        torch.manual_seed(0)
-        with default_generator(network):
-            results.append(module(images))
-    return max(
-        float((a - b).abs().max() / b.abs().max().clamp(min=1e-12))
-        for a, b in zip(*results, strict=True)
-    )
-
-
-def _in_clone(path: Path) -> str:
-    """A path as a command in the clone names it; of a file elsewhere the name alone."""
-    whole = path.resolve()
-    return str(whole.relative_to(CLONE)) if whole.is_relative_to(CLONE) else path.name
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -186,7 +170,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "safetensors" in options.format:
         paths.append(export_safetensors(run, weights))
     if "card" in options.format:
-        text = model_card(run, _in_clone(weights))
+        # As a command in the clone names it.
+        whole = weights.resolve()
+        name = whole.relative_to(CLONE) if whole.is_relative_to(CLONE) else whole.name
+        text = model_card(run, str(name))
         paths.append(write_text(stem.with_name(f"{stem.name}.md"), text))
     if "npy" in options.format:
         paths.append(stem.with_name(f"{stem.name}_npy"))

@@ -45,21 +45,16 @@ def draw(
     samples: int = SAMPLES,
     seed: int = 0,
 ) -> dict[str, list[Path]]:
-    """Draw a run's figures.
+    """Draw a run's figures into a folder; by kind, the files written.
 
     Args:
-        run: the run.
         kinds: any of ``KINDS``; those of a circuit are left out for a network without one.
-        folder: where to write.
         dataset: images to show the network (see ``analysis.image_sets.open_images``); None: some
             like those that it trained on.
         index: number of one image in it; None takes the first of each label.
         stage: of the horizontal kernel (see ``analysis.association``).
         samples: of SmoothGrad.
         seed: of generated images, noise and hidden state.
-
-    Returns:
-        By kind, the files written.
     """
     wanted = [k for k in KINDS if k in kinds and (k not in OF_CIRCUIT or is_recurrent(run.network))]
     data: Any = None

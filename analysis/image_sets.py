@@ -50,10 +50,11 @@ def open_images(
         UserError: there is no such set, or it cannot be read.
     """
     match = GENERATED.fullmatch(name)
-    if match:
-        return GeneratedFold(name, "test", Settings(contour_length=int(match[1])), seed, count)
-    if name == OWN:
-        settings = generator_settings(str(params["dataset"]), params)
+    if match or name == OWN:
+        if match:
+            settings: Settings | None = Settings(contour_length=int(match[1]))
+        else:
+            settings = generator_settings(str(params["dataset"]), params)
         if settings is None:
             raise UserError(f"the settings of {params['dataset']} are not known: name another set")
         return GeneratedFold(name, "test", settings, seed, count)
@@ -79,8 +80,7 @@ def title(name: str) -> str:
 def marker_distance(images: np.ndarray) -> np.ndarray:
     """Distance between the two discs of Pathfinder images, found in the images themselves.
 
-    What is left of the pixels above 127 after erosion by a disc of radius 2 belongs to the discs;
-    their centres are the means of its two clusters.
+    What is left of the pixels above 127 after erosion by a disc of radius 2 belongs to the discs.
 
     Args:
         images: (N, H, W), 0–255.
@@ -92,24 +92,14 @@ def marker_distance(images: np.ndarray) -> np.ndarray:
     y, x = np.mgrid[-r : r + 1, -r : r + 1]
     disc = x * x + y * y <= r * r
     cores = (ndimage.binary_erosion(image > 127, disc) for image in np.asarray(images))
-    return np.array([_distance(np.argwhere(core)) for core in cores])
+    return np.array([_distance(core) for core in cores])
 
 
-def _distance(pixels: np.ndarray) -> float:
-    """Distance of the centres of two clusters of pixels (m, 2)."""
-    if not len(pixels):
+def _distance(cores: np.ndarray) -> float:
+    """Distance of the centres of the two discs that a mask (H, W) shows."""
+    discs, count = ndimage.label(cores, np.ones((3, 3)))
+    sides = [side.stop - side.start for place in ndimage.find_objects(discs) for side in place]
+    if count != 2 or max(sides) > 2 * MARKER_RADIUS:
         return math.nan
-    from_first = np.linalg.norm(pixels - pixels[0], axis=1)
-    other = pixels[from_first.argmax()]
-    nearer = from_first > np.linalg.norm(pixels - other, axis=1)
-    clusters = pixels[~nearer], pixels[nearer]
-    if not len(clusters[1]):
-        return math.nan
-    centres = [cluster.mean(0) for cluster in clusters]
-    spread = max(
-        np.linalg.norm(cluster - centre, axis=1).max()
-        for cluster, centre in zip(clusters, centres, strict=True)
-    )
-    apart = float(np.linalg.norm(centres[0] - centres[1]))
-    more_than_two_or_one = spread > MARKER_RADIUS or apart < MARKER_RADIUS
-    return math.nan if more_than_two_or_one else apart
+    first, second = np.array(ndimage.center_of_mass(cores, discs, [1, 2]))
+    return float(np.linalg.norm(first - second))

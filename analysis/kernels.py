@@ -75,7 +75,7 @@ def gabor_figure(network: RecurrentNetwork | FeedforwardNetwork) -> Figure:
 def kernel_figure(network: nn.Module, stage: str = "weights") -> Figure:
     """All K×K horizontal kernels, sorted by the measured orientation of the channels."""
     kernel, orientation = connections(network, stage), channel_orientation(network)
-    order = association.sorted_channels(orientation)
+    order = np.argsort(orientation, kind="stable")  # channels without an orientation last
     K, size = len(order), kernel.shape[-1]
     tiles = kernel[order][:, order].transpose(0, 2, 1, 3).reshape(K * size, K * size)
     scale = float(np.percentile(np.abs(kernel), 99.5)) or 1.0
@@ -121,7 +121,7 @@ def association_figure(network: nn.Module, stage: str = "weights") -> Figure:
     middle.tick_params(labelleft=False)
     lower.colorbar(shown, ax=[left, middle], shrink=0.9, label="connection (weight)")
     for part, sign, name, colour, marker in (
-        (0, 1, "excitatory", style.EXCITATORY, "o"), (1, -1, "inhibitory", style.INHIBITORY, "s"),
+        (0, 1, "excitatory", style.RED, "o"), (1, -1, "inhibitory", style.BLUE, "s"),
     ):  # fmt: skip
         band: Any = {"color": colour, "alpha": 0.2, "linewidth": 0, "label": "shuffled, 95%"}
         right.fill_between(found.relative, *sign * found.null[part], **band)

@@ -50,15 +50,10 @@ class Prediction:
 
 
 def read_image(path: Path, size: Sequence[int], resize: bool = False) -> np.ndarray:
-    """A grey image (H, W), uint8, from an image file, read as training reads it.
-
-    Args:
-        path: see `dataset_processing.images.read_image`.
-        size: (H, W) that it must have.
-        resize: shrink or stretch an image of another size (Lanczos).
+    """A grey image (H, W), uint8, of this size, read as training reads it.
 
     Raises:
-        UserError: it cannot be read, or is of another size and not to be resized.
+        UserError: it cannot be read, or is of another size and not to be resized (Lanczos).
     """
     image = read_as_training(path)
     height, width = size
@@ -84,12 +79,7 @@ def prepare_images(run: TrainedRun, images: np.ndarray, seed: int = 0) -> Tensor
 
 @torch.no_grad()
 def predict(run: TrainedRun, image: np.ndarray, seed: int = 0) -> Prediction:
-    """A run's answer to one image, by itself: no other image changes it.
-
-    Args:
-        image: (H, W), 0–255.
-        seed: of the random hidden state.
-    """
+    """A run's answer to one image (H, W), 0–255, by itself: no other image changes it."""
     images = prepare_images(run, image[None], seed)
     with hidden_seed(run.network, seed):
         logits, activity = run.network(images)

@@ -9,6 +9,7 @@ All of it works on a trained network as it is, as a physiologist would; nothing 
 """
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -120,8 +121,12 @@ def steps(network: nn.Module, count: int) -> Iterator[nn.Module]:
     layer = circuit(network)
     if not isinstance(count, int) or count < 1:
         raise UserError(f"timesteps must be a whole number of at least 1, found {count!r}")
-    most = longest(layer)
-    if most is not None and count > most:
+    most: float = math.inf
+    if layer.adaptation:
+        most = len(layer.eta)
+    elif layer.batch_norm and not layer.reuse:
+        most = len(cast(nn.ModuleList, layer.norms["g1"]))
+    if count > most:
         raise UserError(
             f"timesteps is {count}, but this circuit has η or normalisation for {most} steps only"
         )
@@ -140,14 +145,6 @@ def altered(
         if timesteps is not None:
             stack.enter_context(steps(network, timesteps))
         yield
-
-
-def longest(layer: HGRU) -> int | None:
-    """The most timesteps the circuit can run; None: any number."""
-    if layer.adaptation:
-        return len(layer.eta)
-    own = layer.batch_norm and not layer.reuse
-    return len(cast(nn.ModuleList, layer.norms["g1"])) if own else None
 
 
 @contextlib.contextmanager

@@ -142,6 +142,13 @@ class RunRecord:
         return self._each(told)
 
     @property
+    def version(self) -> str:
+        """Its commits; where git did not say, the first digits of the code's fingerprints."""
+        parts = (self.sessions[0].get("code") or {}).get("fingerprint") or {}
+        digits = ", ".join(f"{part} {found[:6]}" for part, found in parts.items())
+        return self.commits or digits or "not known"
+
+    @property
     def overrides(self) -> dict[str, str]:
         """Its ``key=value`` overrides by key, in order; of several of one key the last counts."""
         last: dict[str, str] = {}
@@ -242,8 +249,13 @@ def kept_records(place: Path, config: Config) -> list[Run]:
 
 
 def stages_text(stages: Sequence[tuple[int, int]]) -> str:
-    """``6; 9 from 64,000; 14 from 128,000`` of (training images, length)."""
-    return "; ".join(f"{n} from {images:,}" if images else f"{n}" for images, n in stages)
+    """``6; 9 from 64,000; 9 alone from 96,000`` of (training images, length)."""
+    told, before = [], None
+    for images, length in stages:
+        alone = " alone" if length == before else ""  # after some that had shorter ones among them
+        told.append(f"{length}{alone}" + (f" from {images:,}" if images else ""))
+        before = length
+    return "; ".join(told)
 
 
 def _short(value: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 from analysis import comparison, curves, figures
 from analysis.comparison import Member
-from analysis.evaluate import percent
+from analysis.evaluate import Evaluation, percent
 from analysis.image_sets import title
 from analysis.pages import TYPES, fill
 from analysis.probing import SAMPLES
@@ -49,8 +49,6 @@ def report(
     """Write the page.
 
     Args:
-        runs: the runs, at least one.
-        path: the HTML file.
         datasets: sets to evaluate on; none: what each run validated on.
         examples: set of the images that activity and gradients are shown for; None: some like
             those that each run trained on.
@@ -75,18 +73,26 @@ def report(
             if file.suffix in TYPES
         ]
         learned.append((heading, shown))
+    compared: dict[str, Any] = {}
+    if len(runs) > 1:
+        points = comparison.points(members)
+        tests = comparison.paired_tests(members, comparison.reference_of(members))
+        figure = save(comparison.comparison_figure(points), drawn / "comparison")[0]
+        compared = {"figure": figure, "table": comparison.table(points)}
+        compared["tests"] = comparison.tests_table(tests)
     settings, changed = _settings(runs)
     pairs = [(one, *pair) for one in members for pair in one.evaluations.items()]
     text = fill(
         "report.html.jinja",
         names=", ".join(dict.fromkeys(member.model for member in members)),
         style=STYLE.read_text(encoding="utf-8"),
-        lead=_lead(members),
-        numbers=_numbers(members)[:CARDS],
-        about=next(iter(members[0].evaluations.values())).about,
-        accuracy=_accuracy(members),
+        members=members,
+        title=title,
+        numbers=_numbers(pairs),
+        about=pairs[0][2].about,
+        accuracy=_accuracy(pairs),
         details=[(f"{one.name} on {title(name)}", *found.tables()) for one, name, found in pairs],
-        comparison=_comparison(members, drawn) if len(runs) > 1 else None,
+        comparison=compared,
         curves=_curves(members, drawn),
         learned=learned,
         settings=settings,
@@ -97,60 +103,38 @@ def report(
     return write_text(path, text)
 
 
-def _lead(members: Sequence[Member]) -> str:
-    if len(members) > 1:
-        return f"{len(members)} runs: {', '.join(member.run.name for member in members)}."
-    run = members[0].run
-    return (
-        f"{run.name}: trained on {title(run.dataset)} from seed {run.seed}; weights of "
-        f"step {run.step:,} ({run.weights})."
-    )
-
-
-def _numbers(members: Sequence[Member]) -> list[tuple[str, str, str]]:
+def _numbers(pairs: Sequence[tuple[Member, str, Evaluation]]) -> list[tuple[str, str, str]]:
     """The large numbers: name, value, what stands small below."""
-    items = []
-    for member in members:
-        for name, evaluation in member.evaluations.items():
-            found = evaluation.accuracy()
-            which = title(name) if len(members) == 1 else f"{member.name}, on {title(name)}"
-            interval = f"{100 * found['low']:.1f}–{100 * found['high']:.1f}%"
-            small = f"95%: {interval}, {found['images']:,} images"
-            items.append((f"accuracy, {which}", f"{100 * found['accuracy']:.1f}%", small))
-    if len(members) == 1:
-        run = members[0].run
+    items, runs = [], {id(member): member.run for member, _, _ in pairs}
+    for member, name, evaluation in pairs:
+        found = evaluation.accuracy()
+        which = title(name) if len(runs) == 1 else f"{member.name}, on {title(name)}"
+        interval = f"{100 * found['low']:.1f}–{100 * found['high']:.1f}%"
+        small = f"95%: {interval}, {found['images']:,} images"
+        items.append((f"accuracy, {which}", f"{100 * found['accuracy']:.1f}%", small))
+    if len(runs) == 1:
+        (run,) = runs.values()
         items.append(("trained parameters", f"{run.parameters:,}", run.model_name))
         batch = f"batches of {run.params['batch_size']}"
         items.append(("training images", f"{run.images_seen:,}", batch))
-    return items
+    return items[:CARDS]
 
 
-def _accuracy(members: Sequence[Member]) -> Rows:
+def _accuracy(pairs: Sequence[tuple[Member, str, Evaluation]]) -> Rows:
     rows = []
-    for member in members:
-        for name, one in member.evaluations.items():
-            numbers = one.summary()
-            rows.append(
-                {
-                    "run": member.name,
-                    "tested on": title(name),
-                    "accuracy (95%)": percent(numbers),
-                    "AUC": f"{numbers['auc']:.4f}",
-                    "loss (nats)": f"{numbers['loss']:.4f}",
-                    "images": f"{numbers['images']:,}",
-                }
-            )
+    for member, name, evaluation in pairs:
+        numbers = evaluation.summary()
+        rows.append(
+            {
+                "run": member.name,
+                "tested on": title(name),
+                "accuracy (95%)": percent(numbers),
+                "AUC": f"{numbers['auc']:.4f}",
+                "loss (nats)": f"{numbers['loss']:.4f}",
+                "images": f"{numbers['images']:,}",
+            }
+        )
     return rows
-
-
-def _comparison(members: Sequence[Member], drawn: Path) -> dict[str, Any]:
-    points = comparison.points(members)
-    tests = comparison.paired_tests(members, comparison.reference_of(members))
-    return {
-        "figure": save(comparison.comparison_figure(points), drawn / "comparison")[0],
-        "table": comparison.table(points),
-        "tests": comparison.tests_table(tests),
-    }
 
 
 def _curves(members: Sequence[Member], drawn: Path) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ is kept: prose belongs there.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -46,26 +46,32 @@ HEADINGS = ("dataset", "exp_name", "curriculum", "stream_settings", "initial_wei
 Row = dict[str, Any]
 
 
-@dataclass
-class Result:
+@dataclass(frozen=True)
+class Result(Point):
     """A run on the page.
 
-    ``tested``: images, accuracy, low and high (Wilson, 95%), of the evaluation on its own
-    validation images if there is one, else of its last validation.
+    Its accuracy is that of the evaluation on its own validation images if there is one, else that
+    of its last validation.
     """
 
     run: RunRecord
-    curve: Curve  # the label is what the page calls the run
-    images: int  # training images
+    curve: Curve
     seconds: float | None  # that it trained; None: not counted
     complete: bool  # whether it trained to its end
-    evaluations: list[dict[str, Any]]  # what analysis.evaluate had kept of its last weights
-    tested: dict[str, Any]
+    others: list[dict[str, Any]]  # further evaluations of its last weights
 
     @property
     def at_chance(self) -> bool:
         """Whether it has learned nothing, or next to nothing."""
-        return bool(self.tested["accuracy"] < LEARNED)
+        return self.accuracy < LEARNED
+
+    @property
+    def settings(self) -> str:
+        """The script, and what was set that bears on learning and stands nowhere else."""
+        left = {key for key, setting in SETTINGS.items() if setting.metadata["resume"]}
+        overrides = self.run.overrides.items()
+        told = [text for key, text in overrides if key not in left and key not in HEADINGS]
+        return " ".join([self.run.script, *told])
 
     @property
     def began_with(self) -> str:
@@ -76,20 +82,6 @@ class Result:
             told.append(f"{seen}{initial.get('data') or initial['source']}")
             initial = initial.get("initial_weights")
         return ", after ".join(told)
-
-    @property
-    def point(self) -> Point:
-        """It as a point of the comparison's figure."""
-        return Point(
-            model=self.curve.label,
-            trained_on=trained_on(self.run),
-            tested_on=self.run.validated_on,
-            seed=self.run.seed,
-            parameters=int((self.run.record.get("network") or {}).get("parameters") or 0),
-            training_images=self.images,
-            images_to=self.curve.images_to(comparison.LEVEL),
-            **{key: self.tested[key] for key in ("images", "accuracy", "low", "high")},
-        )
 
 
 def trained_on(run: RunRecord) -> str:
@@ -117,15 +109,28 @@ def result(run: Run, label: str) -> Result:
     validations = [event for event in counted if event["event"] == "validation"]
     if not validations:
         raise UserError(f"{run.json_log} has no validation that counts its images: delete it")
-    last, evaluations = validations[-1], run.events("evaluation")
+    evaluations, last = run.events("evaluation"), validations[-1]
+    own = [one for one in evaluations if _is_own(one, record)]
     count, accuracy = last["validation_images"], last["accuracy"]
     low, high = proportion(round(accuracy * count), count)
-    tested = {"images": count, "accuracy": accuracy, "low": low, "high": high}
-    for one in evaluations:
-        tested = one if _is_own(one, record) else tested
-    images, seconds = counted[-1]["images"], counted[-1]["seconds"]
-    drawn = curves.logged_curve(run, label)
-    return Result(record, drawn, images, seconds, ended(run), evaluations, tested)
+    validated = {"images": count, "accuracy": accuracy, "low": low, "high": high}
+    tested = own[-1] if own else validated
+    curve = curves.logged_curve(run, label)
+    return Result(
+        model=label,
+        trained_on=trained_on(record),
+        tested_on=record.validated_on,
+        seed=record.seed,
+        parameters=int((record.record.get("network") or {}).get("parameters") or 0),
+        training_images=counted[-1]["images"],
+        images_to=curve.images_to(comparison.LEVEL),
+        **{key: tested[key] for key in validated},
+        run=record,
+        curve=curve,
+        seconds=counted[-1]["seconds"],
+        complete=ended(run),
+        others=[one for one in evaluations if one is not tested],
+    )
 
 
 def _is_own(evaluation: dict[str, Any], run: RunRecord) -> bool:
@@ -140,70 +145,24 @@ def _is_own(evaluation: dict[str, Any], run: RunRecord) -> bool:
     )
 
 
-def runs_table(found: Sequence[Result], page: Path) -> list[Row]:
-    """A row for each run, in six columns."""
-    rows = []
-    for one in found:
-        overrides = [
-            text
-            for key, text in one.run.overrides.items()
-            if key not in HEADINGS and not (key in SETTINGS and SETTINGS[key].metadata["resume"])
-        ]
-        images = f"{one.images:,}" + (f", after {one.began_with}" if one.began_with else "")
-        if len(one.curve.stages) > 1:
-            images += f" (length {stages_text(one.curve.stages)})"
-        accuracy = f"{percent(one.tested)} of {one.tested['images']:,}"
-        rows.append(
-            {
-                "run": f"[{one.curve.label}, seed {one.run.seed}](runs/{one.run.name})",
-                "script and settings": f"`{' '.join([one.run.script, *overrides])}`",
-                "training images": images if one.complete else f"{images}, left early",
-                "time, device": f"{duration(one.seconds)}, {one.run.devices or 'not known'}",
-                "commit": one.run.commits or "not known",
-                "accuracy (95%)": accuracy + (", at chance" if one.at_chance else ""),
-            }
-        )
-    return rows
+@dataclass(frozen=True)
+class Reached:
+    """How many seeds of one thing reached an accuracy in validation, and when."""
 
+    count: int
+    seeds: int
+    low: float  # Wilson's 95% interval of the share of seeds
+    high: float
+    images: np.ndarray  # (count,) training images at the first validation that did
+    minutes: np.ndarray  # (count,) of training
 
-def seeds_table(groups: Sequence[Sequence[Result]]) -> list[Row]:
-    """A row for each thing that was trained from several seeds: how many reached which accuracy."""
-    rows = []
-    for group in groups:
-        chance = sum(one.at_chance for one in group)
-        row = {
-            "run": group[0].curve.label,
-            "seeds": f"{len(group)}, {chance} at chance" if chance else f"{len(group)}",
-        }
-        for level in LEVELS:
-            reached = [one.curve.reached(level) for one in group]
-            those = np.array([validation[:2] for validation in reached if validation is not None])
-            low, high = (100 * share for share in proportion(len(those), len(group)))
-            name, needed = f"{100 * level:g}%", "–"
-            if len(those):
-                minutes = spread(those[:, 1] / 60, ".1f")
-                needed = f"{spread(those[:, 0], ',.0f')}, {minutes}"
-            row[f"{name} reached (95%)"] = f"{len(those)} of {len(group)} ({low:.0f}–{high:.0f}%)"
-            row[f"to {name}: images, minutes"] = needed
-        rows.append(row)
-    return rows
-
-
-def evaluations_table(found: Sequence[Result]) -> list[Row]:
-    """A row for each evaluation of last weights on other images, with a lesion, or more steps."""
-    return [
-        {
-            "run": f"{one.curve.label}, seed {one.run.seed}",
-            "tested on": evaluation["dataset"],
-            "lesion": " ".join(evaluation["lesion"]) or "–",
-            "steps": evaluation["timesteps"] or "–",
-            "accuracy (95%)": f"{percent(evaluation)} of {evaluation['images']:,}",
-            "AUC": f"{evaluation['auc']:.3f}",
-        }
-        for one in found
-        for evaluation in one.evaluations
-        if evaluation is not one.tested
-    ]
+    @classmethod
+    def of(cls, group: Sequence[Result], level: float) -> "Reached":
+        """What a group of seeds reached."""
+        reached = [one.curve.reached(level) for one in group]
+        images, seconds = np.array([row[:2] for row in reached if row is not None]).reshape(-1, 2).T
+        interval = proportion(len(images), len(group))
+        return cls(len(images), len(group), *interval, images, seconds / 60)
 
 
 def spread(values: np.ndarray, form: str) -> str:
@@ -226,16 +185,16 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
-def section(name: str, runs: Sequence[Run], page: Path) -> tuple[dict[str, Any], list[Result]]:
-    """What the page has of the runs that were trained alike: tables and figures; the runs."""
+def section(name: str, runs: Sequence[Run], page: Path) -> dict[str, Any]:
+    """What the page has of the runs that were trained alike, under this name."""
     names = curves.labels([RunRecord.of(run) for run in runs])
     found = [result(run, label) for run, label in zip(runs, names, strict=True)]
-    found.sort(key=lambda one: (one.run.script != "hgru.py", one.curve.label, one.run.seed))
+    found.sort(key=lambda one: (one.run.script != "hgru.py", one.model, one.run.seed))
     groups: dict[tuple[str, str], list[Result]] = {}
     for one in found:
-        groups.setdefault((one.curve.label, one.began_with), []).append(one)
+        groups.setdefault((one.model, one.began_with), []).append(one)
     figures = {
-        "accuracy": comparison.comparison_figure([one.point for one in found]),
+        "accuracy": comparison.comparison_figure(found),
         "curves": curves.learning_curves([one.curve for one in found]),
     }
     slug = re.sub(r"\W+", "_", name).strip("_")
@@ -243,13 +202,9 @@ def section(name: str, runs: Sequence[Run], page: Path) -> tuple[dict[str, Any],
         what: save(figure, page.parent / "figures" / f"{page.stem}_{what}_{slug}", ("png",))[0]
         for what, figure in figures.items()
     }
-    others = "The same weights on other images, with a lesion or more steps:\n\n"
-    tables = [
-        ("", seeds_table([group for group in groups.values() if len(group) > 1])),
-        ("", runs_table(found, page)),
-        (others, evaluations_table(found)),
-    ]
-    return {"name": name, "tables": tables, "figures": paths}, found
+    several = [group for group in groups.values() if len(group) > 1]
+    seeds = [(group, [Reached.of(group, level) for level in LEVELS]) for group in several]
+    return {"name": name, "seeds": seeds, "runs": found, "figures": paths}
 
 
 def write_page(page: Path, runs: Sequence[Run]) -> list[Path]:
@@ -264,17 +219,20 @@ def write_page(page: Path, runs: Sequence[Run]) -> list[Path]:
         record = RunRecord.of(run)
         length = contour_length(title(record.dataset)) or 0
         alike.setdefault((-length, trained_on(record)), []).append(run)
-    made = [section(name, alike[_, name], page) for _, name in sorted(alike)]
-    sections, found = [one for one, _ in made], [one for _, results in made for one in results]
+    sections = [section(key[1], alike[key], page) for key in sorted(alike)]
+    found = [one for made in sections for one in made["runs"]]
     table = [
-        vars(one.point)
+        {field.name: getattr(one, field.name) for field in fields(Point)}
         | {"run": one.run.name, "began_with": one.began_with, "seconds": one.seconds}
-        | {"device": one.run.devices, "commit": one.run.commits, "command": one.run.command}
+        | {"device": one.run.devices, "commit": one.run.version, "command": one.run.command}
         for one in found
     ]
+    forms = {"percent": percent, "duration": duration, "spread": spread, "stages": stages_text}
+    forms["percent_of"] = lambda one: percent(vars(one))
+    text = fill("results.md.jinja", above=above, mark=mark, sections=sections, **forms)
     commands = fill("results.sh.jinja", page=page.name, runs=[one.run for one in found])
     return [
-        write_text(page, fill("results.md.jinja", above=above, mark=mark, sections=sections)),
+        write_text(page, text),
         *(path for one in sections for path in one["figures"].values()),
         write_csv(page.with_name(f"{page.stem}_runs.csv"), table),
         write_text(page.with_name(f"{page.stem}_commands.sh"), commands),

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.style
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -16,23 +15,20 @@ from matplotlib.figure import Figure
 from support.files import write_bytes
 
 PAGE = 7.0  # width of a journal's page, inches
-# Okabe & Ito (2008), darkest first; line styles and markers differ too, for grey prints.
-BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW, BLACK = (
-    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000",
-)  # fmt: skip
-SERIES = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY, BLACK)
+# Okabe & Ito (2008); line styles and markers differ too, for grey prints.
+BLUE, SKY, RED = "#0072B2", "#56B4E9", "#D55E00"
+SERIES = (BLUE, RED, "#009E73", "#E69F00", "#CC79A7", SKY, "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
-EXCITATORY, INHIBITORY = RED, BLUE
 MUTED = "#5c5c5c"
 PLAIN: Any = {"loc": "center", "fontweight": "normal"}  # of titles of small panels
 CHANCE: Any = {"color": MUTED, "linewidth": 0.8, "linestyle": (0, (2, 2))}
 
-ACTIVITY = colormaps["magma"]  # perceptually uniform; 0 is dark
+ACTIVITY = "magma"  # perceptually uniform; 0 is dark
+SEQUENTIAL = "cividis"  # made for colour-blind readers
 SIGNED = LinearSegmentedColormap.from_list(  # as dark at +x as at −x, white at 0
     "blue_white_red", ["#08306b", "#2b7bba", "#a6cee3", "#ffffff", "#f4b183", "#c8500a", "#6b2700"]
 )
-SEQUENTIAL = colormaps["cividis"]  # made for colour-blind readers
 
 LEGEND_LETTERS = 100  # that a line below the axes of a page holds
 LEGEND_ROW = 0.15  # inches

@@ -99,7 +99,6 @@ def cells(name: str, axes: dict[str, list[str]], overrides: Sequence[str] = ()) 
     Args:
         name: of the sweep; experiments' names begin with it.
         axes: ``scripts``; optionally ``datasets`` (else each script's own) and ``seeds`` (else 0).
-        overrides: ``key=value`` texts for all runs.
 
     Raises:
         UserError: a script, a parameter or a seed is not known.

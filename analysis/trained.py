@@ -165,11 +165,7 @@ def _other(recorded: dict[str, Any], network: nn.Module) -> list[str]:
 
 
 def script_of(record: dict[str, Any]) -> Any:
-    """The script that trained a run, as a module.
-
-    Args:
-        record: with ``parameters`` and, optionally, ``script`` (a file name in the clone); else
-            the script is that of the parameter ``model_name``.
+    """The script that trained a run, as a module: that of its name, or of its ``model_name``.
 
     Raises:
         MissingError: the clone has no such script.

@@ -19,7 +19,7 @@ from scipy import stats
 import hgru
 from analysis import curves, export, figures, predict, results
 from analysis.evaluate import evaluated
-from analysis.record import RunRecord
+from analysis.record import RunRecord, stages_text
 from analysis.trained import load_run
 from config import CLONE, Config
 from support.files import read_arrays, write_arrays
@@ -104,6 +104,14 @@ def test_devices_and_commits_are_those_of_the_sessions_that_count():
     assert bare(record, 30).commits == expected
     assert bare(record, 10).devices == "H100"
     assert bare({}, 10).devices is None and bare({}, 10).commits is None
+    assert bare(record, 10).version == "aaaaaaaaaaaa" and bare({}, 10).version == "not known"
+    code = {"commit": None, "fingerprint": {"layers": "0123456789abcdef"}}
+    assert bare({"sessions": [{"step": 0, "code": code}]}, 10).version == "layers 012345"
+
+
+def test_the_lengths_of_a_curriculum_read_well():
+    stages = ((0, 6), (64_000, 14), (96_000, 14))  # with shorter ones among them, then alone
+    assert stages_text(stages) == "6; 14 from 64,000; 14 alone from 96,000"
 
 
 def test_a_run_resumed_with_a_pause_has_the_images_and_seconds_of_its_sessions(
@@ -226,7 +234,7 @@ def test_the_page_has_what_the_runs_recorded(page, copied, names):
         (row,) = [row for row in runs if f"](runs/{name})" in row["run"]]
         assert f", seed {run.seed}]" in row["run"] and run.script in row["script and settings"]
         assert "batch_size=4" in row["script and settings"]
-        assert row["training images"] == "44" and row["commit"] == (run.commits or "not known")
+        assert row["training images"] == "44" and row["commit"] == run.version
         assert row["time, device"].endswith(", cpu")
         right = run.history.validation_metric[-1]
         assert row["accuracy (95%)"].startswith(f"{100 * right:.1f}% (")
