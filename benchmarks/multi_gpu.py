@@ -22,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.timing import machine, ratio, seconds, set_tf32, tidy, train_step, wait
+from benchmarks.timing import machine, ratio, set_tf32, tidy, train_step, wait
 from support import shell
 from support.files import write_json
 from support.memory import keep_memory
@@ -96,13 +97,11 @@ class Side:
 
     def seconds(self, steps: int) -> float:
         """Seconds an update, from when all processes begin to when all have done so many."""
-
-        def train() -> None:
-            self.train(steps)
-            self.wait()
-
         self.wait()
-        return seconds(train, self.ranks.device) / steps
+        began = time.perf_counter()
+        self.train(steps)
+        self.wait()
+        return (time.perf_counter() - began) / steps
 
     def wait(self) -> None:
         """Until all processes have done all that was asked of their devices."""
@@ -118,14 +117,16 @@ def measure(chosen: argparse.Namespace) -> None:
         keep_memory()
     with Ranks(device) as ranks:
         alone = Ranks(device, alone=True)
-        n, large = ranks.world_size, chosen.large
+        large = chosen.large
         found: dict[str, Any] = {"machine": machine(device), "profiles": {}}
         found["times"] = compare(chosen, ranks, alone, cases(chosen))
         if chosen.profile:
-            for who, (_, total) in zip((alone, ranks), cases(chosen), strict=False):
-                found["profiles"][who.world_size] = profiled(chosen, who, ranks, total)
+            for who, (n, total) in zip((alone, ranks), cases(chosen), strict=False):
+                if n > 1 or ranks.is_first:
+                    found["profiles"][n] = profiled(chosen, who, total)
+                ranks.barrier()
         if large:
-            found["times"] |= compare(chosen, ranks, alone, [(1, large), (n, large)])
+            found["times"] |= compare(chosen, ranks, alone, [(1, large), (ranks.world_size, large)])
         found["same"] = equality(chosen, ranks, alone)
         if ranks.is_first:
             torch.save(found, chosen.measure)
@@ -175,12 +176,9 @@ def equality(chosen: argparse.Namespace, ranks: Ranks, alone: Ranks) -> dict[str
     return {"losses": apart, "weights": dict(sorted(weights.items(), key=lambda x: -x[1]))}
 
 
-def profiled(chosen: argparse.Namespace, who: Ranks, ranks: Ranks, total: int) -> dict[str, Any]:
+def profiled(chosen: argparse.Namespace, who: Ranks, total: int) -> dict[str, Any]:
     """Milliseconds of a step that the first process's device (a CPU: its threads) computes,
     exchanges (waiting for the others included) and idles; and milliseconds of each operation."""
-    if who.world_size == 1 and not ranks.is_first:
-        ranks.barrier()
-        return {}
     set_tf32(True)
     tidy()
     side, steps = Side(chosen, total, who), 10
@@ -192,8 +190,6 @@ def profiled(chosen: argparse.Namespace, who: Ranks, ranks: Ranks, total: int) -
         side.wait()  # the others' profilers have started too
         side.train(steps)
         side.wait()
-    if who.world_size == 1:
-        ranks.barrier()
     times: dict[str, float] = {}
     for event in seen.key_averages():
         spent = event.self_device_time_total if on_gpu else event.self_cpu_time_total

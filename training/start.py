@@ -32,7 +32,7 @@ from training.resume import check_identity, checkpoint_of, compare_session, run_
 from training.run import Run, new_run
 from training.seeds import seed_of
 from training.signals import Stop
-from training.weights import brought, find_weights, origin, other_options
+from training.weights import begin_with, brought, find_weights
 
 log = logging.getLogger(__name__)
 
@@ -87,14 +87,7 @@ def train(
         exp = Experiment.of(params, [*exp.overrides, *more])
     network = _build(build_model, exp)
     if initial is not None:
-        with about(f"initial_weights={exp.initial_weights}: "):
-            initial.into(network)
-        others = other_options(initial, network)
-        if others:
-            log.warning(
-                "the initial weights were trained with other options: %s", "; ".join(others)
-            )
-        record["initial_weights"] = origin(initial, str(exp.initial_weights), network)
+        record["initial_weights"] = begin_with(initial, str(exp.initial_weights), network)
     training = Training(
         exp,
         network,

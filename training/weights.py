@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ from torch import Tensor, nn
 
 from config import Config
 from models.tf_variables import load_npy_folder, load_tf_variables
-from support.errors import MissingError, UserError
+from support.errors import MissingError, UserError, about
 from support.files import read_arrays
 from training.checkpoints import CheckpointError, CheckpointFolder, load
 from training.history import History, images_after
 from training.run import SAVED, Run, todays
+
+log = logging.getLogger(__name__)
 
 FORMAT = "hgru weights"  # what a .safetensors file of this project says of itself
 # Options that bear on initial values, speed or memory alone: trained weights do not need them.
@@ -133,26 +136,24 @@ def brought(found: Weights, aux: Mapping[str, Any]) -> list[str]:
     return [f"aux.{key}={value}" for key, value in wanted.items()]
 
 
-def other_options(found: Weights, network: nn.Module) -> list[str]:
-    """One line for each option of the circuit that weights were trained with and that this network
-    has otherwise."""
-    theirs = {
-        **_part(found.record, "parameters", "aux"),
-        **_part(found.record, "network", "options"),
-    }
-    own: dict[str, Any] = getattr(network, "options", None) or {}
-    return [
+def begin_with(found: Weights, which: str, network: nn.Module) -> dict[str, Any]:
+    """Set a new run's weights; what it records of them, as ``initial_weights``.
+
+    Warns where they were trained with other options of the circuit than this network has.
+    """
+    with about(f"initial_weights={which}: "):
+        found.into(network)
+    record, own = found.record or {}, getattr(network, "options", None) or {}
+    theirs = _part(record, "parameters", "aux") | _part(record, "network", "options")
+    others = [
         f"{key}: {value!r} there, {own[key]!r} here"
         for key, value in theirs.items()
         if key in own and own[key] != value and key not in NOT_NEEDED
     ]
-
-
-def origin(found: Weights, which: str, network: nn.Module) -> dict[str, Any]:
-    """What a run records of the weights that it begins with: ``initial_weights``."""
-    record = found.record or {}
+    if others:
+        log.warning("the initial weights were trained with other options: %s", "; ".join(others))
     return {
-        "source": str(which),
+        "source": which,
         "fingerprint": fingerprint(network),
         "step": found.step,
         "images": found.images,
@@ -201,10 +202,8 @@ def _of_checkpoint(path: Path, run: Run | None) -> Weights:
     parameters = {"parameters": state["identity"]["parameters"]}
     found.record = state.get("record") or (run.record() if run else parameters)
     found.history = History.of(state["history"], *_batch_and_epoch(found.record))
-    if "images" in state:
-        found.images, found.seconds = int(state["images"]), _known(state["seconds"])
-    else:
-        _count(found)
+    _count(found)
+    found.seconds = _known(state.get("seconds", math.nan))
     return found
 
 
