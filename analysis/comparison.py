@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -274,17 +274,19 @@ def comparison_figure(found: Sequence[Point]) -> Figure:
     return figure
 
 
-def _places(model: str, models: Sequence[str], count: int) -> np.ndarray:
-    """Where a model's seeds stand on the axis of models."""
-    return models.index(model) + (np.arange(count) - (count - 1) / 2) * 0.7 / max(count, 3)
+def _seeds(found: Sequence[Point], models: Sequence[str]) -> Iterator[tuple[Point, float]]:
+    """Each point, and where it stands on the axis of models."""
+    for number, model in enumerate(models):
+        group = [point for point in found if point.model == model]
+        places = number + (np.arange(len(group)) - (len(group) - 1) / 2) * 0.7 / max(len(group), 3)
+        yield from zip(group, places, strict=True)
 
 
 def _accuracies(axes: Axes, found: Sequence[Point], models: Sequence[str]) -> None:
-    for group in groups(found):
-        for y, point in zip(_places(group[0].model, models, len(group)), group, strict=True):
-            error = [[point.accuracy - point.low], [point.high - point.accuracy]]
-            look: Any = {"color": BLUE, "markersize": 3.5, "capsize": 2, "elinewidth": 1}
-            axes.errorbar(point.accuracy, y, xerr=error, fmt="o", **look)
+    for point, y in _seeds(found, models):
+        error = [[point.accuracy - point.low], [point.high - point.accuracy]]
+        look: Any = {"color": BLUE, "markersize": 3.5, "capsize": 2, "elinewidth": 1}
+        axes.errorbar(point.accuracy, y, xerr=error, fmt="o", **look)
     axes.axvline(0.5, **CHANCE)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=TICKS))
@@ -293,13 +295,11 @@ def _accuracies(axes: Axes, found: Sequence[Point], models: Sequence[str]) -> No
 
 def _images_needed(axes: Axes, found: Sequence[Point], models: Sequence[str]) -> None:
     """Images to 90% by what was trained on; the test set plays no part in it."""
-    for model in dict.fromkeys(point.model for point in found):
-        group = [point for point in found if point.model == model]
-        for y, point in zip(_places(model, models, len(group)), group, strict=True):
-            if point.images_to is None:
-                axes.plot(point.training_images / 1000, y, ">", color=RED, mfc="none", ms=4.5)
-            else:
-                axes.plot(point.images_to / 1000, y, "o", color=BLUE, ms=3.5)
+    for point, y in _seeds(found, models):
+        if point.images_to is None:
+            axes.plot(point.training_images / 1000, y, ">", color=RED, mfc="none", ms=4.5)
+        else:
+            axes.plot(point.images_to / 1000, y, "o", color=BLUE, ms=3.5)
     right = max(point.images_to or point.training_images for point in found) / 1000
     axes.set_xlim(-0.04 * right, 1.08 * right)
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=TICKS))

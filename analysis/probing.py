@@ -195,7 +195,6 @@ def smoothgrad(
         network: in evaluation mode.
         image: (1, H, W), float32 in 0–1, on the network's device.
         label: the logit's index, 0 or 1.
-        samples: number of noisy copies.
         spread: noise, as a share of the image's range.
         seed: of the noise and the hidden state.
         batch: copies at once.

@@ -58,7 +58,7 @@ class TrainedRun(RunRecord):
             size = (self.params.get("stream_settings") or {}).get("window", STIMULUS_SIZE)
         if not size:
             size = self._data_set().im_size
-        height, width = (size, size) if isinstance(size, int) else size[:2]
+        height, width, *_ = (size, size) if isinstance(size, int) else size
         return int(height), int(width)
 
     @property
