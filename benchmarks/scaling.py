@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
+from benchmarks.convolution import problem
 from benchmarks.timing import begin, captured, in_turn, machine, parser, ratio, text, write
 from layers.horizontal import HorizontalKernel
 from support import shell
@@ -40,10 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _measure(size: int, taps: int, options, device: torch.device) -> dict:
-    K = options.channels
-    x = torch.randn(options.batch, K, size, size, device=device, requires_grad=True)
-    W = (torch.randn(K, K, taps, taps, device=device) / taps / K**0.5).requires_grad_()
-    g = torch.randn_like(x)
+    x, W, g = problem(options.batch, options.channels, size, taps, device)
     chosen = HorizontalKernel(W).method_for(x)
     fits = chosen == "triton" or HorizontalKernel(W)._fits_triton(x)
     spectral = "triton" if fits else "fft"

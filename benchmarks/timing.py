@@ -39,15 +39,18 @@ def parser(module: str, description: str | None) -> shell.Parser:
     return parse
 
 
-def begin(options: argparse.Namespace, what: str, tf32: bool) -> torch.device:
-    """The device to measure on, set up as for training; prints it and what is measured."""
-    device = chosen_device(options.device)
+def begin(options: argparse.Namespace, what: str, tf32: bool | None) -> torch.device:
+    """The device to measure on, set up as for training; prints it and what is measured.
+
+    ``tf32``: let PyTorch's convolutions round to TF32; None: that is set later.
+    """
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.backends.cudnn.benchmark = True
-    if device.type == "cuda":
+    if device.type == "cpu":
+        keep_memory()
+    elif tf32 is not None:
         set_tf32(tf32)
         what += f", TF32 {'on' if tf32 else 'off'}"
-    else:
-        keep_memory()
     print(f"{machine(device)}; {what}")
     return device
 
@@ -184,10 +187,6 @@ def write(path: str | None, head: str, rows: list[dict[str, Any]]) -> None:
     """Write what was measured as JSON, if a path is given."""
     if path:
         write_json(Path(path), {"machine": head, "rows": rows})
-
-
-def chosen_device(name: str | None) -> torch.device:
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def set_tf32(allowed: bool) -> None:

@@ -194,7 +194,7 @@ class Training:
         seen = state["epoch"] * epoch + state["position"] * batch
         self.images = self._logged_images = state.get("images", seen)
         self.seconds = state.get("seconds", math.nan)
-        if "curriculum" in state:
+        if state.get("curriculum", self.curriculum.state()) != self.curriculum.state():
             self.curriculum.restore(state["curriculum"])
             self._begin_stage()
         self.feed.next_epoch()  # with more processes than before
