@@ -346,15 +346,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parse.add_argument("--fold", choices=("val", "train"), default="val", help="of a data set")
     parse.add_images(IMAGES)
     parse.add_circuit()
-    parse.add_argument(
-        "--exact", action="store_true", help="Clopper–Pearson intervals rather than Wilson's"
-    )
-    parse.add_argument(
-        "--again", action="store_true", help="compute anew what was kept from another time"
-    )
-    parse.add_argument(
-        "--resize", action="store_true", help="resize images of another size than the run takes"
-    )
+    parse.add_argument("--exact", action="store_true", help="Clopper–Pearson's intervals")
+    parse.add_argument("--again", action="store_true", help="compute anew what was kept")
+    parse.add_argument("--resize", action="store_true", help="resize images of another size")
     parse.add_argument(
         "--on-bad-record", choices=ON_BAD_RECORD, default="error",
         help="what to do with a corrupt record: stop, or leave it out and say so",

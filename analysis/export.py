@@ -152,9 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--size", nargs=2, type=shell.whole(1), metavar=("H", "W"),
         help="of the images that the torch program takes; default: the run's",
     )  # fmt: skip
-    parse.add_argument(
-        "--batch", type=shell.whole(1), default=1, help="images that the program takes"
-    )
+    parse.add_argument("--batch", type=shell.whole(1), default=1, help="images of that program")
     parse.add_argument(
         "--name", help="of the files, without ending; default: <experiment>_step<step>"
     )

@@ -125,9 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parse = shell.Parser("predict", __doc__)
     parse.add_run(many=False)
     parse.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
-    parse.add_argument(
-        "--resize", action="store_true", help="resize images of another size than the run takes"
-    )
+    parse.add_argument("--resize", action="store_true", help="resize images of another size")
     parse.add_argument("--seed", type=shell.whole(0), default=0, help="of the hidden state")
     parse.add_circuit()
     parse.add_device()

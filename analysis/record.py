@@ -203,6 +203,21 @@ def ended(run: Run) -> bool:
     return bool(ends) and bool(ends[-1].get("complete"))
 
 
+def validations(run: Run) -> list[dict[str, Any]]:
+    """The validations of a run's log.
+
+    Raises:
+        UserError: there is none that counts its images, or the metric is not accuracy.
+    """
+    metric = RunRecord.of(run).metric
+    if metric != "accuracy":
+        raise UserError(f"{run.settings}: score_metric must be accuracy, found {metric!r}")
+    found = [event for event in run.events("validation") if "images" in event]
+    if not found:
+        raise UserError(f"{run.json_log} has no validation that counts its images")
+    return found
+
+
 def evaluations_kept(config: Config, name: str) -> list[dict[str, Any]]:
     """What ``analysis.evaluate`` has kept of the run of that name, at all steps."""
     files = sorted((config.condition_evaluations / name).glob("*.json"))
@@ -216,10 +231,14 @@ def keep_record(which: str | Path, place: Path, config: Config) -> Path:
         which: a run by name or path (``Run.find``), or a folder that holds its two files alone.
         place: the folder of kept records.
         config: the project's paths: its evaluations are kept along.
+
+    Raises:
+        UserError: there is no such run, or nothing to keep of it (see :func:`validations`).
     """
     folder = Path(which)
     alone = (folder / "settings.yaml").is_file()
     run = Run(config, folder.resolve().name, folder) if alone else Run.find(which, config)
+    validations(run)
     record, events = RunRecord.of(run), run.events()
     training = [event for event in events if event["event"] == "train"]
     every = max(1, -(-len(training) // TRAIN_LINES))

@@ -29,7 +29,7 @@ from analysis.curves import Curve
 from analysis.evaluate import percent
 from analysis.image_sets import title
 from analysis.pages import fill
-from analysis.record import RunRecord, ended, keep_record, kept_records, stages_text
+from analysis.record import RunRecord, ended, keep_record, kept_records, stages_text, validations
 from analysis.statistics import proportion
 from analysis.style import save
 from config import CLONE, Config
@@ -97,19 +97,10 @@ def trained_on(run: RunRecord) -> str:
 
 
 def result(run: Run, label: str) -> Result:
-    """What the page has of a run.
-
-    Raises:
-        UserError: it has no validation, or its metric is not accuracy.
-    """
-    record = RunRecord.of(run)
-    if record.metric != "accuracy":
-        raise UserError(f"{run.logs}: score_metric must be accuracy, found {record.metric!r}")
+    """What the page has of a run."""
+    record, last = RunRecord.of(run), validations(run)[-1]
     counted = [event for event in run.events() if "images" in event and "seconds" in event]
-    validations = [event for event in counted if event["event"] == "validation"]
-    if not validations:
-        raise UserError(f"{run.json_log} has no validation that counts its images: delete it")
-    evaluations, last = run.events("evaluation"), validations[-1]
+    evaluations = run.events("evaluation")
     own = [one for one in evaluations if _is_own(one, record)]
     count, accuracy = last["validation_images"], last["accuracy"]
     low, high = proportion(round(accuracy * count), count)

@@ -248,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     parse.add_argument("--runs", nargs="+", metavar="RUN", help="compare these runs; train nothing")
     parse.add_argument(
-        "--collect", action="store_true", help="train nothing; compare what is there"
+        "--collect", action="store_true", help="compare what is there; train nothing"
     )
     parse.add_argument("--list", action="store_true", help="print the commands; train nothing")
     parse.add_argument(

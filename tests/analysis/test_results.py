@@ -408,3 +408,4 @@ def test_what_is_not_a_run_of_accuracies_is_refused(copied, names, tmp_path, cap
     run.write({**record, "parameters": {**record["parameters"], "score_metric": "pearson"}})
     assert exit_code(results.main, [run.name, *page]) == 2
     assert "'pearson'" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
