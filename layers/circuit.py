@@ -25,6 +25,7 @@ from layers.normalisation import BatchNormalisation
 from layers.shares import in_shares
 
 CHANNELS = 32  # at most, in the fused kernels
+NORMS = ("g1", "c1", "g2", "c2")  # the normalisations of a step, in the order of their use
 # Of HGRU.forward and HGRU._normalise as the fused kernels compute them; see `fingerprint`.
 PUBLISHED = "2db54cd727505a07"
 
@@ -92,7 +93,11 @@ def applies(p: Pass, X: Tensor) -> bool:
     if not all(norm.training or norm.validation == "batch" for norm in norms):
         return False
     known = p.nonlinearity in (torch.tanh, F.relu) and p.gate_nonlinearity is torch.sigmoid
-    return known and p.gates[0].shape[-1] == 1
+    if not known or p.gates[0].shape[-1] != 1:
+        return False
+    from layers.kernels import compiled
+
+    return compiled.available(X.device)
 
 
 def run(p: Pass, X: Tensor, H2: Tensor) -> Tensor:
@@ -105,11 +110,7 @@ def run(p: Pass, X: Tensor, H2: Tensor) -> Tensor:
     """
     if _is_shared(p, X):
         return _in_shares(p, X, H2)
-    if p.norms:
-        from layers.kernels import circuit_bn  # needs Triton, which not all machines have
-
-        return circuit_bn.run(p, X, H2)
-    from layers.kernels.circuit import circuit
+    from layers.kernels.circuit import circuit  # needs Triton, which not all machines have
 
     W1, W2 = p.horizontal
     U1, b_gain, U2, b_mix = p.gates
@@ -120,6 +121,7 @@ def run(p: Pass, X: Tensor, H2: Tensor) -> Tensor:
         (U1.flatten(1), b_gain, U2.flatten(1), b_mix),
         p.fused_letters(X),
         X.new_ones(p.timesteps) if p.eta is None else p.eta,
+        [p.norm(name, t) for t in range(p.timesteps) for name in NORMS] if p.norms else [],
         tanh=p.nonlinearity is torch.tanh,
         recompute=p.recompute,
     )

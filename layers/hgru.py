@@ -7,7 +7,7 @@ import contextlib
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -134,19 +134,8 @@ class HGRU(nn.Module):
         super().__init__()
         for name in ("self", "__class__", "channels", "generator"):
             del options[name]
+        _check_options(channels, options)
         self.options = options
-        _check_choice("recurrent_nl", recurrent_nl, NONLINEARITIES)
-        _check_choice("gate_nl", gate_nl, NONLINEARITIES)
-        _check_choice("hidden_init", hidden_init, HIDDEN_INITS)
-        for name, size in (
-            ("channels", channels), ("timesteps", timesteps), ("h_ext", h_ext),
-            ("gate_filter", gate_filter),
-        ):  # fmt: skip
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, found {size!r}")
-        number = type(eta_init) in (int, float) and math.isfinite(cast(float, eta_init))
-        if eta_init is not None and not number:
-            raise ValueError(f"eta_init must be a finite number or None, found {eta_init!r}")
         self.channels = channels
         self.timesteps = timesteps
         self.h_ext = h_ext
@@ -171,59 +160,65 @@ class HGRU(nn.Module):
         self.probe: Callable[[int, dict[str, Tensor]], None] | None = None
         self.shares = 1
         self._same_noise = False
-
-        K, T, uniform = channels, timesteps, not normal_initializer
-
-        # Kernels: W1, W2 horizontal, U1, U2 of the gates; (K out, K in, h, w).
-        def start(size: int, stays_symmetric: bool) -> nn.Parameter:
-            weight = initial.kernel(K, K, size, uniform, generator)
-            return nn.Parameter(
-                initial.symmetric(weight) if stays_symmetric and symmetric_inits else weight
+        self._draw_kernels(generator)
+        self._draw_letters(generator)
+        if batch_norm:
+            self.norms = nn.ModuleDict(
+                {name: self._new_norms(batch_norm_validation) for name in circuit.NORMS}
             )
 
-        self.W1 = start(h_ext, symmetric_weights)
-        if separate_kernels:
-            self.W2 = start(h_ext, symmetric_weights)
-        self.U1 = start(gate_filter, symmetric_gate_weights)
-        self.U2 = start(gate_filter, symmetric_gate_weights)
-        if gate_bias_init == "chronos":
-            gain_bias = initial.chronos(K, T, generator)
+    def _draw_kernels(self, generator: torch.Generator | None) -> None:
+        """W1, W2 horizontal, U1, U2 of the gates, (K out, K in, h, w), and these gates' biases."""
+        K, uniform, o = self.channels, not self.normal_initializer, self.options
+
+        def start(size: int, stays_symmetric: bool) -> nn.Parameter:
+            weight = initial.kernel(K, K, size, uniform, generator)
+            symmetric = stays_symmetric and o["symmetric_inits"]
+            return nn.Parameter(initial.symmetric(weight) if symmetric else weight)
+
+        self.W1 = start(self.h_ext, self.symmetric_weights)
+        if self.separate_kernels:
+            self.W2 = start(self.h_ext, self.symmetric_weights)
+        self.U1 = start(self.gate_filter, self.symmetric_gate_weights)
+        self.U2 = start(self.gate_filter, self.symmetric_gate_weights)
+        if o["gate_bias_init"] == "chronos":
+            gain_bias = initial.chronos(K, self.timesteps, generator)
         else:
             gain_bias = -torch.ones(K)
         self.b_gain = nn.Parameter(gain_bias)
         self.b_mix = nn.Parameter(-gain_bias)
 
-        # Greek letters: a parameter (K, 1, 1), or a constant where switched off or lesioned.
+    def _draw_letters(self, generator: torch.Generator | None) -> None:
+        """Greek letters, each a parameter (K, 1, 1), or a constant where switched off or lesioned;
+        η (T,) and the learned hidden state where there are such."""
+        K, uniform, o = self.channels, not self.normal_initializer, self.options
+
         def letter(on: bool, lesioned: bool) -> nn.Parameter | float:
             if lesioned:
                 return 0.0
             return nn.Parameter(initial.letter(K, uniform, generator)) if on else 1.0
 
-        self.alpha = letter(alpha, lesion_alpha)
-        self.mu = letter(mu, lesion_mu)
-        self.gamma = letter(gamma, False)
-        self.kappa = letter(multiplicative_excitation, lesion_kappa)
-        self.omega = letter(multiplicative_excitation, lesion_omega)
-        if adaptation:
-            eta = torch.empty(T).uniform_(0, 1, generator=generator)
-            if eta_init is not None:  # after the draw: all other initial values stay what they are
-                eta.fill_(eta_init)
+        self.alpha = letter(o["alpha"], o["lesion_alpha"])
+        self.mu = letter(o["mu"], o["lesion_mu"])
+        self.gamma = letter(o["gamma"], False)
+        self.kappa = letter(self.multiplicative_excitation, o["lesion_kappa"])
+        self.omega = letter(self.multiplicative_excitation, o["lesion_omega"])
+        if self.adaptation:
+            eta = torch.empty(self.timesteps).uniform_(0, 1, generator=generator)
+            if o["eta_init"] is not None:  # after the draw: other initial values stay what they are
+                eta.fill_(o["eta_init"])
             self.eta = nn.Parameter(eta)
-        if hidden_init == "learned":
+        if self.hidden_init == "learned":
             self.hidden = nn.Parameter(initial.letter(K, uniform, generator))
-        if batch_norm:
-            self.norms = nn.ModuleDict(
-                {
-                    name: nn.ModuleList(
-                        BatchNormalisation(
-                            K, scale=0.1, shift=False, momentum=0.001,
-                            validation=batch_norm_validation,
-                        )
-                        for _ in range(1 if reuse else T)
-                    )
-                    for name in ("g1", "c1", "g2", "c2")
-                }
-            )  # fmt: skip
+
+    def _new_norms(self, validation: str) -> nn.ModuleList:
+        """One normalisation for all steps, or one for each."""
+        return nn.ModuleList(
+            BatchNormalisation(
+                self.channels, scale=0.1, shift=False, momentum=0.001, validation=validation
+            )
+            for _ in range(1 if self.reuse else self.timesteps)
+        )
 
     @in_weights_precision("W1")
     def forward(
@@ -460,6 +455,20 @@ class HGRU(nn.Module):
             f"batch_norm={self.batch_norm}, reuse={self.reuse}, "
             f"constant_letters={[f'{n}={getattr(self, n):g}' for n in lesions]}"
         )
+
+
+def _check_options(channels: int, options: dict[str, Any]) -> None:
+    _check_choice("recurrent_nl", options["recurrent_nl"], NONLINEARITIES)
+    _check_choice("gate_nl", options["gate_nl"], NONLINEARITIES)
+    _check_choice("hidden_init", options["hidden_init"], HIDDEN_INITS)
+    sizes = {"channels": channels}
+    sizes |= {name: options[name] for name in ("timesteps", "h_ext", "gate_filter")}
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, found {size!r}")
+    eta = options["eta_init"]
+    if eta is not None and not (type(eta) in (int, float) and math.isfinite(eta)):
+        raise ValueError(f"eta_init must be a finite number or None, found {eta!r}")
 
 
 def _check_choice(name: str, found: str, known) -> None:

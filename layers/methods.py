@@ -69,14 +69,17 @@ def has_triton(device: torch.device) -> bool:
     return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def wants_triton(device: torch.device) -> bool:
-    """Whether fused kernels may take the place of PyTorch's own here: where Triton runs, unless
-    'direct' is asked for or operations must stay open. The interpreter is only for who asks."""
+def wants_kernels(device: torch.device) -> bool:
+    """Whether kernels of our own in CUDA C++ may take the place of PyTorch's operations here: where
+    they can be compiled, unless 'direct' is asked for or operations must stay open. On the CPU,
+    tests only."""
+    from layers.kernels import compiled
+
     if device.type == "cpu":
         asked = interpreted() and forced_method() == "triton"
     else:
         asked = device.type == "cuda" and forced_method() != "direct"
-    return asked and not transformed() and has_triton(device)
+    return asked and not transformed() and compiled.available(device)
 
 
 class GradientSum:

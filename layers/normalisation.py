@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layers.methods import wants_triton
+from layers.methods import wants_kernels
 
 EPSILON = 1e-3
 OverRanks = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor, int | Tensor]]
@@ -74,8 +74,10 @@ class BatchNormalisation(nn.Module):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.epsilon
             )
-        if x.dim() == 4 and x.dtype == torch.float32 and wants_triton(x.device):
-            return self._by_triton(x)
+        if x.dim() == 4 and x.numel() and x.dtype == torch.float32 and wants_kernels(x.device):
+            from layers.kernels.normalisation import batch_normalisation
+
+            return batch_normalisation(self, x)
         if self.over_ranks is None:
             return self._by_this_process(x)
         return self._by_all_processes(x)
@@ -94,15 +96,6 @@ class BatchNormalisation(nn.Module):
             elif self.biased_running_variance:
                 variance = variance * ((count - 1) / count)
             self._move_running_averages(mean, variance)
-        return y
-
-    def _by_triton(self, x: Tensor) -> Tensor:
-        from layers.kernels.normalisation import batch_normalisation  # needs Triton
-
-        y, mean, variance, count = batch_normalisation(
-            x, self.weight, self.bias, self.epsilon, self.over_ranks, self.sum_over_ranks
-        )
-        self.observe(mean, variance, count)
         return y
 
     def observe(self, mean: Tensor, variance: Tensor, count: int | Tensor) -> None:

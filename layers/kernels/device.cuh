@@ -43,6 +43,23 @@ __device__ __forceinline__ void load_transposed(unsigned* x, const half* at) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
       : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"((unsigned)__cvta_generic_to_shared(at)) : "memory");
 }
+// exp(x) and 1 / x to two units in the last place; what is below 2^-126 is 0.
+__device__ __forceinline__ float fast_exp(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.4426950408889634f));
+  return y;
+}
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+// Four 8 x 4 blocks of 32 bits in shared memory, at a lane's row of 16 bytes (lane 8n + r: row r of
+// block n): a lane receives of each block column q of row g.
+__device__ __forceinline__ void load_rows(unsigned* x, const void* at) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+      : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"((unsigned)__cvta_generic_to_shared(at)) : "memory");
+}
 // Sixteen bytes from global to shared memory, some time before `copies_arrive`.
 __device__ __forceinline__ void copy_later(void* to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"

@@ -27,6 +27,7 @@ static Index threadIdx, blockIdx, blockDim, gridDim;
 static char* host_shared;
 struct float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
+struct uchar4 { unsigned char x, y, z, w; };
 struct alignas(8) uint2 { unsigned x, y; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
 static float2 make_float2(float a, float b) { return {a, b}; }
@@ -36,6 +37,8 @@ static uint4 make_uint4(unsigned a, unsigned b, unsigned c, unsigned d) { return
 static int __float_as_int(float x) { int i; memcpy(&i, &x, 4); return i; }
 static float __int_as_float(int x) { float i; memcpy(&i, &x, 4); return i; }
 #define __expf expf
+static float fast_exp(float x) { return expf(x); }
+static float reciprocal(float x) { return 1 / x; }
 
 // -- half precision --
 typedef unsigned short half;
@@ -164,6 +167,14 @@ static void load_transposed(unsigned* x, const half* at) {
   __syncwarp();
   for (int m = 0; m < 4; m++)
     x[m] = ((const half*)w.at[8 * m + 2 * q])[g] | (unsigned)((const half*)w.at[8 * m + 2 * q + 1])[g] << 16;
+  __syncwarp();
+}
+static void load_rows(unsigned* x, const void* at) {
+  Warp& w = mine();
+  int lane = threadIdx.x % 32;
+  w.at[lane] = at;
+  __syncwarp();
+  for (int m = 0; m < 4; m++) x[m] = ((const unsigned*)w.at[8 * m + lane / 4])[lane % 4];
   __syncwarp();
 }
 static void copy_later(void* to, const void* from) { memcpy(to, from, 16); }

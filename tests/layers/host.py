@@ -32,14 +32,18 @@ def function(file, name, device=None, reverse=False, **constants):
     return Function(getattr(_library(file, reverse, **constants), f"run_{name}"))
 
 
+def kernels(text):
+    """The names of a source's kernels."""
+    bounds = r"(?:__launch_bounds__\(.*\)\s+)?"
+    return re.findall(rf'extern "C" __global__ void\s+{bounds}(\w+)\(', text)
+
+
 @functools.cache
 def _library(file, reverse, **constants):
     """All kernels of a file."""
     folder = Path(tempfile.mkdtemp(prefix="kernels-"))
     text = compiled.source(file)
-    for name in re.findall(
-        r'extern "C" __global__ void\s+(?:__launch_bounds__\(.*\)\s+)?(\w+)\(', text
-    ):
+    for name in kernels(text):
         text += f"""
 extern "C" void run_{name}(const int* size, int bytes, void** values) {{
   host_run({name}, size, bytes, values);

@@ -1,0 +1,498 @@
+// The circuit's pointwise kernels, with or without batch normalisation (NORM), on folded activities
+// (N, K, P), P a multiple of 64. docs/kernels.md has the equations.
+//
+// A warp takes 16 pixels and all channels. With pixels as the matrix unit's rows, what a thread holds
+// of a left operand and of a result are the same numbers once channels are permuted within eights:
+// lane (g, q) holds pixels 2g, 2g + 1 of channels 8j + 2q + {0, 1}. So a tensor is loaded once, as
+// pairs of pixels, and serves the product and all that is pointwise; products can follow one another.
+//
+// Gates are sigmoid(scale (U h - middle)), convolutions enter as c - middle: `scale` and `middle` are
+// a normalisation's, or 1 and minus the bias, and 0. Backward treats them as constants. What a
+// normalisation adds, a linear function of what it took, is taken off where that is next at hand: the
+// `correction` (K, K + 1) is a matrix and a constant. Padding is 0: with NORM, where `valid` is.
+//
+// Macros besides: STRICT and TANH; GAIN, MIX … the blocks of each kernel that a multiprocessor is to hold.
+#define NT ((K + 7) / 8)  // channels in eights
+#define KP (8 * NT)
+#define MT ((K + 15) / 16)
+#define WARPS 4
+#define PIXELS (16 * WARPS)
+#define PITCH (PIXELS + 4)
+#define OWN ((MT * NT + WARPS - 1) / WARPS)
+
+typedef float Tile[NT][2][2];  // [eight][channel of the pair][pixel of the pair]
+typedef const float* __restrict__ In;
+typedef float* __restrict__ Out;
+
+__device__ __forceinline__ float sigmoid(float x) { return reciprocal(1.f + fast_exp(-x)); }
+__device__ __forceinline__ float f(float z) {
+  if (!TANH) return fmaxf(z, 0.f);
+  float size = fabsf(z), e = fast_exp(-2.f * size), far = (1.f - e) * reciprocal(1.f + e), s = z * z;
+  float series = -17.f / 315.f + s * (62.f / 2835.f);
+  float near = size + size * s * (-1.f / 3.f + s * (2.f / 15.f + s * series));
+  return copysignf(size < .25f ? near : far, z);
+}
+// f'(z) from h = f(z)
+__device__ __forceinline__ float slope(float h) { return TANH ? 1.f - h * h : (h > 0.f ? 1.f : 0.f); }
+// For a matrix unit, which cuts off what is below TF32's digits.
+__device__ __forceinline__ float rounded(float x) { return __int_as_float(__float_as_int(x) + 0x1000); }
+
+#define EACH _Pragma("unroll") for (int j = 0; j < NT; j++) _Pragma("unroll") for (int e = 0; e < 2; e++) if (8 * j + e < K)
+#define EACH_PIXEL EACH _Pragma("unroll") for (int r = 0; r < 2; r++)
+#define CHANNEL (8 * j + 2 * q + e)
+#define KNOWN (8 * j + 8 <= K || CHANNEL < K)
+
+// The tiles of a block's warps, in turn.
+#define TILES                                                                                    \
+  int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4, warp = threadIdx.x / 32;               \
+  for (int tile = blockIdx.x, image, pixel; tile < images * (P / PIXELS); tile += gridDim.x)      \
+    if (image = tile / (P / PIXELS), pixel = tile % (P / PIXELS) * PIXELS + 16 * warp + 2 * g, true)
+#define AT ((long)image * K * P + 2 * q * P + pixel)  // of a lane's first number
+#define OFFSET ((8 * j + e) * P)
+
+// A lane's pair of pixels of a channel, from AT on.
+#define PAIR(from) (KNOWN ? *(const float2*)((from) + AT + OFFSET) : make_float2(0.f, 0.f))
+#define PUT(to, a, b) if (KNOWN) *(float2*)((to) + AT + OFFSET) = make_float2(a, b)
+#define LOAD(tile, from) EACH { float2 v = PAIR(from); tile[j][e][0] = v.x, tile[j][e][1] = v.y; }
+#define STORE(to, tile) EACH PUT(to, tile[j][e][0], tile[j][e][1])
+
+// A number a channel, in shared memory.
+struct __align__(16) Vector { float of[KP]; };
+__device__ void stage(Vector& to, const float* from, int step = 1) {
+  for (int k = threadIdx.x; k < KP; k += blockDim.x) to.of[k] = k < K ? from[k * step] : 0.f;
+}
+
+// A matrix as the right operand: of eight j of the inputs and eight l of the outputs, a lane's two
+// numbers; what rounding leaves of them comes after all of those. Inputs are multiplied by `factors`.
+struct Matrix { float2 of[1 + STRICT][NT][NT][32]; };
+__device__ void stage(Matrix& m, const float* u, int output, int input, const float* factors = nullptr, float factor = 1.f) {
+  for (int at = threadIdx.x; at < NT * NT * 32; at += blockDim.x) {
+    int lane = at % 32, l = at / 32 % NT, j = at / 32 / NT;
+    int o = 8 * l + lane / 4, i = 8 * j + 2 * (lane % 4);
+    float a[2];
+    for (int e = 0; e < 2; e++)
+      a[e] = o < K && i + e < K ? (factors ? factors[i + e] : factor) * u[o * output + (i + e) * input] : 0.f;
+    m.of[0][j][l][lane] = make_float2(tf32(a[0]), tf32(a[1]));
+    if (STRICT) m.of[STRICT][j][l][lane] = make_float2(a[0] - tf32(a[0]), a[1] - tf32(a[1]));
+  }
+}
+
+// sum += a b, a product of TF32 or three of them for float32.
+__device__ __forceinline__ void multiply_add(float* sum, const float* a, const float* b, const float* b_low) {
+  if (STRICT) {
+    float high[4], low[4];
+    for (int i = 0; i < 4; i++) high[i] = tf32(a[i]), low[i] = a[i] - high[i];
+    mma_tf32(sum, low, b[0], b[1]);
+    mma_tf32(sum, high, b_low[0], b_low[1]);
+    mma_tf32(sum, high, b[0], b[1]);
+  } else {
+    mma_tf32(sum, a, b[0], b[1]);
+  }
+}
+
+// c += x times the matrix
+__device__ __forceinline__ void multiply(Tile c, const Tile x, const Matrix& m, int lane) {
+  Tile y;
+  for (int j = 0; j < NT; j++)
+    for (int i = 0; i < 4; i++) y[j][i / 2][i % 2] = STRICT ? x[j][i / 2][i % 2] : rounded(x[j][i / 2][i % 2]);
+#pragma unroll
+  for (int l = 0; l < NT; l++) {
+    float sum[4] = {c[l][0][0], c[l][1][0], c[l][0][1], c[l][1][1]};
+#pragma unroll
+    for (int j = 0; j < NT; j++) {
+      float2 b = m.of[0][j][l][lane], low = m.of[STRICT][j][l][lane];
+      multiply_add(sum, &y[j][0][0], &b.x, &low.x);
+    }
+    c[l][0][0] = sum[0], c[l][1][0] = sum[1], c[l][0][1] = sum[2], c[l][1][1] = sum[3];
+  }
+}
+
+// scale (U x - middle): a gate before its sigmoid
+__device__ __forceinline__ void drive(Tile a, const Tile x, const Matrix& u, const Vector& scale, const Vector& middle, int lane) {
+  int q = lane % 4;
+  for (int j = 0; j < NT; j++)
+    for (int e = 0; e < 2; e++) a[j][e][0] = a[j][e][1] = -middle.of[CHANNEL];
+  multiply(a, x, u, lane);
+  EACH_PIXEL a[j][e][r] *= scale.of[CHANNEL];
+}
+
+// Sums over pixels of left right^T, and of left: the block's warps share its squares and rows.
+struct Waiting { __align__(16) float left[KP][PITCH], right[KP][PITCH]; };
+struct Square { float of[OWN][4], row; };
+__device__ __forceinline__ void put(float (*to)[PITCH], const Tile x, int lane) {
+  int g = lane / 4, q = lane % 4, at = threadIdx.x / 32 * 16 + 2 * g;
+  for (int j = 0; j < NT; j++)
+    for (int e = 0; e < 2; e++) {
+      float a = x[j][e][0], b = x[j][e][1];
+      *(float2*)&to[CHANNEL][at] = STRICT ? make_float2(a, b) : make_float2(tf32(a), tf32(b));
+    }
+}
+__device__ __forceinline__ void gather(Square& square, Waiting& waiting, const Tile left, const Tile right, int lane) {
+  unsigned warp = threadIdx.x / 32;
+  bool same = left == right;
+  float (*b_of)[PITCH] = same ? waiting.left : waiting.right;
+  __syncthreads();
+  put(waiting.left, left, lane);
+  if (!same) put(waiting.right, right, lane);
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < OWN; i++) {
+    unsigned s = warp + WARPS * i, m = s / NT, l = s % NT;
+    // The rows of eight that lane 8n + r points at: of the left side two by two pixels, of the right two.
+    const float* a_at = waiting.left[min(16 * m + lane % 16, KP - 1u)] + lane / 16 * 4;
+    const float* b_at = b_of[8 * l + lane % 8] + lane / 8 * 4;
+    float sum[4] = {};
+    if (s < MT * NT)
+#pragma unroll
+      for (int p = 0; p < PIXELS; p += 16) {
+        float a[2][4], b[4], low[4];
+        load_rows((unsigned*)a[0], a_at + p), load_rows((unsigned*)a[1], a_at + p + 8);
+        load_rows((unsigned*)b, b_at + p);
+        for (int n = 0; STRICT && n < 4; n++) low[n] = b[n] - tf32(b[n]), b[n] = tf32(b[n]);
+        multiply_add(sum, a[0], b, low);
+        multiply_add(sum, a[1], b + 2, low + 2);
+      }
+    for (int n = 0; n < 4; n++) square.of[i][n] += sum[n];
+  }
+  int row = threadIdx.x / 4;
+#pragma unroll
+  for (int p = 0; p < PIXELS; p += 16)
+    if (row < KP) {
+      float4 x = *(float4*)&waiting.left[row][p + threadIdx.x % 4 * 4];
+      square.row += (x.x + x.y) + (x.z + x.w);
+    }
+}
+// Into the block's own place (K, K + 1), or added to what stands there.
+__device__ void put_square(float* squares, const Square& square, bool add, int lane) {
+  float* place = squares + (long)blockIdx.x * K * (K + 1);
+  int g = lane / 4, q = lane % 4, warp = threadIdx.x / 32;
+#pragma unroll
+  for (int i = 0; i < OWN; i++)
+#pragma unroll
+    for (int n = 0; n < 4; n++) {
+      int s = warp + WARPS * i, o = s / NT * 16 + g + 8 * (n / 2), c = s % NT * 8 + 2 * q + n % 2;
+      if (s >= MT * NT || o >= K || c >= K) continue;
+      place[o * (K + 1) + c] = square.of[i][n] + (add ? place[o * (K + 1) + c] : 0.f);
+    }
+  float row = square.row;
+  for (int i = 1; i < 4; i *= 2) row += __shfl_xor_sync(~0u, row, i);
+  int o = threadIdx.x / 4;
+  if (threadIdx.x % 4 == 0 && o < K) place[o * (K + 1) + K] = row + (add ? place[o * (K + 1) + K] : 0.f);
+}
+
+// So many sums a channel, over the lanes that hold it and over warps, into the block's own place.
+template <int COUNT>
+__device__ void put_sums(float* sums, float (&sum)[COUNT][NT][2], bool add, int lane) {
+  __shared__ float all[WARPS][COUNT][KP];
+  int g = lane / 4, q = lane % 4, warp = threadIdx.x / 32;
+  for (int s = 0; s < COUNT; s++) EACH {
+    for (int i = 4; i < 32; i *= 2) sum[s][j][e] += __shfl_xor_sync(~0u, sum[s][j][e], i);
+    if (g == 0) all[warp][s][CHANNEL] = sum[s][j][e];
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < COUNT * K; i += blockDim.x) {
+    float total = 0.f, *to = sums + blockIdx.x * COUNT * K + i;
+    for (int w = 0; w < WARPS; w++) total += all[w][i / K][i % K];
+    *to = total + (add ? *to : 0.f);
+  }
+}
+
+__device__ __forceinline__ void put_largest(float* largest, int image, float x, int lane) {
+  for (int i = 16; i; i /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, i));
+  if (!lane && x > *(volatile float*)(largest + image)) atomicMax((int*)largest + image, __float_as_int(x));
+}
+
+// P = H2 G1, its largest pixels too.
+extern "C" __global__ void __launch_bounds__(32 * WARPS, GAIN)
+gain(In h2, const float* u1, const float* scale, const float* middle, Out out, float* largest, int images) {
+  __shared__ Matrix w;
+  __shared__ Vector s, m;
+  stage(w, u1, K, 1), stage(s, scale), stage(m, middle);
+  __syncthreads();
+  TILES {
+    Tile h = {}, a;
+    float most = 0.f;
+    LOAD(h, h2)
+    drive(a, h, w, s, m, lane);
+    EACH_PIXEL {
+      h[j][e][r] *= sigmoid(a[j][e][r]);
+      most = fmaxf(most, fabsf(h[j][e][r]));
+    }
+    STORE(out, h);
+    put_largest(largest, image, most, lane);
+  }
+}
+
+// The squares of h (K, K) and its sums, of pixels of all images.
+extern "C" __global__ void __launch_bounds__(32 * WARPS, SQUARES)
+squares(In h, float* out, int images) {
+  __shared__ Waiting waiting;
+  Square square = {};
+  TILES {
+    Tile x = {};
+    LOAD(x, h)
+    gather(square, waiting, x, x, lane);
+  }
+  put_square(out, square, false, lane);
+}
+
+// H1 = f(X - (alpha H2 + mu) (C1 - middle)), its largest pixels; with NORM its squares.
+extern "C" __global__ void __launch_bounds__(32 * WARPS, INHIBIT)
+inhibit(In x, In h2, In c1, const float* alpha, const float* mu, const float* middle,
+                  const unsigned char* valid, Out h1, float* largest, float* squares, int images) {
+  __shared__ Vector sa, sm, sc;
+  __shared__ Waiting waiting;
+  stage(sa, alpha), stage(sm, mu), stage(sc, middle);
+  __syncthreads();
+  Square square = {};
+  TILES {
+    Tile z = {};
+    float most = 0.f;
+    EACH {
+      float2 X = PAIR(x), H = PAIR(h2), C = PAIR(c1);
+      float A = sa.of[CHANNEL], M = sm.of[CHANNEL], middle = sc.of[CHANNEL];
+      z[j][e][0] = f(X.x - (A * H.x + M) * (C.x - middle));
+      z[j][e][1] = f(X.y - (A * H.y + M) * (C.y - middle));
+      for (int r = 0; r < 2; r++) {
+        if (NORM && !valid[pixel + r]) z[j][e][r] = 0.f;
+        most = fmaxf(most, fabsf(z[j][e][r]));
+      }
+    }
+    STORE(h1, z);
+    put_largest(largest, image, most, lane);
+    if (NORM) gather(square, waiting, z, z, lane);
+  }
+  if (NORM) put_square(squares, square, false, lane);
+}
+
+// The next H2 = eta (G2 H2 + (1 - G2) f(kappa (H1 + E) + omega H1 E)), E = gamma (C2 - middle_c); and
+// unless they are null, with NORM its squares, otherwise P of it and its largest pixels.
+extern "C" __global__ void __launch_bounds__(32 * WARPS, MIX)
+mix(In h1, In c2, In h2, const float* gamma, const float* kappa, const float* omega, const float* eta,
+              const float* middle_c, const float* u2, const float* scale2, const float* middle2, const float* u1,
+              const float* scale1, const float* middle1, const unsigned char* valid, Out out, Out p, float* largest,
+              float* squares, int images) {
+  __shared__ Matrix w1, w2;
+  __shared__ Vector sg, sk, so, sc, s2, m2, s1, m1;
+  __shared__ Waiting waiting;
+  stage(sg, gamma), stage(sk, kappa), stage(so, omega), stage(sc, middle_c);
+  stage(w2, u2, K, 1), stage(s2, scale2), stage(m2, middle2);
+  if (p) stage(w1, u1, K, 1), stage(s1, scale1), stage(m1, middle1);
+  __syncthreads();
+  float n = *eta;
+  Square square = {};
+  TILES {
+    Tile x1 = {}, h = {}, a;
+    LOAD(x1, h1)
+    drive(a, x1, w2, s2, m2, lane);
+    EACH {
+      float2 C = PAIR(c2), H = PAIR(h2);
+      int k = CHANNEL;
+      float c[2] = {C.x, C.y}, old[2] = {H.x, H.y};
+      for (int r = 0; r < 2; r++) {
+        float gate = sigmoid(a[j][e][r]), x = x1[j][e][r], E = sg.of[k] * (c[r] - sc.of[k]);
+        float candidate = f(sk.of[k] * (x + E) + so.of[k] * x * E);
+        h[j][e][r] = NORM && !valid[pixel + r] ? 0.f : n * (gate * old[r] + (1.f - gate) * candidate);
+      }
+    }
+    STORE(out, h);
+    if (NORM && squares) gather(square, waiting, h, h, lane);
+    if (!NORM && p) {
+      float most = 0.f;
+      drive(a, h, w1, s1, m1, lane);
+      EACH_PIXEL {
+        h[j][e][r] *= sigmoid(a[j][e][r]);
+        most = fmaxf(most, fabsf(h[j][e][r]));
+      }
+      STORE(p, h);
+      put_largest(largest, image, most, lane);
+    }
+  }
+  if (NORM && squares) put_square(squares, square, false, lane);
+}
+
+// Backward of `mix`: `grad` is of the H2 that it makes, `correction` that of its gradient, or null.
+// Puts the gate's squares (before its scale), the sums for gamma, kappa, omega and of E's gradient, and
+// for eta (blocks,), or with `add` adds to them.
+extern "C" __global__ void __launch_bounds__(32 * WARPS, MIX_BACK)
+mix_back(In grad, In h2, In h1, In c2, const float* gamma, const float* kappa, const float* omega,
+                   const float* eta, const float* middle_c, const float* u2, const float* scale2,
+                   const float* middle2, const float* correction, const unsigned char* valid, Out dh2, Out dh1,
+                   Out dc2, float* largest, float* squares, float* sums, float* etas, int add, int images) {
+  __shared__ Matrix w, back, matrix;
+  __shared__ Vector sg, sk, so, sc, s2, m2, constant;
+  __shared__ Waiting waiting;
+  __shared__ float eta_of[WARPS];
+  stage(w, u2, K, 1), stage(back, u2, 1, K, scale2), stage(s2, scale2), stage(m2, middle2);
+  stage(sg, gamma), stage(sk, kappa), stage(so, omega), stage(sc, middle_c);
+  // What is to be taken off, hence the signs.
+  if (NORM && correction) stage(matrix, correction, K + 1, 1, nullptr, -1.f), stage(constant, correction + K, K + 1);
+  __syncthreads();
+  float n = *eta, sum_eta = 0.f;
+  Square square = {};
+  float sum[4][NT][2] = {};
+  TILES {
+    Tile G = {}, x1 = {}, a;
+    float most = 0.f;
+    LOAD(x1, h1)
+    drive(a, x1, w, s2, m2, lane);
+    EACH_PIXEL a[j][e][r] = sigmoid(a[j][e][r]);
+    if (NORM && correction) {
+      Tile made = {};
+      EACH {
+        float2 C = PAIR(c2), H = PAIR(h2);
+        int k = CHANNEL;
+        float c[2] = {C.x, C.y}, h[2] = {H.x, H.y};
+        for (int r = 0; r < 2; r++) {
+          float x = x1[j][e][r], E = sg.of[k] * (c[r] - sc.of[k]);
+          float candidate = f(sk.of[k] * (x + E) + so.of[k] * x * E);
+          made[j][e][r] = n * (a[j][e][r] * h[r] + (1.f - a[j][e][r]) * candidate);
+          G[j][e][r] = -constant.of[k];
+        }
+      }
+      multiply(G, made, matrix, lane);
+      asm volatile("" : "+r"(pixel));  // what follows is read and computed again: registers are few
+    }
+    EACH {
+      float2 C = PAIR(c2), H = PAIR(h2), D = PAIR(grad);
+      int k = CHANNEL;
+      float c[2] = {C.x, C.y}, h[2] = {H.x, H.y}, d[2] = {D.x, D.y};
+      for (int r = 0; r < 2; r++) {
+        float gate = a[j][e][r], x = x1[j][e][r], away = c[r] - sc.of[k], E = sg.of[k] * away;
+        float candidate = f(sk.of[k] * (x + E) + so.of[k] * x * E);
+        if (NORM) d[r] = valid[pixel + r] ? d[r] + G[j][e][r] : 0.f;
+        sum_eta += d[r] * (gate * h[r] + (1.f - gate) * candidate);
+        d[r] *= n;
+        float ds = d[r] * (1.f - gate) * slope(candidate), de = ds * (sk.of[k] + so.of[k] * x);
+        sum[0][j][e] += de * away;
+        sum[1][j][e] += ds * (x + E);
+        sum[2][j][e] += ds * x * E;
+        sum[3][j][e] += de;
+        G[j][e][r] = d[r] * (h[r] - candidate) * gate * (1.f - gate);  // the gate's
+        a[j][e][r] = ds * (sk.of[k] + so.of[k] * E);                   // dh1, its own part
+        h[r] = d[r] * gate;                                            // dh2
+        c[r] = sg.of[k] * de;                                          // dc2
+        most = fmaxf(most, fabsf(c[r]));
+      }
+      PUT(dh2, h[0], h[1]);
+      PUT(dc2, c[0], c[1]);
+    }
+    if (!NORM) put_largest(largest, image, most, lane);
+    multiply(a, G, back, lane);
+    STORE(dh1, a);
+    gather(square, waiting, G, x1, lane);
+  }
+  put_square(squares, square, add, lane);
+  put_sums<4>(sums, sum, add, lane);
+  for (int i = 1; i < 32; i *= 2) sum_eta += __shfl_xor_sync(~0u, sum_eta, i);
+  if (!lane) eta_of[threadIdx.x / 32] = sum_eta;
+  __syncthreads();
+  if (!threadIdx.x) {
+    sum_eta = 0.f;
+    for (int w = 0; w < WARPS; w++) sum_eta += eta_of[w];
+    etas[blockIdx.x] = sum_eta;
+  }
+}
+
+// Backward of `inhibit`. H1's gradient is `through`, which came through its convolution, and `dh1`
+// with its correction. Adds to `dh2` and, unless `first`, to `dx`, which may be null; sums for alpha,
+// mu and of dc1.
+extern "C" __global__ void __launch_bounds__(32 * WARPS, INHIBIT_BACK)
+inhibit_back(In through, In dh1, In h1, In c1, In h2, const float* alpha, const float* mu, const float* middle,
+                       const float* correction, const unsigned char* valid, Out dx, Out dh2, Out dc1,
+                       float* largest, float* sums, int first, int add, int images) {
+  __shared__ Matrix matrix;
+  __shared__ Vector sa, sm, sc, constant;
+  stage(sa, alpha), stage(sm, mu), stage(sc, middle);
+  if (NORM) stage(matrix, correction, K + 1, 1, nullptr, -1.f), stage(constant, correction + K, K + 1);
+  __syncthreads();
+  float sum[3][NT][2] = {};
+  TILES {
+    Tile x = {}, off = {};
+    float most = 0.f;
+    LOAD(x, h1)
+    if (NORM) {
+      EACH_PIXEL off[j][e][r] = -constant.of[CHANNEL];
+      multiply(off, x, matrix, lane);
+    }
+    EACH {
+      float2 D = PAIR(through), S = PAIR(dh1), C = PAIR(c1), H = PAIR(h2), T = PAIR(dh2);
+      float2 X = dx && !first ? PAIR(dx) : make_float2(0.f, 0.f);
+      int k = CHANNEL;
+      float d[2] = {D.x + S.x, D.y + S.y}, c[2] = {C.x, C.y}, h[2] = {H.x, H.y}, t[2] = {T.x, T.y};
+      for (int r = 0; r < 2; r++) {
+        if (NORM) d[r] = valid[pixel + r] ? d[r] + off[j][e][r] : 0.f;
+        float dz = d[r] * slope(x[j][e][r]), through_c = dz * (c[r] - sc.of[k]);
+        d[r] = dz;
+        c[r] = -dz * (sa.of[k] * h[r] + sm.of[k]);
+        t[r] -= sa.of[k] * through_c;
+        sum[0][j][e] -= h[r] * through_c;
+        sum[1][j][e] -= through_c;
+        sum[2][j][e] += c[r];
+        most = fmaxf(most, fabsf(c[r]));
+      }
+      PUT(dc1, c[0], c[1]);
+      PUT(dh2, t[0], t[1]);
+      if (dx) PUT(dx, X.x + d[0], X.y + d[1]);
+    }
+    if (!NORM) put_largest(largest, image, most, lane);
+  }
+  put_sums<3>(sums, sum, add, lane);
+}
+
+// Backward of `gain`: out = dh2 + P's share. Puts or adds the gate's squares (before its scale).
+extern "C" __global__ void __launch_bounds__(32 * WARPS, GAIN_BACK)
+gain_back(In dh2, In dp, In h2, const float* u1, const float* scale, const float* middle, Out out,
+                    float* squares, int add, int images) {
+  __shared__ Matrix w, back;
+  __shared__ Vector s, m;
+  __shared__ Waiting waiting;
+  stage(w, u1, K, 1), stage(back, u1, 1, K, scale), stage(s, scale), stage(m, middle);
+  __syncthreads();
+  Square square = {};
+  TILES {
+    Tile G = {}, d = {}, h = {}, a;
+    LOAD(h, h2)
+    drive(a, h, w, s, m, lane);
+    EACH {
+      float2 D = PAIR(dp), T = PAIR(dh2);
+      float dp[2] = {D.x, D.y}, t[2] = {T.x, T.y};
+      for (int r = 0; r < 2; r++) {
+        float gate = sigmoid(a[j][e][r]);
+        G[j][e][r] = t[r] + dp[r] * gate;
+        d[j][e][r] = dp[r] * h[j][e][r] * gate * (1.f - gate);
+      }
+    }
+    multiply(G, d, back, lane);
+    STORE(out, G);
+    gather(square, waiting, d, h, lane);
+  }
+  put_square(squares, square, add, lane);
+}
+
+// Takes a normalisation's share off dc (N, K, P): `means` over the batch of dc and of dc (c - mean)
+// (2, K), `of` c's statistics (4, K); its largest pixels.
+extern "C" __global__ void __launch_bounds__(256)
+correct(float* dc, In c, const float* means, const float* of, const unsigned char* valid, float* largest) {
+  __shared__ float mosts[8];
+  int plane = blockIdx.x, k = plane % K;
+  float level = means[k], middle = of[K + k], slope = means[K + k] * of[2 * K + k] * of[2 * K + k], most = 0.f;
+#pragma unroll 4
+  for (int p = 4 * (blockIdx.y * 256 + threadIdx.x); p < P; p += 1024 * gridDim.y) {
+    long at = (long)plane * P + p;
+    float4 d = *(float4*)(dc + at), x = *(const float4*)(c + at);
+    float* to = &d.x;
+    const float* from = &x.x;
+    uchar4 known = *(const uchar4*)(valid + p);
+    const unsigned char* keep = &known.x;
+    for (int i = 0; i < 4; i++) {
+      to[i] = keep[i] ? to[i] - level - slope * (from[i] - middle) : 0.f;
+      most = fmaxf(most, fabsf(to[i]));
+    }
+    *(float4*)(dc + at) = d;
+  }
+  for (int i = 16; i; i /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, i));
+  if (threadIdx.x % 32 == 0) mosts[threadIdx.x / 32] = most;
+  __syncthreads();
+  if (threadIdx.x / 32 == 0) put_largest(largest, plane / K, mosts[threadIdx.x % 8], threadIdx.x);
+}

@@ -1,0 +1,146 @@
+"""The circuit's pointwise kernels on folded activities: pointwise.cu, launched by name.
+
+Each method is one kernel. Activities are (N, K, H', W'); a gate is (U, scale, middle), letters and
+middles (K,). Sums come as a part for each block, to be added up in a fixed order: `squares`
+(blocks, K, K + 1), Σ over pixels of a left side times a right one, and of the left side alone;
+`sums` (blocks, so many, K).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from layers.kernels import compiled
+
+CHANNELS = 32  # at most
+TILE = 64  # pixels that a block takes at a time: folded planes hold a multiple of it
+THREADS = 128
+MULTIPROCESSORS = 132  # of an H100 or H200. A fixed number: sums repeat bit for bit anywhere
+# Blocks of a kernel that each of them is to hold, from measurements on an H100.
+LAUNCH = {
+    "gain": 6, "squares": 5, "inhibit": 6, "mix": 4,
+    "mix_back": 3, "inhibit_back": 5, "gain_back": 5,
+}  # fmt: skip
+
+
+class Gate(NamedTuple):
+    """σ(scale (U h − middle)): U (K, K), the others (K,)."""
+
+    u: Tensor
+    scale: Tensor
+    middle: Tensor
+
+
+class Pointwise:
+    """The kernels for one shape of activity.
+
+    Args:
+        like: a folded activity (N, K, H', W').
+        tanh: f is tanh, or relu.
+        strict: products are float32's, or TF32's.
+        valid: None, or with batch normalisation which pixels are none of the padding (H' · W',),
+            as bytes.
+    """
+
+    def __init__(self, like: Tensor, tanh: bool, strict: bool, valid: Tensor | None):
+        self.images, self.channels = like.shape[:2]
+        self.pixels, self.device, self.valid = like[0, 0].numel(), like.device, valid
+        self.constants = {
+            "K": self.channels, "TANH": tanh, "STRICT": strict, "NORM": valid is not None,
+            "P": self.pixels, **{name.upper(): blocks for name, blocks in LAUNCH.items()},
+        }  # fmt: skip
+
+    def blocks(self, name: str) -> int:
+        return min(MULTIPROCESSORS * LAUNCH[name], self.images * self.pixels // TILE)
+
+    def new_squares(self, name: str) -> Tensor:
+        K = self.channels
+        return torch.empty(self.blocks(name), K, K + 1, device=self.device)
+
+    def new_sums(self, name: str, count: int) -> Tensor:
+        return torch.empty(self.blocks(name), count, self.channels, device=self.device)
+
+    def _launch(self, name: str, *arguments) -> None:
+        kernel = compiled.function("pointwise.cu", name, self.device, **self.constants)
+        kernel((self.blocks(name),), THREADS, *arguments, self.images)
+
+    def gain(self, h2: Tensor, gate: Gate, largest: Tensor) -> Tensor:
+        """P = H2 G1, its largest pixels into `largest` (N,)."""
+        out = torch.empty_like(h2)
+        self._launch("gain", h2, *gate, out, largest)
+        return out
+
+    def squares(self, h: Tensor) -> Tensor:
+        """Of h with itself."""
+        squares = self.new_squares("squares")
+        self._launch("squares", h, squares)
+        return squares
+
+    def inhibit(self, x, h2, c1, *, alpha, mu, middle, largest) -> tuple[Tensor, Tensor | None]:
+        """H1 = f(X − (α H2 + μ) (C1 − middle)), its largest pixels into `largest`; with batch
+        normalisation, its squares."""
+        out = torch.empty_like(x)
+        squares = None if self.valid is None else self.new_squares("inhibit")
+        self._launch("inhibit", x, h2, c1, alpha, mu, middle, self.valid, out, largest, squares)
+        return out, squares
+
+    def mix(
+        self, h1, c2, h2, *, gamma, kappa, omega, eta, middle, gate: Gate, gain: Gate, largest
+    ) -> tuple[Tensor, Tensor | None]:
+        """The next H2. Unless `largest` is None: with batch normalisation its squares, otherwise
+        the P that it makes by the gate `gain`, the largest pixels of which go to `largest`."""
+        out, p, squares = torch.empty_like(h2), None, None
+        if largest is not None and self.valid is None:
+            p = torch.empty_like(h2)
+        elif largest is not None:
+            squares = self.new_squares("mix")
+        self._launch(
+            "mix", h1, c2, h2, gamma, kappa, omega, eta, middle, *gate, *gain, self.valid,
+            out, p, largest, squares,
+        )  # fmt: skip
+        return out, squares if p is None else p
+
+    def mix_back(
+        self, grad, h2, h1, c2, *, gamma, kappa, omega, eta, middle, gate: Gate, correction,
+        largest, squares, sums, etas, add: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """The next H2's gradient `grad`, from which `correction` is to be taken off first, → the
+        shares of it of H2 and H1, and C2's gradient, its largest pixels into `largest` (without
+        batch normalisation). Sums for γ, κ, ω and of the gradient of γ C2; `etas` (blocks,)."""
+        dh2, dh1, dc2 = (torch.empty_like(grad) for _ in range(3))
+        self._launch(
+            "mix_back", grad, h2, h1, c2, gamma, kappa, omega, eta, middle, *gate, correction,
+            self.valid, dh2, dh1, dc2, largest, squares, sums, etas, int(add),
+        )  # fmt: skip
+        return dh2, dh1, dc2
+
+    def inhibit_back(
+        self, through, dh1, h1, c1, h2, *, alpha, mu, middle, correction, dx, dh2, largest, sums,
+        first: bool, add: bool,
+    ) -> Tensor:  # fmt: skip
+        """H1's gradient, `through` and `dh1` less its `correction`, → C1's, its largest pixels into
+        `largest` (without batch normalisation). Adds to `dh2` and, unless `first`, to `dx`. Sums
+        for α, μ and of C1's gradient."""
+        dc1 = torch.empty_like(h1)
+        self._launch(
+            "inhibit_back", through, dh1, h1, c1, h2, alpha, mu, middle, correction, self.valid,
+            dx, dh2, dc1, largest, sums, int(first), int(add),
+        )  # fmt: skip
+        return dc1
+
+    def gain_back(self, dh2, dp, h2, *, gate: Gate, squares, add: bool) -> Tensor:
+        """`dh2` and P's share of H2's gradient."""
+        out = torch.empty_like(h2)
+        self._launch("gain_back", dh2, dp, h2, *gate, out, squares, int(add))
+        return out
+
+    def correct(self, dc: Tensor, c: Tensor, means: Tensor, of: Tensor, largest: Tensor) -> None:
+        """Take what comes through a normalisation's statistics off dc, in its place: `means` (2, K)
+        over the batch of dc and dc (c − mean), `of` the statistics (4, K); its largest pixels into
+        `largest`."""
+        kernel = compiled.function("pointwise.cu", "correct", self.device, **self.constants)
+        grid = (self.images * self.channels, -(-self.pixels // 4096))
+        kernel(grid, 256, dc, c, means, of, self.valid, largest)
