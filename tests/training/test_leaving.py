@@ -67,7 +67,12 @@ def test_ctrl_c_before_the_training_begins_leaves_with_130(
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(processes.SECONDS)
 
-    assert run_script(tiny.experiment_params, build_model, QUIET) == INTERRUPTED
+    # A shell that starts tests in the background has them ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert run_script(tiny.experiment_params, build_model, QUIET) == INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "before the training began" in capsys.readouterr().err
 
 
