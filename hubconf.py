@@ -9,6 +9,7 @@ two discs lie on different contours, and on one. Move it to a device with ``.to`
 ``.eval()`` before it judges images.
 """
 
+from collections.abc import Callable as _Callable
 from importlib import import_module as _import_module
 from pathlib import Path as _Path
 
@@ -41,42 +42,26 @@ def _network(script: str, weights: str | None, options: dict) -> _torch.nn.Modul
     return _import_module("hgru_pytorch.analysis.trained").load_run(file, device="cpu").network
 
 
-def hgru(weights: str | None = None, **options) -> _torch.nn.Module:
-    """The hGRU: one symmetric 15×15 kernel, tanh, η at each step.
+def _entry(script: str, circuit: str) -> _Callable[..., _torch.nn.Module]:
+    def entry(weights: str | None = None, **options) -> _torch.nn.Module:
+        return _network(script, weights, options)
+
+    entry.__name__ = script
+    entry.__doc__ = f"""{circuit}
 
     Args:
         weights: None (initial values), or the contour length that it was trained on: '6', '9' or
-            '14'. Trained networks come in evaluation mode.
-        options: without weights, those of ``layers.hgru.HGRU``.
+            '14', where there are any. Trained networks come in evaluation mode.
+        options: without weights, those of the network: ``layers.hgru.HGRU`` or, for ``ff_5``,
+            ``models.feedforward.FeedforwardNetwork``.
     """
-    return _network("hgru", weights, options)
+    return entry
 
 
-def hgru_bn(weights: str | None = None, **options) -> _torch.nn.Module:
-    """Batch normalisation inside the circuit, shared by all steps. Arguments as ``hgru``."""
-    return _network("hgru_bn", weights, options)
-
-
-def hgru_bn_for(weights: str | None = None, **options) -> _torch.nn.Module:
-    """Batch normalisation inside the circuit, its own at each step. Arguments as ``hgru``."""
-    return _network("hgru_bn_for", weights, options)
-
-
-def hgru_bn_relu(weights: str | None = None, **options) -> _torch.nn.Module:
-    """Relu, two kernels, batch normalisation shared by all steps. Arguments as ``hgru``."""
-    return _network("hgru_bn_relu", weights, options)
-
-
-def multiplicative_lesion(weights: str | None = None, **options) -> _torch.nn.Module:
-    """``hgru`` with α = ω = 0. Arguments as ``hgru``."""
-    return _network("multiplicative_lesion", weights, options)
-
-
-def additive_lesion(weights: str | None = None, **options) -> _torch.nn.Module:
-    """``hgru`` with μ = κ = 0. Arguments as ``hgru``."""
-    return _network("additive_lesion", weights, options)
-
-
-def ff_5(weights: str | None = None, **options) -> _torch.nn.Module:
-    """Five layers of 20×20 convolutions. Options: those of ``FeedforwardNetwork``."""
-    return _network("ff_5", weights, options)
+hgru = _entry("hgru", "The hGRU: one symmetric 15×15 kernel, tanh, η at each step.")
+hgru_bn = _entry("hgru_bn", "Batch normalisation inside the circuit, shared by all steps.")
+hgru_bn_for = _entry("hgru_bn_for", "Batch normalisation inside the circuit, its own at each step.")
+hgru_bn_relu = _entry("hgru_bn_relu", "Relu, two kernels, batch normalisation shared by all steps.")
+multiplicative_lesion = _entry("multiplicative_lesion", "``hgru`` with α = ω = 0.")
+additive_lesion = _entry("additive_lesion", "``hgru`` with μ = κ = 0.")
+ff_5 = _entry("ff_5", "No recurrence: five layers of 20×20 convolutions.")

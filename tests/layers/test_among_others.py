@@ -72,6 +72,24 @@ def test_compiled_whole(options):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("options", CIRCUITS[:2], ids=str)
+def test_compiled_around_the_layer(options):
+    """What keeps the fused kernels on a GPU: the layer is left to itself (docs/kernels.md)."""
+    model = RecurrentNetwork(timesteps=2, h_ext=9, hidden_init="zeros", **options)
+    images = torch.rand(2, 1, 12, 13)
+    aside = copy.deepcopy(model)
+    aside.hgru.forward = torch.compiler.disable(aside.hgru.forward)
+    torch._dynamo.reset()
+    compiled = torch.compile(aside)
+    for one in (model, compiled):
+        one(images)[0].square().sum().backward()
+    torch.testing.assert_close(compiled(images)[0], model(images)[0], rtol=1e-4, atol=1e-5)
+    expected = dict(model.named_parameters())
+    for name, found in aside.named_parameters():
+        torch.testing.assert_close(found.grad, expected[name].grad, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("h_ext", [3, 9])
 def test_transforms_of_torch_func(h_ext):
     layer = layer_of(adaptation=True, h_ext=h_ext).double()
