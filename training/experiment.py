@@ -179,7 +179,7 @@ class Experiment(Mapping[str, Any]):
         missing = [key for key, value in values.items() if value is MISSING]
         if missing:
             raise UserError(f"experiment_params() does not give: {', '.join(missing)}")
-        overrides = tuple(overrides)
+        overrides = tuple(dict.fromkeys(reversed([*overrides])))[::-1]  # each once: its last
         changed = {_override(values, text) for text in overrides}
         if changed & {"model_name", "dataset"} and "exp_name" not in changed:
             values["exp_name"] = f"{values['model_name']}_{values['dataset']}"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from config import Config
 from models.tf_variables import load_tf_variables, tf_variables
@@ -115,6 +116,14 @@ def test_a_run_can_be_made_longer_but_not_changed(
     newest = sorted(project.glob("checkpoints/two_*/step_*.pt"))[-1]
     for name, value in load(newest)["model"].items():
         assert torch.equal(longer[f"model {name}"], value), name
+
+
+def test_options_that_are_given_again_are_recorded_once(script: Script, project: Path) -> None:
+    options = ("--set", "epochs=1", "--set", "lr=0.01")
+    for _ in range(3):
+        assert script(*options, "--resume", "auto") == COMPLETE
+    (record,) = project.glob("logs/*/settings.yaml")
+    assert yaml.safe_load(record.read_text())["overrides"] == ["epochs=1", "lr=0.01"]
 
 
 def test_results_that_a_kill_prevented_are_written_at_the_resume(
