@@ -229,6 +229,8 @@ def job_of(options: argparse.Namespace) -> Job:
     config, form, share = Config(), options.format, options.val_fraction
     folder = config.tf_records
     count = options.count or (SMALL_COUNT if name == SMALL_SET else COUNT)
+    if options.float32 and form != "tfrecords":
+        raise UserError(f"--float32 is a form of records: it has no place beside --format {form}")
     if form == "tfrecords":
         form = "float32" if options.float32 else "compact"
     elif form in FOLDERS:

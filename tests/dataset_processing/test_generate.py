@@ -291,6 +291,7 @@ def test_command_line_settings_reach_the_images(tmp_path, capsys):
         (["--start", "-1"], "--start: must be a whole number of at least 0"),
         (["--length", "14", "--window", "100"], "image 0: two snakes of 14 paddles did not fit"),
         (["--dataset", "curv_baselin_full"], "curv_baseline_full"),
+        (["--float32", "--format", "lra"], "--format lra"),
         (["--masks"], "masks have no place in records"),
         (["--workers", "0"], "--workers: must be a whole number of at least 1"),
         (["--val-fraction", "1"], "val_fraction: a share"),
