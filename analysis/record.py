@@ -233,7 +233,8 @@ def keep_record(which: str | Path, place: Path, config: Config) -> Path:
         config: the project's paths: its evaluations are kept along.
 
     Raises:
-        UserError: there is no such run, or nothing to keep of it (see :func:`validations`).
+        UserError: there is no such run, nothing to keep of it (see :func:`validations`), or what is
+            kept reaches further.
     """
     folder = Path(which)
     alone = (folder / "settings.yaml").is_file()
@@ -249,6 +250,8 @@ def keep_record(which: str | Path, place: Path, config: Config) -> Path:
             numbers = {key: one[key] for key in ("step", "set", "lesion", "timesteps", *NUMBERS)}
             lines.append({"event": "evaluation", "dataset": title(one["dataset"]), **numbers})
     kept = Run(config, record.name, place / record.name)
+    if kept.exists() and (step := RunRecord.of(kept).step) > record.step:
+        raise UserError(f"{kept.logs} reaches step {step}, {run.logs} only {record.step}")
     kept.write(record.portable())
     text = [json.dumps({key: _short(value) for key, value in line.items()}) for line in lines]
     write_text(kept.json_log, "".join(f"{line}\n" for line in dict.fromkeys(text)))

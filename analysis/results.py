@@ -58,6 +58,7 @@ class Result(Point):
     curve: Curve
     seconds: float | None  # that it trained; None: not counted
     complete: bool  # whether it trained to its end
+    validation_images: int  # of its last validation
     others: list[dict[str, Any]]  # further evaluations of its last weights
 
     @property
@@ -120,6 +121,7 @@ def result(run: Run, label: str) -> Result:
         curve=curve,
         seconds=counted[-1]["seconds"],
         complete=ended(run),
+        validation_images=count,
         others=[one for one in evaluations if one is not tested],
     )
 

@@ -334,7 +334,15 @@ def test_seeds_are_counted_by_what_they_reached(taught, tmp_path):
     assert "at chance" in by_seed["2"]["accuracy (95%)"]
     assert "at chance" not in by_seed["3"]["accuracy (95%)"]
     assert "`hgru.py lr=1`" in by_seed["0"]["script and settings"]
-    assert (page.parent / "runs" / "hgru_seed0" / "log.jsonl").stat().st_size < 10_000
+    assert "on 1,000 images" in page.read_text()
+    kept = page.parent / "runs" / "hgru_seed0" / "log.jsonl"
+    assert kept.stat().st_size < 10_000
+    before = kept.read_bytes()
+    older = taught(
+        "hgru_seed0", [0.5, 0.6], 1
+    )  # a copy of the run from when it had not gone as far
+    assert exit_code(results.main, [str(older), "--output", str(page)]) == 2
+    assert kept.read_bytes() == before
     assert page.with_name("r_commands.sh").read_text().count("--set curriculum=6") == 4
 
 
