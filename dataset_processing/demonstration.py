@@ -15,18 +15,11 @@ DEMONSTRATION = (f"dataset={SMALL_SET}", "batch_size=16", "validation_iters=250"
 def demonstration(
     name: str, config: Config, set_by_user: Collection[str] = (), model_name: str = "hgru"
 ) -> list[str]:
-    """What to train on where the user has set nothing and has nothing.
+    """Overrides (``key=value``) that make a demonstration of a script: an easy set of small images,
+    in smaller batches, under a name that says so.
 
-    Args:
-        name: the data set that ``experiment_params`` names.
-        config: the paths.
-        set_by_user: the parameters that the command line sets.
-        model_name: what the run's name begins with.
-
-    Returns:
-        Overrides (``key=value``) that make a demonstration of the script: an easy set of small
-        images, in smaller batches, under a name that says so. None where a path or the data set
-        was set, or records or images are there, under whatever name.
+    There are none where a path or the data set was set (``set_by_user`` has the parameters that the
+    command line sets), or records or images are there, under whatever name.
     """
     if is_stream(name) or "dataset" in set_by_user or not _all_default(config):
         return []

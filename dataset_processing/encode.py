@@ -11,6 +11,7 @@ Exit status: 0 all is encoded; 1 some images are left out, and named; 2 nothing 
 
 import signal
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -30,37 +31,20 @@ from support.files import WholeFile, npy_bytes
 from support.progress import Progress
 
 AT_ONCE = 256  # images read ahead of the one that is written
-MAX_DROPPED = 100
 
 
-def encode(
-    name: str,
-    config: Config,
-    folder: Path,
-    compact: bool = True,
-    seed: int = 0,
-    threads: int = 8,
-    max_dropped: int = MAX_DROPPED,
-) -> list[str]:
-    """Writes the records and the mean images of both folds, and says what was written.
-
-    Args:
-        name, config: the set, and the paths.
-        folder: where the records go.
-        compact: PNG images; False writes the 2018 release's float32 pixels.
-        seed: of the split.
-        threads: that read images.
-        max_dropped: stop when more images than this cannot be used.
+def encode(asked: Namespace, config: Config) -> list[str]:
+    """Writes the records and the mean images of both folds, as the command's options ask for.
 
     Returns:
         Of each image that was left out, its name and why.
 
     Raises:
-        MissingError: there are no images.
-        UserError: the metadata cannot be used, too many images cannot be used, a fold is left
-            without images of a class, or the folder holds other records of the set.
+        UserError: there are no images, the metadata or too many images cannot be used, a fold is
+            left without images of a class, or the folder holds other records of the set.
         SystemRefusal: a file cannot be written (a full disk).
     """
+    name, folder = asked.dataset, asked.output or config.tf_records
     source = load_set(name, config)
     if not source.on_disk():
         raise MissingError(missing(source))
@@ -71,7 +55,7 @@ def encode(
             f"{others[0]}: a generated set of this name is there; move {name}* out of {folder}, or "
             "name another --output"
         )
-    files, labels = source.get_data(seed)
+    files, labels = source.get_data(asked.seed)
     folds = [StoredFold(f"{name} {fold}", ImageFiles(files[fold], labels[fold])) for fold in FOLDS]
     folds[0].look()
     folds[1].look(folds[0].im_size)
@@ -80,9 +64,9 @@ def encode(
     with ExitStack() as whole:  # all files take their names together, at the end
         for fold, images in zip(FOLDS, folds, strict=True):
             path = folder / f"{name}_{source.folds[fold]}.tfrecords"
-            writer = whole.enter_context(RecordWriter(path, compact))
+            writer = whole.enter_context(RecordWriter(path, compact=not asked.float32))
             before = len(dropped)
-            counts, total = _encode_fold(fold, images, writer, threads, dropped, max_dropped)
+            counts, total = _encode_fold(images, writer, asked, dropped)
             told = f"{sum(counts)} records ({counts[1]} of label 1, {counts[0]} of label 0)"
             if any(counts[label] == 0 for label in np.unique(labels[fold])):
                 raise UserError(
@@ -103,12 +87,7 @@ def encode(
 
 
 def _encode_fold(
-    fold: str,
-    images: StoredFold,
-    writer: RecordWriter,
-    threads: int,
-    dropped: list[str],
-    max_dropped: int,
+    images: StoredFold, writer: RecordWriter, asked: Namespace, dropped: list[str]
 ) -> tuple[list[int], np.ndarray]:
     """Writes a fold's records and adds to ``dropped`` what is left out.
 
@@ -131,23 +110,19 @@ def _encode_fold(
             np.add(total, image, out=total)
             return
         dropped.append(str(found))
-        if len(dropped) > max_dropped:
+        if len(dropped) > asked.max_dropped:
             raise UserError(
-                f"more than {max_dropped} images cannot be used (--max-dropped); "
+                f"more than {asked.max_dropped} images cannot be used (--max-dropped); "
                 f"{first_of(dropped)}"
             )
 
     counts, total = [0, 0], np.zeros(images.im_size or ())
-    read_all(read, write, len(images), threads, f"encode {fold}")
+    read_all(read, write, len(images), asked.threads, f"encode {images.title.split()[-1]}")
     return counts, total
 
 
 def read_all(
-    read: Callable[[int], Any],
-    take: Callable[[int, Any], None],
-    count: int,
-    threads: int,
-    what: str,
+    read: Callable[[int], Any], take: Callable[[int, Any], None], count: int, threads: int, do: str
 ) -> None:
     """``take(number, read(number))`` for each number below ``count``, in order, under a bar.
 
@@ -156,7 +131,7 @@ def read_all(
     ahead: Iterator[Any] = iter(())
     with (
         ThreadPoolExecutor(threads) as pool,
-        Progress(total=count, desc=what, unit=" images") as bar,
+        Progress(total=count, desc=do, unit=" images") as bar,
     ):
         for start in range(0, count + AT_ONCE, AT_ONCE):
             now, ahead = ahead, pool.map(read, range(start, min(start + AT_ONCE, count)))
@@ -182,23 +157,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parse.add_argument("--threads", type=shell.whole(1), default=8, help="that read images")
     parse.add_argument(
-        "--max-dropped",
-        type=shell.whole(0),
-        default=MAX_DROPPED,
-        help="stop when more images than this cannot be used",
+        "--max-dropped", type=shell.whole(0), default=100, help="stop at more unusable images"
     )
-    options = parse.parse_args(arguments)
+    asked = parse.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves through the clean-up
-    config = Config()
-    dropped = encode(
-        options.dataset,
-        config,
-        options.output or config.tf_records,
-        not options.float32,
-        options.seed,
-        options.threads,
-        options.max_dropped,
-    )
+    dropped = encode(asked, Config())
     if dropped:
         print(
             f"error: {len(dropped)} images could not be used and are left out; {first_of(dropped)}",

@@ -56,14 +56,7 @@ class ImageFiles:
 
 
 class StoredFold:
-    """A fold in record files or in image files.
-
-    Args:
-        title: what messages call it.
-        reader: of the files.
-
-    Attributes:
-        im_size: (H, W) of its images; None until :meth:`look`.
+    """A fold in record files or in image files; messages call it ``title``.
 
     Raises:
         UserError: there is no record in any of the files.
@@ -71,7 +64,7 @@ class StoredFold:
 
     def __init__(self, title: str, reader: RecordReader | ImageFiles) -> None:
         self.title, self.reader = title, reader
-        self.im_size: tuple[int, int] | None = None
+        self.im_size: tuple[int, int] | None = None  # (H, W) of its images, after :meth:`look`
         self.meant = False
         self._warned: set[str] = set()
         if not len(reader):
@@ -87,7 +80,7 @@ class StoredFold:
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         """Image (H, W), uint8 or float32, and label; any index, taken modulo the length.
 
-        A warning says once what was converted, and once what is unusual about the pixels.
+        What was converted, and what is unusual about the pixels, is warned of once.
 
         Raises:
             BadImageError: the image is missing or damaged, not of ``im_size`` or not on the scale

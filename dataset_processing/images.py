@@ -104,12 +104,9 @@ def _grey(image: Image.Image, name: str) -> tuple[np.ndarray, str]:
     red, green, blue = (np.asarray(channel) for channel in colours.split())
     if np.array_equal(red, green) and np.array_equal(green, blue):
         return red, "transparent; put on black" if transparent else ""
-    how = (
-        "transparent and in colour; its luminance on black"
-        if transparent
-        else ("in colour; its luminance")
-    )
-    return np.asarray(colours.convert("L")), f"{how} is taken"
+    how = "in colour; its luminance is taken"
+    how = f"transparent and {how}, on black" if transparent else how
+    return np.asarray(colours.convert("L")), how
 
 
 def kind_of(data: bytes) -> str:

@@ -28,9 +28,8 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to get when the parent ends
 class Batch(NamedTuple):
     """One rank's slice of a batch.
 
-    It holds no image (n = 0) where all of the slice's records are bad and bad records are skipped.
-    What uses a batch then passes it over, on all ranks alike: the ranks tell one another their
-    sizes anyway, and a batch of which one of them has nothing is rare and not worth a special case.
+    It holds no image (n = 0) where all of the slice's records are bad and bad records are skipped;
+    all ranks then pass the batch over.
     """
 
     images: torch.Tensor  # (n, H, W), uint8 or float32 as stored, on the device
@@ -41,8 +40,8 @@ class Batch(NamedTuple):
 class Loader:
     """Batches of a data set, in an order that depends on the seed and the epoch alone.
 
-    Workers read and decode; the order, and what a batch holds, do not depend on their number. Their
-    signals are ignored, so that a run that is told to stop can finish its step.
+    Workers read and decode; they ignore signals, so that a run that is told to stop can finish its
+    step.
 
     Args:
         dataset: a fold. It is asked for ``epoch * len + i`` and may give fresh images for it; one
@@ -57,10 +56,6 @@ class Loader:
         on_bad_record: 'error' raises for a record that cannot be used; 'skip' leaves it out of its
             batch, logs its name and counts it.
         max_bad_records: more different bad records than this are an error in any case.
-
-    Attributes:
-        batches_per_epoch: batches in an epoch, the smaller last one included.
-        bad_records: names of the records skipped so far, and why.
 
     Raises:
         UserError: the batch is larger than the data set or smaller than ``world_size``.
@@ -91,10 +86,10 @@ class Loader:
         self.dataset, self.batch_size, self.seed, self.shuffle = dataset, batch_size, seed, shuffle
         self.rank, self.world_size = rank, world_size
         self.on_bad_record, self.max_bad_records = on_bad_record, max_bad_records
-        self.bad_records: dict[int, str] = {}
+        self.bad_records: dict[int, str] = {}  # by number: name and why
         self.workers, self.device = workers, torch.device(device)
         full, rest = divmod(len(dataset), batch_size)
-        self.batches_per_epoch = full + (rest >= world_size)
+        self.batches_per_epoch = full + (rest >= world_size)  # a smaller last one included
         if 0 < rest < world_size and rank == 0:
             log.warning(
                 "the last %d of %d images of each epoch are left out: they are fewer than the %d "
@@ -118,8 +113,7 @@ class Loader:
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number ``start`` on; one such iteration at a time.
 
-        Raises:
-            UserError: a record cannot be used, or too many of them; the message names it.
+        UserError if a record cannot be used, or too many of them; the message names it.
         """
         self._order.batches = self._indices(epoch, start)
         batches = self._batches()
@@ -180,10 +174,7 @@ class Loader:
             )
 
     def close(self) -> None:
-        """Ends the workers; a later ``batches`` starts new ones.
-
-        Where a loader is left to the garbage collector instead, they may take ten seconds to end.
-        """
+        """Ends the workers at once; a later ``batches`` starts new ones."""
         running = self._running() if self._running else None
         if running is not None:
             running.close()
