@@ -240,6 +240,15 @@ def test_single_paddles_and_distractors_number_as_asked():
     assert Settings(contour_length=6, single_paddles=None).single_count(3) == 224 - 42
 
 
+def test_single_paddles_begin_at_their_tails_where_distractors_were_skipped():
+    settings = Settings(contour_length=3, window=120, seed_distance=10, border=4,
+                        distractor_length=8, distractors=12, single_paddles=6)  # fmt: skip
+    for index in range(8):
+        others = Pathfinder(settings, 0).stimulus(index).distractor_paddles
+        assert len(others) < 8 * 12  # so some were
+        assert (others[-3:, 0] % 1 == 0).all()  # the end that was drawn from is a whole pixel
+
+
 def test_a_full_window_stops_distractors():
     settings = Settings(contour_length=4, **SMALL, distractors=200, distractor_length=2)
     stimulus = Pathfinder(settings, 0).stimulus(0)
