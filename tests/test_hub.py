@@ -136,6 +136,11 @@ def test_installed(tmp_path):
     command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation",
                "--target", str(tmp_path / "site"), str(tmp_path / "copy")]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True)
+    installed = tmp_path / "site" / "hgru_pytorch" / "clone"
+    for folder in ("analysis", "dataset_processing", "layers", "models", "support", "training"):
+        for path in (tmp_path / "copy" / folder).rglob("*"):
+            if path.is_file() and path.suffix not in (".pyc", ".nbi", ".nbc"):
+                assert (installed / path.relative_to(tmp_path / "copy")).is_file(), path
     shutil.rmtree(tmp_path / "copy")
     result = run_outside(tmp_path, USES, tmp_path / "site")
     assert result.returncode == 0, result.stderr
