@@ -3,19 +3,20 @@
     python -m benchmarks.step [--scripts hgru ff_5 …] [--batches 1 32 128 256] [--strict]
 
 One side is the network as it trains: convolution and circuit by their fast paths, on a CUDA device
-the step or pass captured in a graph. The other is the same network with PyTorch's direct
-convolutions, run eagerly with cudnn.benchmark. Both sides run in turn in this process. Images are
-random numbers.
+the step or pass captured in a graph, on a CPU shared by images. The other is the same network with
+PyTorch's direct convolutions, run eagerly with cudnn.benchmark. Both sides run in turn in this
+process. Images are random numbers.
 """
 
 import argparse
 import itertools
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.timing import (
     SCRIPTS,
@@ -31,6 +32,7 @@ from benchmarks.timing import (
     write,
 )
 from layers.horizontal import horizontal_method
+from layers.shares import shared_images
 from support import shell
 from training.distribution import Ranks
 
@@ -89,10 +91,18 @@ def _side(
 ) -> Callable[[], Any]:
     """A call that does one step or pass."""
     step, _ = train_step(script, Ranks(images.device), captured, **aux)
-    if training:
-        return lambda: step(images, labels)
-    step.model.eval()
-    return lambda: torch.no_grad()(step.infer)(images)
+    step.model.train(training)
+    call = (
+        partial(step, images, labels) if training else partial(torch.no_grad()(step.infer), images)
+    )
+    return (
+        call if images.is_cuda or not captured else partial(_shared, step.model, len(images), call)
+    )
+
+
+def _shared(network: nn.Module, images: int, call: Callable[[], Any]) -> None:
+    with shared_images(network, images):
+        call()
 
 
 def _line(row: dict[str, Any]) -> str:
