@@ -79,9 +79,8 @@ class HGRU(nn.Module):
         reuse: one normalisation shared by all steps, rather than its own at each step.
         batch_norm_validation: normalise evaluation by the ``'batch'`` at hand (the original's way)
             or by ``'running'`` averages.
-        recompute: where the fused circuit without batch normalisation runs (a CUDA device;
-            layers/circuit.py), keep only H2 of each step for backward and compute the rest again:
-            a fifth of the memory.
+        recompute: where the fused circuit runs (a CUDA device; layers/circuit.py), keep only H2 of
+            each step for backward and compute the rest again: a fifth of the memory.
         generator: source of the initial values.
 
     Attributes:

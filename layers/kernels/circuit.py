@@ -73,6 +73,7 @@ class _Circuit:
     """
 
     def __init__(self, plan: Plan, tanh: bool, p: Parameters, kernels, norms: Norms, like: Tensor):
+        p = Parameters._make(v if v is None else v.contiguous() for v in p)
         self.plan, self.p, self.kernels = plan, p, kernels
         self.norms: Normalised | None = None
         strict = plan.precision == spectral.FLOAT32
@@ -137,7 +138,7 @@ class _Circuit:
         c1 = self.convolve(0, p, largest[0], first)
         if norms is not None:
             norms.line(t, C1, c1)
-            norms.exchange(t, C1)
+            norms.exchange(t, C1, C1)
         h1, squares = self.point.inhibit(x, h2, c1, **self.inhibition(t), largest=largest[1])
         c2 = self.convolve(1, h1, largest[1], second)
         if norms is not None:
@@ -150,7 +151,7 @@ class _Circuit:
     def gain_statistics(self, norms: Normalised, t: int, squares: Tensor) -> None:
         """Of step t's first gate, from the parts of H2's squares."""
         norms.gate(t, G1, squares, self.u[0])
-        norms.exchange(t, G1)
+        norms.exchange(t, G1, G1)
 
     def mix(self, t: int, step: Step, largest: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The next H2. Unless `largest` is None there is a step after: without normalisation its P
@@ -322,9 +323,8 @@ class _CircuitFunction(torch.autograd.Function):
         kernel = plan.kernel(W1)
         kernels = kernel, kernel if W2 is None else plan.kernel(W2)
         x, h2 = fold(X, plan.sizes), fold(H0, plan.sizes)
-        p = Parameters(*(v if v is None else v.contiguous() for v in parameters))
-        circuit = _Circuit(plan, tanh, p, kernels, norms, x)
-        keep_all, T = keep and not recompute, len(p.eta)
+        circuit = _Circuit(plan, tanh, Parameters(*parameters), kernels, norms, x)
+        keep_all, T = keep and not recompute, len(circuit.of)
         largest = plan.new_largest(2 * T, len(x), x.device)
         spectra = plan.new_spectra(2 * T if keep_all else 0, x.shape[1], len(x), x.device)
         fields = len(Step._fields) if keep_all else int(keep)
@@ -338,7 +338,7 @@ class _CircuitFunction(torch.autograd.Function):
                 x, spectra, largest, *kept,
             )  # fmt: skip
         if own is not None:
-            own.observe(p.b1, p.b2)
+            own.observe(circuit.p.b1, circuit.p.b2)
         return unfold(h2, plan.sizes)
 
     @staticmethod

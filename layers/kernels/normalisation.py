@@ -6,6 +6,7 @@ chunk of a plane is a block's, and the chunks' sums are joined afterwards.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,13 +46,16 @@ def take_statistics(
 
 
 def share_statistics(
-    of: Tensor, weights: Tensor, epsilons: Tensor, over_ranks: OverRanks, own: int
-):
-    """Make several normalisations' statistics (…, 4, K), taken over so many values, those over all
-    processes. Returns over how many."""
+    of: Tensor, weights: Tensor, epsilons: Sequence[float], over_ranks: OverRanks, own: int
+) -> int | Tensor:
+    """Make the statistics (n, 4, K) of n normalisations, over so many values of this process, those
+    over all processes. Returns over how many. (Nothing here may copy from the host: a training step
+    is captured.)"""
     mean, variance, values = over_ranks(of[:, MEAN].flatten(), of[:, VARIANCE].flatten(), own)
     mean, variance = mean.view_as(weights), variance.view_as(weights)
-    inverse = torch.rsqrt(variance + epsilons)
+    inverse = torch.stack(
+        [torch.rsqrt(v + epsilon) for v, epsilon in zip(variance, epsilons, strict=True)]
+    )
     of.copy_(torch.stack([weights * inverse, mean, inverse, variance], 1))
     return values
 
@@ -64,7 +68,7 @@ def move_averages(
     if norm.training:
         launch(
             "move_averages", (-(-of.shape[-1] // 128),), of, of, len(of), of.stride(0), bias,
-            values, int(norm.biased_running_variance), norm.momentum, norm.running_mean,
+            values, int(norm.biased_running_variance), float(norm.momentum), norm.running_mean,
             norm.running_var, of.shape[-1],
         )  # fmt: skip
 
@@ -75,8 +79,7 @@ class _BatchNormalisation(torch.autograd.Function):
         of, count = x.new_empty(1, 4, x.shape[1]), x.numel() // x.shape[1]
         take_statistics(x, weight, norm.epsilon, of[0])
         if norm.over_ranks is not None:
-            epsilon = of.new_full((1, 1), norm.epsilon)
-            count = share_statistics(of, weight[None], epsilon, norm.over_ranks, count)
+            count = share_statistics(of, weight[None], [norm.epsilon], norm.over_ranks, count)
         values = x.new_empty(1).fill_(count)
         move_averages(norm, of, values)
         y = torch.empty_like(x)

@@ -71,15 +71,14 @@ class Normalised:
         """Take a convolution's statistics."""
         take_statistics(c, *self.weight(t, place), self.of[t, place], self.pixels)
 
-    def exchange(self, t: int, *places: int) -> None:
+    def exchange(self, t: int, first: int, last: int) -> None:
         """Where several processes share the batch, make statistics of step t those of all."""
         over_ranks = self.norms[0].over_ranks
         if over_ranks is None:
             return
-        weights, epsilons = zip(*(self.weight(t, place) for place in places), strict=True)
-        of, epsilon = self.of[t, list(places)], self.of.new_tensor(epsilons)[:, None]
-        count = share_statistics(of, torch.stack(weights), epsilon, over_ranks, self.own)
-        self.of[t, list(places)] = of
+        weights, epsilons = zip(*(self.weight(t, n) for n in range(first, last + 1)), strict=True)
+        of = self.of[t, first : last + 1]
+        count = share_statistics(of, torch.stack(weights), epsilons, over_ranks, self.own)
         self.values.fill_(count)
 
     def _over_ranks(self, means: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ def layer_of(channels=3, **options):
         ({"channels": 25, "timesteps": 2, "adaptation": True}, False),
         ({"timesteps": 2, "adaptation": True, "lesion_omega": True}, True),
         ({"timesteps": 2, "recurrent_nl": "relu", "recompute": True}, False),
-        ({"timesteps": 3, "batch_norm": True, "reuse": False, "adaptation": True}, False),
+        ({"timesteps": 3, "batch_norm": True, "reuse": False, "recompute": True}, False),
         ({"channels": 25, "timesteps": 2, "batch_norm": True, "separate_kernels": True}, True),
         ({"channels": 32, "timesteps": 2, "batch_norm": True, "recurrent_nl": "relu"}, False),
     ],
