@@ -52,7 +52,7 @@ def unfold(folded, sizes):
 @pytest.fixture
 def kernels(monkeypatch):
     """Has the circuit run on the CPU: its kernels by the C++ compiler, its convolutions direct."""
-    from layers.kernels import circuit
+    from layers.kernels import circuit, pointwise
 
     def convolve(self, which, activity, largest, out, by=F.conv2d):
         assert self.plan.precision == "float32" or torch.equal(
@@ -76,6 +76,7 @@ def kernels(monkeypatch):
             return torch.zeros_like(W1), None if W2 is None else torch.zeros_like(W2)
 
     back = functools.partialmethod(convolve, by=F.conv_transpose2d)
+    monkeypatch.setattr(pointwise, "MULTIPROCESSORS", 1)  # so that a block has several tiles
     monkeypatch.setattr(circuit, "fold", fold)
     monkeypatch.setattr(circuit, "unfold", unfold)
     monkeypatch.setattr(circuit._Circuit, "convolve", convolve)
