@@ -1,0 +1,20 @@
+#!/bin/sh
+# What trained the runs of results.md, in its order; written by analysis.results.
+# A run that begins with another's weights names that run with the time it was trained:
+# put the time of yours.
+set -e
+
+# b_2026-11-25_18-11-56 on NVIDIA H100 80GB HBM3, commit 5de5465d31ed (with uncommitted changes)
+python hgru.py --set exp_name=b --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set epochs=1 --set lr_schedule=cooldown --set validation_iters=250 --set num_validation_evals=20 --set curriculum=3,6,9 --set curriculum_review=0 --seed 1
+
+# c_2026-11-25_18-13-42 on NVIDIA H100 80GB HBM3, commit 5de5465d31ed (with uncommitted changes)
+python hgru.py --set exp_name=c --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set epochs=1 --set lr_schedule=cooldown --set validation_iters=250 --set num_validation_evals=20 --set curriculum=3,6,9 --set aux.eta_init=1 --set curriculum_review=0 --seed 1
+
+# d_2026-11-25_18-13-39 on NVIDIA H100 80GB HBM3, commit 5de5465d31ed (with uncommitted changes)
+python hgru.py --set exp_name=d --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set epochs=1 --set lr_schedule=cooldown --set validation_iters=250 --set num_validation_evals=20 --set curriculum=3,6,9 --set curriculum_review=0 --seed 2
+
+# e_2026-11-25_18-56-20 on NVIDIA H100 80GB HBM3, commit 5de5465d31ed (with uncommitted changes)
+python hgru.py --set exp_name=e --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set epochs=1 --set lr_schedule=cooldown --set validation_iters=250 --set num_validation_evals=20 --set curriculum=3,6,9 --seed 1
+
+# a_2026-11-25_18-11-55 on NVIDIA H100 80GB HBM3, commit 5de5465d31ed (with uncommitted changes)
+python hgru.py --set exp_name=a --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set epochs=1 --set lr_schedule=cooldown --set validation_iters=250 --set num_validation_evals=20 --set curriculum=6,9 --set curriculum_review=0 --seed 1
