@@ -66,6 +66,10 @@ def has_triton(device: torch.device) -> bool:
         return False
     if device.type == "cpu":
         return interpreted()
+    return _has_matrix_units(device)
+
+
+def _has_matrix_units(device: torch.device) -> bool:
     return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
@@ -78,7 +82,7 @@ def wants_kernels(device: torch.device) -> bool:
     if device.type == "cpu":
         asked = interpreted() and forced_method() == "triton"
     else:
-        asked = device.type == "cuda" and forced_method() != "direct"
+        asked = device.type == "cuda" and forced_method() != "direct" and _has_matrix_units(device)
     return asked and not transformed() and compiled.available(device)
 
 
