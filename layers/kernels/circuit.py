@@ -187,9 +187,8 @@ class _Circuit:
         """The gradient of what W1 (0) or W2 (1) made → that of what it took; the gradient's spectra
         go into `out`."""
         rows = self.plan.rows_there(gradient, largest, folded=True)
-        spectrum = self.plan.columns_there(rows, out)
         kernel = self.kernels[which]
-        rows = self.plan.columns_back(self.plan.product(kernel, spectrum, adjoint=True))
+        rows, _ = self.plan.convolve(rows, kernel, out, adjoint=True)
         return self.plan.rows_back(rows, kernel.scale, folded=True)
 
 

@@ -1,33 +1,16 @@
 """The spectral horizontal convolution on a CUDA device, in Triton.
 
-The transforms are dense matrix products, made small by choosing the frequencies well. Positions d
-are counted from the image's middle and frequencies are the half-integer ones, θ = 2π(u + ½)/N. A
-row x is kept as two real numbers a frequency,
-
-    p(θ) = Σ_d cos(θd) (x(d) + x(−d))        q(θ) = Σ_d sin(θd) (x(d) − x(−d))        (d > 0)
-
-so that Σ_d x(d) exp(−iθd) = p − iq. Each product is a quarter of a plain complex matrix's (cosines
-of pairs of half-integers: a type IV cosine transform), no frequency is its own negative, and 150
-pixels at N = 160 make exactly 80 frequencies each way. Half-integer frequencies wrap round with a
-change of sign; as N is at least the image and the kernel's reach, nothing that wraps is kept.
-Columns are transformed the same way, p and q apart. Only the product with the kernel's spectrum
-joins the four numbers of a pair of frequencies into the complex values at (u, v) and (u, −v).
-
-Layouts. An axis is *folded* when it lists the pixels from the middle to the right, then those from
-the middle to the left, each padded with zeros to a multiple of four (`Axis.pitch` numbers in all):
-the pairs above are then two plain runs. The middle pixel of an odd size stands in the first run and
-the second begins with a zero.
+The transforms are dense matrix products with cosines and sines of half-integer frequencies, and the
+four real numbers of a pair of frequencies are joined only for the product with the kernel's
+spectrum; docs/kernels.md says how and in what precision. The layouts:
 
     activity        (N, K, H, W), or folded (N, K, H', W')
     row spectrum    (u, pq, N, K, H')           pq of the row transform
     spectrum        (u, v, pq, pq, K, N)        pq of the column transform, then of the row's
     kernel spectrum (u, v, sign, c, O, I)       sign of v; c real, imaginary
 
-Precision. Where TF32 is allowed, spectra are stored as half-precision numbers, whose significand is
-TF32's: what the matrix units would round away is not written either. Their exponent is too short
-for any activity or gradient, so each image is divided by a power of two above its largest pixel
-first, and multiplied by it at the end. Otherwise spectra are float32, and three TF32 products make
-each float32 one.
+A folded axis lists the pixels from the middle to the right, then those from the middle to the left,
+each padded with zeros to a multiple of four (`Axis.pitch` numbers in all).
 """
 
 from __future__ import annotations
@@ -216,6 +199,68 @@ def _waves(waves, column, depth, HALF: tl.constexpr, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def _add_waves(
+    even, odd, waves, column, depth, p, q, HALF: tl.constexpr, PRECISION: tl.constexpr
+):  # fmt: skip
+    """p + even @ cosines and q + odd @ sines of these (depth, column)."""
+    even, even_low = split(even, PRECISION)
+    odd, odd_low = split(odd, PRECISION)
+    c, s, c_low, s_low = _waves(waves, column, depth, HALF, PRECISION)
+    p = add_product(even, even_low, c, c_low, p, PRECISION)
+    return p, add_product(odd, odd_low, s, s_low, q, PRECISION)
+
+
+@triton.jit
+def _line(
+    r, inside, rows, planes, images, channels, batch, height, width, right_y, left_y,
+    RUN: tl.constexpr, RUN_Y: tl.constexpr, ODD_Y: tl.constexpr, FOLDED: tl.constexpr,
+):  # fmt: skip
+    """Where rows of pixels begin, and which of them there are.
+
+    FOLDED: rows of 2 · RUN numbers, (batch, pq, N, K) of them taken in the order (pq, K, N).
+    Otherwise an activity (planes, height, width), whose rows are taken in the order of the folded
+    column axis of 2 · RUN_Y.
+    """
+    if FOLDED:
+        plane = r % planes
+        row = r - plane + plane % images * channels + plane // images
+        return (batch * rows + row) * (2 * RUN), inside
+    else:
+        y = r % (2 * RUN_Y)
+        inside &= (y < height - right_y) | ((y >= RUN_Y + ODD_Y) & (y <= RUN_Y + left_y))
+        y = tl.where(y < RUN_Y, right_y + y, left_y - (y - RUN_Y))
+        return ((r // (2 * RUN_Y)).to(tl.int64) * height + y) * width, inside
+
+
+@triton.jit
+def _put_frequencies(to, r, rows, u, p, q, HALF: tl.constexpr):
+    at = to + r[:, None] + u[None, :].to(tl.int64) * (2 * rows)
+    mask = (r < rows)[:, None] & (u < HALF)[None, :]
+    tl.store(at, p.to(to.dtype.element_ty), mask=mask)
+    tl.store(at + rows, q.to(to.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _put_pixels(
+    to, j, far, near, inside, width, right, left,
+    RUN: tl.constexpr, ODD: tl.constexpr, FOLDED: tl.constexpr,
+):  # fmt: skip
+    """The pairs j of rows at `to`, right and left."""
+    kind: tl.constexpr = to.dtype.element_ty
+    if FOLDED:
+        if ODD:
+            near = tl.where((j == 0)[None, :], 0.0, near)
+        keep = inside[:, None] & (j < RUN)[None, :]
+        tl.store(to[:, None] + j[None, :], far.to(kind), mask=keep)
+        tl.store(to[:, None] + RUN + j[None, :], near.to(kind), mask=keep)
+    else:
+        keep = inside[:, None] & (j < width - right)[None, :]
+        tl.store(to[:, None] + (right + j)[None, :], far, mask=keep)
+        keep = inside[:, None] & ((j >= ODD) & (j <= left))[None, :]
+        tl.store(to[:, None] + (left - j)[None, :], near, mask=keep)
+
+
+@triton.jit
 def _there_kernel(
     x, out, waves, largest, unit, per_image, rows, planes, images, channels, height, width,
     right_y, left_y, right, left,
@@ -223,13 +268,9 @@ def _there_kernel(
     ODD: tl.constexpr, ODD_Y: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
     ROWS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Rows of pixels → (frequency, pq, rows), for each of a batch.
-
-    FOLDED: rows of 2 · RUN numbers, (batch, pq, N, K) of them taken in the order (pq, K, N).
-    Otherwise an activity (planes, height, width), whose rows are taken in the order of the folded
-    column axis of 2 · RUN_Y. They are multiplied by `unit` and, where the `largest` pixels of their
-    images, of so many rows each, are given, divided by a power of two above those.
-    """
+    """Rows of pixels (see _line) → (frequency, pq, rows), for each of a batch. They are multiplied
+    by `unit` and, where the `largest` pixels of their images, of so many rows each, are given,
+    divided by a power of two above those."""
     r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = r < rows
     batch = tl.program_id(1).to(tl.int64)
@@ -240,15 +281,11 @@ def _there_kernel(
         u2 = tl.program_id(2) * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
         p2 = tl.zeros((ROWS, SECOND), tl.float32)
         q2 = tl.zeros((ROWS, SECOND), tl.float32)
-    if FOLDED:
-        plane = r % planes
-        row = r - plane + plane % images * channels + plane // images
-        at = x + (batch * rows + row)[:, None] * (2 * RUN)
-    else:
-        y = r % (2 * RUN_Y)
-        inside &= (y < height - right_y) | ((y >= RUN_Y + ODD_Y) & (y <= RUN_Y + left_y))
-        y = tl.where(y < RUN_Y, right_y + y, left_y - (y - RUN_Y))
-        at = x + ((r // (2 * RUN_Y)).to(tl.int64) * height + y)[:, None] * width
+    line, inside = _line(
+        r, inside, rows, planes, images, channels, batch, height, width, right_y, left_y,
+        RUN, RUN_Y, ODD_Y, FOLDED,
+    )  # fmt: skip
+    at = x + line[:, None]
     factor = unit
     if PRECISION == "half" and largest is not None:
         factor = (unit / image_scale(largest, r // per_image, inside, PRECISION))[:, None]
@@ -264,82 +301,14 @@ def _there_kernel(
             mask = inside[:, None] & ((j >= ODD) & (j <= left))[None, :]
             near = tl.load(at + (left - j)[None, :], mask=mask, other=0.0)
         far, near = far.to(tl.float32), near.to(tl.float32)
-        even, even_low = split((far + near) * factor, PRECISION)
-        odd, odd_low = split((far - near) * factor, PRECISION)
-        c, s, cl, sl = _waves(waves, u1, j, HALF, PRECISION)
-        p1 = add_product(even, even_low, c, cl, p1, PRECISION)
-        q1 = add_product(odd, odd_low, s, sl, q1, PRECISION)
+        even, odd = (far + near) * factor, (far - near) * factor
+        p1, q1 = _add_waves(even, odd, waves, u1, j, p1, q1, HALF, PRECISION)
         if SECOND > 0:
-            c, s, cl, sl = _waves(waves, u2, j, HALF, PRECISION)
-            p2 = add_product(even, even_low, c, cl, p2, PRECISION)
-            q2 = add_product(odd, odd_low, s, sl, q2, PRECISION)
-    put = r < rows
-    to = out + batch * (2 * HALF) * rows + r[:, None] + u1[None, :].to(tl.int64) * (2 * rows)
-    mask = put[:, None] & (u1 < HALF)[None, :]
-    tl.store(to, p1.to(out.dtype.element_ty), mask=mask)
-    tl.store(to + rows, q1.to(out.dtype.element_ty), mask=mask)
+            p2, q2 = _add_waves(even, odd, waves, u2, j, p2, q2, HALF, PRECISION)
+    to = out + batch * (2 * HALF) * rows
+    _put_frequencies(to, r, rows, u1, p1, q1, HALF)
     if SECOND > 0:
-        to = out + batch * (2 * HALF) * rows + r[:, None] + u2[None, :].to(tl.int64) * (2 * rows)
-        mask = put[:, None] & (u2 < HALF)[None, :]
-        tl.store(to, p2.to(out.dtype.element_ty), mask=mask)
-        tl.store(to + rows, q2.to(out.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def inverse(
-    spectrum, waves, r, rows, batch, group, factor,
-    HALF: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, ROWS: tl.constexpr,
-    DEPTH: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """The pixels of these rows of (batch, frequency, pq, rows) times `factor`, the group's FIRST
-    pairs, right and left, and its SECOND ones (without SECOND the first ones again)."""
-    j1 = group * (FIRST + SECOND) + tl.arange(0, FIRST)
-    even1 = tl.zeros((ROWS, FIRST), tl.float32)
-    odd1 = tl.zeros((ROWS, FIRST), tl.float32)
-    if SECOND > 0:
-        j2 = group * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
-        even2 = tl.zeros((ROWS, SECOND), tl.float32)
-        odd2 = tl.zeros((ROWS, SECOND), tl.float32)
-    at = spectrum + batch * (2 * HALF) * rows + r[:, None]
-    for start in range(0, HALF, DEPTH):
-        u = start + tl.arange(0, DEPTH)
-        mask = (r < rows)[:, None] & (u < HALF)[None, :]
-        here = at + u[None, :].to(tl.int64) * (2 * rows)
-        p, p_low = split(tl.load(here, mask=mask, other=0.0), PRECISION)
-        q, q_low = split(tl.load(here + rows, mask=mask, other=0.0), PRECISION)
-        c, s, cl, sl = _waves(waves, j1, u, HALF, PRECISION)
-        even1 = add_product(p, p_low, c, cl, even1, PRECISION)
-        odd1 = add_product(q, q_low, s, sl, odd1, PRECISION)
-        if SECOND > 0:
-            c, s, cl, sl = _waves(waves, j2, u, HALF, PRECISION)
-            even2 = add_product(p, p_low, c, cl, even2, PRECISION)
-            odd2 = add_product(q, q_low, s, sl, odd2, PRECISION)
-    even1, odd1 = even1 * factor, odd1 * factor
-    if SECOND > 0:
-        even2, odd2 = even2 * factor, odd2 * factor
-        return even1 + odd1, even1 - odd1, even2 + odd2, even2 - odd2
-    else:
-        return even1 + odd1, even1 - odd1, even1, odd1
-
-
-@triton.jit
-def _store_run(to, j, far, near, inside, RUN: tl.constexpr, ODD: tl.constexpr):
-    """Both runs of folded rows at `to`."""
-    if ODD:
-        near = tl.where((j == 0)[None, :], 0.0, near)
-    keep = inside[:, None] & (j < RUN)[None, :]
-    kind: tl.constexpr = to.dtype.element_ty
-    tl.store(to[:, None] + j[None, :], far.to(kind), mask=keep)
-    tl.store(to[:, None] + RUN + j[None, :], near.to(kind), mask=keep)
-
-
-@triton.jit
-def _store_pixels(to, j, far, near, inside, width, right, left, ODD: tl.constexpr):
-    """Both sides of plain rows at `to`."""
-    keep = inside[:, None] & (j < width - right)[None, :]
-    tl.store(to[:, None] + (right + j)[None, :], far, mask=keep)
-    keep = inside[:, None] & ((j >= ODD) & (j <= left))[None, :]
-    tl.store(to[:, None] + (left - j)[None, :], near, mask=keep)
+        _put_frequencies(to, r, rows, u2, p2, q2, HALF)
 
 
 @triton.jit
@@ -350,40 +319,44 @@ def _back_kernel(
     ODD: tl.constexpr, ODD_Y: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
     ROWS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """(frequency, pq, rows) → rows of pixels, for each of a batch; rows as in _there_kernel. They
-    are multiplied by `unit` and, if given, by the kernel's scale and their images'."""
+    """(frequency, pq, rows) → rows of pixels (see _line), for each of a batch. They are multiplied
+    by `unit` and, if given, by the kernel's scale and their images'."""
     r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = r < rows
     batch = tl.program_id(1).to(tl.int64)
-    group = tl.program_id(2)
     factor = unit
     if largest is not None:
         scale = image_scale(largest, r // per_image, inside, PRECISION)
         factor = (unit * tl.load(kernel_scale) * scale)[:, None]
-    far1, near1, far2, near2 = inverse(
-        spectrum, waves, r, rows, batch, group, factor,
-        HALF, FIRST, SECOND, ROWS, DEPTH, PRECISION,
-    )  # fmt: skip
-    if FOLDED:
-        plane = r % planes
-        row = r - plane + plane % images * channels + plane // images
-        to = x + (batch * rows + row) * (2 * RUN)
-    else:
-        y = r % (2 * RUN_Y)
-        inside &= (y < height - right_y) | ((y >= RUN_Y + ODD_Y) & (y <= RUN_Y + left_y))
-        y = tl.where(y < RUN_Y, right_y + y, left_y - (y - RUN_Y))
-        to = x + ((r // (2 * RUN_Y)).to(tl.int64) * height + y) * width
-    j = group * (FIRST + SECOND) + tl.arange(0, FIRST)
-    if FOLDED:
-        _store_run(to, j, far1, near1, inside, RUN, ODD)
-    else:
-        _store_pixels(to, j, far1, near1, inside, width, right, left, ODD)
+    j1 = tl.program_id(2) * (FIRST + SECOND) + tl.arange(0, FIRST)
+    even1 = tl.zeros((ROWS, FIRST), tl.float32)
+    odd1 = tl.zeros((ROWS, FIRST), tl.float32)
     if SECOND > 0:
-        j = group * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
-        if FOLDED:
-            _store_run(to, j, far2, near2, inside, RUN, ODD)
-        else:
-            _store_pixels(to, j, far2, near2, inside, width, right, left, ODD)
+        j2 = tl.program_id(2) * (FIRST + SECOND) + FIRST + tl.arange(0, SECOND)
+        even2 = tl.zeros((ROWS, SECOND), tl.float32)
+        odd2 = tl.zeros((ROWS, SECOND), tl.float32)
+    at = spectrum + batch * (2 * HALF) * rows + r[:, None]
+    for start in range(0, HALF, DEPTH):
+        u = start + tl.arange(0, DEPTH)
+        mask = (r < rows)[:, None] & (u < HALF)[None, :]
+        here = at + u[None, :].to(tl.int64) * (2 * rows)
+        p = tl.load(here, mask=mask, other=0.0)
+        q = tl.load(here + rows, mask=mask, other=0.0)
+        even1, odd1 = _add_waves(p, q, waves, j1, u, even1, odd1, HALF, PRECISION)
+        if SECOND > 0:
+            even2, odd2 = _add_waves(p, q, waves, j2, u, even2, odd2, HALF, PRECISION)
+    even1, odd1 = even1 * factor, odd1 * factor
+    far1, near1 = even1 + odd1, even1 - odd1
+    if SECOND > 0:
+        even2, odd2 = even2 * factor, odd2 * factor
+        far2, near2 = even2 + odd2, even2 - odd2
+    line, inside = _line(
+        r, inside, rows, planes, images, channels, batch, height, width, right_y, left_y,
+        RUN, RUN_Y, ODD_Y, FOLDED,
+    )  # fmt: skip
+    _put_pixels(x + line, j1, far1, near1, inside, width, right, left, RUN, ODD, FOLDED)
+    if SECOND > 0:
+        _put_pixels(x + line, j2, far2, near2, inside, width, right, left, RUN, ODD, FOLDED)
 
 
 # -- products at each frequency --------------------------------------------------------------------
@@ -391,13 +364,8 @@ def _back_kernel(
 
 @triton.jit
 def _join(spectrum, at, size, mask):
-    """The complex values at (u, v) and (u, −v) from the four real numbers of a pair.
-
-    The row transform makes p − iq of a row, and the column transform p − iq of each of these two.
-    With names row first: X(u, v) = (pp − i pq) − i (qp − i qq) = (pp − qq) − i (qp + pq). At −v the
-    columns' sines change sign, so pq and qq do: X(u, −v) = (pp + qq) + i (pq − qp). The way back
-    solves for the four numbers; the ½ is in the inverse's scale.
-    """
+    """The complex values at (u, v) and (u, −v) from the four real numbers of a pair (see
+    docs/kernels.md)."""
     pp = tl.load(spectrum + at, mask=mask, other=0.0).to(tl.float32)
     qp = tl.load(spectrum + at + size, mask=mask, other=0.0).to(tl.float32)
     pq = tl.load(spectrum + at + 2 * size, mask=mask, other=0.0).to(tl.float32)
@@ -420,12 +388,15 @@ def _complex_product(a_r, a_i, b_r, b_i, sum_r, sum_i, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def _kernel_values(kernel, at, size, mask, CONJUGATE: tl.constexpr):
+def _kernel_times(
+    kernel, at, size, mask, x_r, x_i, CONJUGATE: tl.constexpr, PRECISION: tl.constexpr
+):
     re = tl.load(kernel + at, mask=mask, other=0.0)
     im = tl.load(kernel + at + size, mask=mask, other=0.0)
     if CONJUGATE:
         im = -im
-    return re, im
+    zero = tl.zeros((re.shape[0], x_r.shape[1]), tl.float32)
+    return _complex_product(re, im, x_r, x_i, zero, zero, PRECISION)
 
 
 @triton.jit
@@ -447,11 +418,9 @@ def _product_kernel(
     x = f * 4 * inputs * images + i[:, None] * images + n[None, :]
     x_mask = (i < inputs)[:, None] & (n < images)[None, :]
     plus_r, plus_i, minus_r, minus_i = _join(spectrum, x, inputs * images, x_mask)
-    zero = tl.zeros((OUT, IMAGES), tl.float32)
-    w_r, w_i = _kernel_values(kernel, w, size, w_mask, CONJUGATE)
-    yp_r, yp_i = _complex_product(w_r, w_i, plus_r, plus_i, zero, zero, PRECISION)
-    w_r, w_i = _kernel_values(kernel, w + 2 * size, size, w_mask, CONJUGATE)
-    ym_r, ym_i = _complex_product(w_r, w_i, minus_r, minus_i, zero, zero, PRECISION)
+    yp_r, yp_i = _kernel_times(kernel, w, size, w_mask, plus_r, plus_i, CONJUGATE, PRECISION)
+    w += 2 * size
+    ym_r, ym_i = _kernel_times(kernel, w, size, w_mask, minus_r, minus_i, CONJUGATE, PRECISION)
     step = outputs * images
     y = out + f * 4 * step + o[:, None] * images + n[None, :]
     y_mask = (o < outputs)[:, None] & (n < images)[None, :]
@@ -686,12 +655,13 @@ class Plan:
         return Spectrum(out, spectrum.largest)
 
     def convolve(
-        self, rows: Rows, kernel: Kernel, out: Tensor | None = None
+        self, rows: Rows, kernel: Kernel, out: Tensor | None = None, adjoint: bool = False
     ) -> tuple[Rows, Spectrum]:
-        """Row spectra of an activity → those of its convolution, to be multiplied by the kernel's
-        scale, and the activity's spectra, put into `out` if given."""
+        """Row spectra of an activity → those of its convolution, or with `adjoint` of a gradient →
+        those of what was convolved, to be multiplied by the kernel's scale; and the spectra of what
+        came in, put into `out` if given."""
         spectrum = self.columns_there(rows, out)
-        return self.columns_back(self.product(kernel, spectrum)), spectrum
+        return self.columns_back(self.product(kernel, spectrum, adjoint)), spectrum
 
     def correlate(
         self,
