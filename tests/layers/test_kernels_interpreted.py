@@ -98,10 +98,7 @@ def test_convolution(precision):
     "options, precision",
     [
         ({"timesteps": 1, "adaptation": True}, "half"),
-        pytest.param(
-            {"timesteps": 2, "batch_norm": True, "separate_kernels": True}, "float32",
-            marks=pytest.mark.slow,
-        ),
+        ({"timesteps": 2, "batch_norm": True, "separate_kernels": True}, "float32"),
         pytest.param(
             {"timesteps": 2, "recurrent_nl": "relu", "separate_kernels": True, "recompute": True},
             "float32", marks=pytest.mark.slow,
