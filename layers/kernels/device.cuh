@@ -1,47 +1,15 @@
-// What the CUDA C++ files share: the matrix units and their layouts, half precision, shared memory.
+// What the CUDA C++ files share: the matrix units and their layouts.
 // A lane is (g, q) = (lane / 4, lane % 4). tests/layers/host.h has the same for a CPU, where HOST is
 // defined.
 #ifndef HOST
-#define SHARED(name) extern __shared__ __align__(128) char name[]
-typedef unsigned short half;  // its bits
-
-__device__ __forceinline__ unsigned pack(float low, float high) {
-  unsigned x;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(x) : "f"(high), "f"(low));
-  return x;
-}
-__device__ __forceinline__ float to_float(half x) {
-  float y;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
-  return y;
-}
-// Two halves plus two halves.
-__device__ __forceinline__ unsigned add_pair(unsigned a, unsigned b) {
-  unsigned c;
-  asm("add.rn.f16x2 %0, %1, %2;" : "=r"(c) : "r"(a), "r"(b));
-  return c;
-}
-// c += a b of half precision, 16 x 16 times 16 x 8. Rows of a: g, g + 8, g, g + 8; columns (pairs)
-// 2q, 2q, 2q + 8, 2q + 8; b likewise: rows 2q and 2q + 8, column g. c: (g, 2q), (g, 2q + 1), then
-// row g + 8.
-__device__ __forceinline__ void mma_half(float* c, const unsigned* a, unsigned b0, unsigned b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 // c += a b of TF32, 16 x 8 times 8 x 8. Rows of a: g, g + 8, g, g + 8; columns q, q, q + 4, q + 4;
-// b: rows q and q + 4, column g; c as above. What is below TF32's digits is cut off.
+// b: rows q and q + 4, column g; c: (g, 2q), (g, 2q + 1), then row g + 8. What is below TF32's digits
+// is cut off.
 __device__ __forceinline__ void mma_tf32(float* c, const float* a, float b0, float b1) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(__float_as_int(a[0])), "r"(__float_as_int(a[1])), "r"(__float_as_int(a[2])),
         "r"(__float_as_int(a[3])), "r"(__float_as_int(b0)), "r"(__float_as_int(b1)));
-}
-// Four 8 x 8 blocks of halves in shared memory, at a lane's row of them each, transposed: a lane
-// receives of each block the rows 2q and 2q + 1 of column g.
-__device__ __forceinline__ void load_transposed(unsigned* x, const half* at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-      : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"((unsigned)__cvta_generic_to_shared(at)) : "memory");
 }
 // exp(x) and 1 / x to two units in the last place; what is below 2^-126 is 0.
 __device__ __forceinline__ float fast_exp(float x) {
@@ -60,14 +28,7 @@ __device__ __forceinline__ void load_rows(unsigned* x, const void* at) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
       : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"((unsigned)__cvta_generic_to_shared(at)) : "memory");
 }
-// Sixteen bytes from global to shared memory, some time before `copies_arrive`.
-__device__ __forceinline__ void copy_later(void* to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
-      :: "r"((unsigned)__cvta_generic_to_shared(to)), "l"(from) : "memory");
-}
-__device__ __forceinline__ void copies_arrive() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 #endif
 
 // The nearest TF32 value.
 __device__ __forceinline__ float tf32(float x) { return __int_as_float((__float_as_int(x) + 0x1000) & ~0x1fff); }
-__device__ __forceinline__ unsigned negative_pair(unsigned a) { return a ^ 0x80008000u; }

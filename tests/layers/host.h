@@ -19,12 +19,10 @@
 #define __restrict__
 #define __shared__ static
 #define __align__(n) alignas(n)
-#define SHARED(name) char* name = host_shared
 using std::max;
 using std::min;
 struct Index { int x = 0, y = 0, z = 0; };
 static Index threadIdx, blockIdx, blockDim, gridDim;
-static char* host_shared;
 struct float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct uchar4 { unsigned char x, y, z, w; };
@@ -39,14 +37,6 @@ static float __int_as_float(int x) { float i; memcpy(&i, &x, 4); return i; }
 #define __expf expf
 static float fast_exp(float x) { return expf(x); }
 static float reciprocal(float x) { return 1 / x; }
-
-// -- half precision --
-typedef unsigned short half;
-static float to_float(half x) { _Float16 h; memcpy(&h, &x, 2); return h; }
-static half bits(float x) { _Float16 h = x; half b; memcpy(&b, &h, 2); return b; }
-static unsigned pack(float low, float high) { return bits(low) | (unsigned)bits(high) << 16; }
-static float part(unsigned x, int high) { return to_float(x >> 16 * high); }
-static unsigned add_pair(unsigned a, unsigned b) { return pack(part(a, 0) + part(b, 0), part(a, 1) + part(b, 1)); }
 
 // -- threads --
 struct Meeting { int expected = 0, here = 0, time = 0; };
@@ -87,13 +77,10 @@ static void body() {
     if (--m->expected && m->here >= m->expected) m->here = 0, m->time++;
   swapcontext(&t.context, &main_context);
 }
-template <class F> static void host_launch(Index grid, int count, int bytes, F call) {
+template <class F> static void host_launch(Index grid, int count, F call) {
   blockDim = {count, 1, 1}, gridDim = grid;
-  std::vector<float4> shared(bytes / 16 + 9);
-  host_shared = (char*)(((size_t)shared.data() + 127) / 128 * 128);
   host_body = call;
   for (long b = 0; b < (long)grid.x * grid.y * grid.z; b++) {
-    memset(shared.data(), 0xff, shared.size() * 16);  // NaN
     blockIdx = {int(b % grid.x), int(b / grid.x % grid.y), int(b / grid.x / grid.y)};
     threads = std::vector<Thread>(count);
     warps = std::vector<Warp>((count + 31) / 32);
@@ -128,45 +115,27 @@ template <class... A, size_t... I>
 static void host_call(void (*kernel)(A...), void** values, std::index_sequence<I...>) {
   kernel(*(std::remove_reference_t<A>*)values[I]...);
 }
-template <class... A> static void host_run(void (*kernel)(A...), const int* size, int bytes, void** values) {
-  host_launch(Index{size[0], size[1], size[2]}, size[3], bytes,
+template <class... A> static void host_run(void (*kernel)(A...), const int* size, void** values) {
+  host_launch(Index{size[0], size[1], size[2]}, size[3],
       [=] { host_call(kernel, values, std::index_sequence_for<A...>()); });
 }
 
 // -- matrix units and shared memory --
-static void mma(float* c, int depth, float (*of)(const unsigned*, int), const unsigned* a, unsigned b0, unsigned b1) {
+static void mma_tf32(float* c, const float* a, float b0, float b1) {
   Warp& w = mine();
-  int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4, each = depth / 8;
-  unsigned b[2] = {b0, b1};
+  int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+  float b[2] = {b0, b1};
   memcpy(w.words[lane], a, 16);
   memcpy(w.words[lane] + 4, b, 8);
   __syncwarp();
+  auto of = [](unsigned x) { return (double)__int_as_float(x & ~0x1fff); };
   for (int i = 0; i < 4; i++) {
     int row = g + 8 * (i / 2), column = 2 * q + i % 2;
     double sum = 0;
-    for (int k = 0; k < depth; k++) {
-      int p = k / each, e = k % each;
-      sum += (double)of(&w.words[4 * (row % 8) + p % 4][row / 8 + 2 * (p / 4)], e) *
-             of(&w.words[4 * column + p % 4][4 + p / 4], e);
-    }
+    for (int k = 0; k < 8; k++)
+      sum += of(w.words[4 * (row % 8) + k % 4][row / 8 + 2 * (k / 4)]) * of(w.words[4 * column + k % 4][4 + k / 4]);
     c[i] += sum;
   }
-  __syncwarp();
-}
-static void mma_half(float* c, const unsigned* a, unsigned b0, unsigned b1) {
-  mma(c, 16, [](const unsigned* x, int e) { return part(*x, e); }, a, b0, b1);
-}
-static void mma_tf32(float* c, const float* a, float b0, float b1) {
-  mma(c, 8, [](const unsigned* x, int) { return __int_as_float(*x & ~0x1fff); }, (const unsigned*)a,
-      __float_as_int(b0), __float_as_int(b1));
-}
-static void load_transposed(unsigned* x, const half* at) {
-  Warp& w = mine();
-  int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-  w.at[lane] = at;
-  __syncwarp();
-  for (int m = 0; m < 4; m++)
-    x[m] = ((const half*)w.at[8 * m + 2 * q])[g] | (unsigned)((const half*)w.at[8 * m + 2 * q + 1])[g] << 16;
   __syncwarp();
 }
 static void load_rows(unsigned* x, const void* at) {
@@ -177,5 +146,3 @@ static void load_rows(unsigned* x, const void* at) {
   for (int m = 0; m < 4; m++) x[m] = ((const unsigned*)w.at[8 * m + lane / 4])[lane % 4];
   __syncwarp();
 }
-static void copy_later(void* to, const void* from) { memcpy(to, from, 16); }
-static void copies_arrive() {}

@@ -19,11 +19,11 @@ class Function:
     def __init__(self, run):
         self.run = run
 
-    def __call__(self, grid, threads, *arguments, shared=0):
+    def __call__(self, grid, threads, *arguments):
         values = [compiled._value(a) for a in arguments]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
         size = (ctypes.c_int * 4)(*(*grid, 1, 1)[:3], threads)
-        self.run(size, shared, pointers)
+        self.run(size, pointers)
 
 
 @functools.cache
@@ -45,8 +45,8 @@ def _library(file, reverse, **constants):
     text = compiled.source(file)
     for name in kernels(text):
         text += f"""
-extern "C" void run_{name}(const int* size, int bytes, void** values) {{
-  host_run({name}, size, bytes, values);
+extern "C" void run_{name}(const int* size, void** values) {{
+  host_run({name}, size, values);
 }}
 """
     (folder / "kernel.cpp").write_text(text)
