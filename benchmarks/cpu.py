@@ -15,6 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from support.memory import wait_briefly
+
+wait_briefly()  # as a script does, before PyTorch is imported
+
+# isort: split
 import torch
 
 from benchmarks.timing import SCRIPTS, begin, in_turn, parser, train_step, write

@@ -1,7 +1,8 @@
-"""Memory of a process that computes on the CPU."""
+"""Memory and threads of a process that computes on the CPU."""
 
 import contextlib
 import ctypes
+import os
 
 
 def keep_memory() -> None:
@@ -18,3 +19,14 @@ def keep_memory() -> None:
         libc.mallopt(arena_max, 1)
         libc.mallopt(mmap_max, 0)
         libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def wait_briefly() -> None:
+    """Have PyTorch's threads sleep when one of them waits for more than some microseconds.
+
+    They turn on the spot for milliseconds otherwise. Where another program has one of their cores,
+    they take it from the very thread that they wait for. Call it before PyTorch is imported; what
+    the user has set stays. Means something to GNU's OpenMP alone, which PyTorch has on Linux.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")

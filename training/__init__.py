@@ -13,11 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from support.memory import wait_briefly
 from training import signals
 
 _MAIN = Path(getattr(sys.modules["__main__"], "__file__", None) or "").resolve()
 if _MAIN.parent == Path(__file__).resolve().parent.parent:
     signals.listen()  # a script was started; importing PyTorch takes seconds
+    wait_briefly()
 
 
 def main(
