@@ -19,6 +19,7 @@ from support.memory import wait_briefly
 
 wait_briefly()  # as a script does, before PyTorch is imported
 
+# ruff: noqa: E402  (what follows imports PyTorch)
 # isort: split
 import torch
 
