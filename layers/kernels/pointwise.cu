@@ -202,6 +202,16 @@ __device__ __forceinline__ void put_largest(float* largest, int image, float x, 
   if (!lane && x > *(volatile float*)(largest + image)) atomicMax((int*)largest + image, __float_as_int(x));
 }
 
+// h becomes h times its gate, of which `a` is what goes into the sigmoid; the largest of it.
+__device__ __forceinline__ float gated(Tile h, const Tile a) {
+  float most = 0.f;
+  EACH_PIXEL {
+    h[j][e][r] *= sigmoid(a[j][e][r]);
+    most = fmaxf(most, fabsf(h[j][e][r]));
+  }
+  return most;
+}
+
 // P = H2 G1, its largest pixels too.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, GAIN)
 gain(In h2, const float* u1, const float* scale, const float* middle, Out out, float* largest, int images) {
@@ -211,13 +221,9 @@ gain(In h2, const float* u1, const float* scale, const float* middle, Out out, f
   __syncthreads();
   TILES {
     Tile h = {}, a;
-    float most = 0.f;
     LOAD(h, h2)
     drive(a, h, w, s, m, lane);
-    EACH_PIXEL {
-      h[j][e][r] *= sigmoid(a[j][e][r]);
-      most = fmaxf(most, fabsf(h[j][e][r]));
-    }
+    float most = gated(h, a);
     STORE(out, h);
     put_largest(largest, image, most, lane);
   }
@@ -298,12 +304,8 @@ mix(In h1, In c2, In h2, const float* gamma, const float* kappa, const float* om
     STORE(out, h);
     if (NORM && squares) gather(square, waiting, h, h, lane);
     if (!NORM && p) {
-      float most = 0.f;
       drive(a, h, w1, s1, m1, lane);
-      EACH_PIXEL {
-        h[j][e][r] *= sigmoid(a[j][e][r]);
-        most = fmaxf(most, fabsf(h[j][e][r]));
-      }
+      float most = gated(h, a);
       STORE(p, h);
       put_largest(largest, image, most, lane);
     }

@@ -32,23 +32,29 @@ def stages(project: Path) -> list[tuple[int, int, int]]:
     return [(e["step"], e["images"], e["length"]) for e in events if e["event"] == "stage"]
 
 
-def test_each_length_is_shown_for_its_share_of_images(
-    script: Script, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: list[tuple[int, int]] = []
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[int, int]]]:
+    """Number and contour length of the images that the generator is asked for, call by call."""
+    calls: list[list[tuple[int, int]]] = []
     images = Pathfinder.images
 
     def noted(self: Pathfinder, numbers: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        drawn.extend((self.settings.contour_length, n) for n in numbers if len(numbers) > 1)
+        calls.append([(number, self.settings.contour_length) for number in numbers])
         return images(self, numbers)
 
     monkeypatch.setattr(Pathfinder, "images", noted)
+    return calls
+
+
+def test_each_length_is_shown_for_its_share_of_images(
+    script: Script, project: Path, drawn: list[list[tuple[int, int]]]
+) -> None:
     assert script(*STREAM, *LENGTHS, *ALONE, *NEVER) == COMPLETE
     # 8 steps are 30 images: an epoch's last batch has the two that are left.
     assert stages(project) == [(0, 0, 3), (4, 16, 4), (12, 46, 6)]
-    trained = [(length, n) for length, n in drawn if n < 60]
-    assert [length for length, _ in trained] == [3] * 16 + [4] * 30 + [6] * 14
-    assert sorted(n for _, n in trained) == list(range(60))
+    trained = [pair for call in drawn if len(call) > 1 for pair in call if pair[0] < 60]
+    assert [length for _, length in trained] == [3] * 16 + [4] * 30 + [6] * 14
+    assert sorted(n for n, _ in trained) == list(range(60))
     (results,) = project.glob("results/*.npz")
     assert np.load(results)["val_step"].tolist() == [0, 4, 8, 12, 16]  # on the set's own length
     (log,) = project.glob("logs/*/log.jsonl")
@@ -66,21 +72,13 @@ def test_each_length_is_shown_for_its_share_of_images(
 
 
 def test_lengths_that_were_shown_come_again_until_the_last_is_learned(
-    script: Script, project: Path, monkeypatch: pytest.MonkeyPatch
+    script: Script, project: Path, drawn: list[list[tuple[int, int]]]
 ) -> None:
-    drawn: list[tuple[int, int]] = []
-    images = Pathfinder.images
-
-    def noted(self: Pathfinder, numbers: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        drawn.extend((n, self.settings.contour_length) for n in numbers)
-        return images(self, numbers)
-
-    monkeypatch.setattr(Pathfinder, "images", noted)
     options = [*STREAM, *LENGTHS, "--set", "curriculum_review=3", "--set", "epochs=3"]
     assert script(*options, *NEVER, "--seed", "0") == COMPLETE
     # 24 steps. The last length is shown with others until it has had its images, then alone.
     assert stages(project) == [(0, 0, 3), (4, 16, 4), (12, 46, 6), (20, 76, 6)]
-    lengths = dict(drawn)
+    lengths = dict(pair for call in drawn for pair in call)
     order = np.concatenate(
         [np.random.default_rng([0, e]).permutation(30) + 30 * e for e in (0, 1, 2)]
     )
