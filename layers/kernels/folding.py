@@ -50,8 +50,8 @@ def unfold(folded: Tensor, sizes: Sizes) -> Tensor:
 
 def _launch_fold(x: Tensor, folded: Tensor, sizes: Sizes, unfold: bool) -> None:
     y, x_axis = sizes.y, sizes.x
-    _fold_kernel[(triton.cdiv(folded.numel(), 1024),)](
+    _fold_kernel[(triton.cdiv(folded.numel(), CHUNK),)](
         x, folded, folded.numel(), y.size, x_axis.size, y.right, y.left, x_axis.right, x_axis.left,
         RUN=x_axis.run, RUN_Y=y.run, ODD=x_axis.odd, ODD_Y=y.odd, UNFOLD=unfold,
-        CHUNK=1024, num_warps=4,
+        CHUNK=CHUNK, num_warps=4,
     )  # fmt: skip
