@@ -244,8 +244,8 @@ class _Gradients:
         self.circuit, point, one = circuit, circuit.point, circuit.p.b1
         T, K = len(circuit.of), len(one)
         self.squares = [point.new_squares(name).zero_() for name in ("gain_back", "mix_back")]
-        self.inhibition = point.new_sums("inhibit_back", 3).zero_()
-        self.mixing = point.new_sums("mix_back", 4).zero_()
+        self.inhibition = point.new_sums("inhibit_back").zero_()
+        self.mixing = point.new_sums("mix_back").zero_()
         self.etas = one.new_zeros(T, len(self.mixing))
         self.u, self.letters = one.new_zeros(2, K, K), one.new_zeros(5, K)
 
@@ -274,7 +274,7 @@ class _Gradients:
         else:
             squares = torch.stack([parts.sum(0) for parts in self.squares])
             u, b, weights = squares[:, :, :-1], squares[:, :, -1], None
-            letters = torch.cat([self.inhibition.sum(0)[:2], self.mixing.sum(0)[:3]])
+            letters = torch.cat([self.inhibition.sum(0), self.mixing.sum(0)[:3]])
         alpha, mu, gamma, kappa, omega = letters
         return Parameters(
             u[0], b[0], u[1], b[1], alpha, mu, gamma, kappa, omega, self.etas.sum(1), weights
@@ -301,7 +301,7 @@ def _step_back(circuit: _Circuit, sums: _Gradients, kernels: _KernelGradients, t
     largest, spectra = kernels.place(t, 0)
     dc1 = point.inhibit_back(
         through, dh1, step.h1, step.c1, step.h2, **circuit.inhibition(t), correction=correction,
-        dx=dx, dh2=dh2, largest=largest, sums=sums.inhibition, first=first, add=add,
+        dx=dx, dh2=dh2, largest=largest, sums=sums.inhibition, first=first,
     )  # fmt: skip
     if norms is not None:
         point.correct(dc1, step.c1, sums.inhibited(norms, t), circuit.of[t, C1], largest)

@@ -22,8 +22,8 @@ CHUNK = 2048  # pixels of a block, as in statistics.cu
 SCALE, MEAN, INVERSE, VARIANCE = range(4)  # what is known of each: w r, mean, r, variance
 
 
-def launch(name: str, grid: tuple[int, ...], like: Tensor, *arguments) -> None:
-    compiled.function("statistics.cu", name, like.device)(grid, 128, *arguments)
+def launch(name: str, grid: tuple[int, ...], like: Tensor, *arguments, threads: int = 128) -> None:
+    compiled.function("statistics.cu", name, like.device)(grid, threads, *arguments)
 
 
 def _chunks(x: Tensor) -> tuple[int, int]:

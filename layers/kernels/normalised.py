@@ -54,8 +54,8 @@ class Normalised:
         """Of how many values this process's statistics are."""
         return self.images * self.pixels
 
-    def _launch(self, name: str, *arguments) -> None:
-        launch(name, (self.of.shape[-1],), self.of, *arguments)
+    def _launch(self, name: str, *arguments, threads: int = 128) -> None:
+        launch(name, (self.of.shape[-1],), self.of, *arguments, threads=threads)
 
     def weight(self, t: int, place: int) -> tuple[Tensor, float]:
         """A normalisation's scale and ε."""
@@ -64,7 +64,7 @@ class Normalised:
     def gate(self, t: int, place: int, parts: Tensor, u: Tensor) -> None:
         """Take the statistics of a gate's U h from the parts of h's squares."""
         squares, of = self.squares[t, place // 2], self.of[t, place]
-        self._launch("add_squares", parts, len(parts), squares, None, None, None, None)
+        self._launch("add_squares", parts, len(parts), squares, None, None, None, None, threads=512)
         self._launch("gate_statistics", squares, u, *self.weight(t, place), self.own, of)
 
     def line(self, t: int, place: int, c: Tensor) -> None:
@@ -91,7 +91,9 @@ class Normalised:
         of, taken = self.of[t, place], self.squares[t, place // 2]
         squares, correction = torch.empty_like(taken), torch.empty_like(taken)
         means = of.new_empty(2, len(taken))
-        self._launch("add_squares", parts, len(parts), squares, u, of, self.values, means)
+        self._launch(
+            "add_squares", parts, len(parts), squares, u, of, self.values, means, threads=512
+        )
         means = self._over_ranks(means)
         self._launch(
             "gate_correction", squares, taken, u, of, means, correction, du, self.gradient[t, place]

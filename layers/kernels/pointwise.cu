@@ -229,6 +229,7 @@ gain(In h2, const float* u1, const float* scale, const float* middle, Out out, f
   }
 }
 
+#if NORM
 // The squares of h (K, K) and its sums, of pixels of all images.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, SQUARES)
 squares(In h, float* out, int images) {
@@ -242,7 +243,7 @@ squares(In h, float* out, int images) {
   put_square(out, square, false, lane);
 }
 
-// H1 = f(X - (alpha H2 + mu) (C1 - middle)), its largest pixels; with NORM its squares.
+// H1 = f(X - (alpha H2 + mu) (C1 - middle)), its largest pixels, its squares.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, INHIBIT)
 inhibit(In x, In h2, In c1, const float* alpha, const float* mu, const float* middle,
                   const unsigned char* valid, Out h1, float* largest, float* squares, int images) {
@@ -260,16 +261,17 @@ inhibit(In x, In h2, In c1, const float* alpha, const float* mu, const float* mi
       z[j][e][0] = f(X.x - (A * H.x + M) * (C.x - middle));
       z[j][e][1] = f(X.y - (A * H.y + M) * (C.y - middle));
       for (int r = 0; r < 2; r++) {
-        if (NORM && !valid[pixel + r]) z[j][e][r] = 0.f;
+        if (!valid[pixel + r]) z[j][e][r] = 0.f;
         most = fmaxf(most, fabsf(z[j][e][r]));
       }
     }
     STORE(h1, z);
     put_largest(largest, image, most, lane);
-    if (NORM) gather(square, waiting, z, z, lane);
+    gather(square, waiting, z, z, lane);
   }
-  if (NORM) put_square(squares, square, false, lane);
+  put_square(squares, square, false, lane);
 }
+#endif
 
 // The next H2 = eta (G2 H2 + (1 - G2) f(kappa (H1 + E) + omega H1 E)), E = gamma (C2 - middle_c); and
 // unless they are null, with NORM its squares, otherwise P of it and its largest pixels.
@@ -396,34 +398,31 @@ mix_back(In grad, In h2, In h1, In c2, const float* gamma, const float* kappa, c
   }
 }
 
+#if NORM
 // Backward of `inhibit`. H1's gradient is `through`, which came through its convolution, and `dh1`
-// with its correction. Adds to `dh2` and, unless `first`, to `dx`, which may be null; sums for alpha,
-// mu and of dc1.
+// with its correction. Adds to `dh2` and, unless `first`, to `dx`; sums for alpha, mu and of dc1.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, INHIBIT_BACK)
 inhibit_back(In through, In dh1, In h1, In c1, In h2, const float* alpha, const float* mu, const float* middle,
                        const float* correction, const unsigned char* valid, Out dx, Out dh2, Out dc1,
-                       float* largest, float* sums, int first, int add, int images) {
+                       float* sums, int first, int images) {
   __shared__ Matrix matrix;
   __shared__ Vector sa, sm, sc, constant;
   stage(sa, alpha), stage(sm, mu), stage(sc, middle);
-  if (NORM) stage(matrix, correction, K + 1, 1, nullptr, -1.f), stage(constant, correction + K, K + 1);
+  stage(matrix, correction, K + 1, 1, nullptr, -1.f), stage(constant, correction + K, K + 1);
   __syncthreads();
   float sum[3][NT][2] = {};
   TILES {
     Tile x = {}, off = {};
-    float most = 0.f;
     LOAD(x, h1)
-    if (NORM) {
-      EACH_PIXEL off[j][e][r] = -constant.of[CHANNEL];
-      multiply(off, x, matrix, lane);
-    }
+    EACH_PIXEL off[j][e][r] = -constant.of[CHANNEL];
+    multiply(off, x, matrix, lane);
     EACH {
       float2 D = PAIR(through), S = PAIR(dh1), C = PAIR(c1), H = PAIR(h2), T = PAIR(dh2);
-      float2 X = dx && !first ? PAIR(dx) : make_float2(0.f, 0.f);
+      float2 X = !first ? PAIR(dx) : make_float2(0.f, 0.f);
       int k = CHANNEL;
       float d[2] = {D.x + S.x, D.y + S.y}, c[2] = {C.x, C.y}, h[2] = {H.x, H.y}, t[2] = {T.x, T.y};
       for (int r = 0; r < 2; r++) {
-        if (NORM) d[r] = valid[pixel + r] ? d[r] + off[j][e][r] : 0.f;
+        d[r] = valid[pixel + r] ? d[r] + off[j][e][r] : 0.f;
         float dz = d[r] * slope(x[j][e][r]), through_c = dz * (c[r] - sc.of[k]);
         d[r] = dz;
         c[r] = -dz * (sa.of[k] * h[r] + sm.of[k]);
@@ -431,16 +430,15 @@ inhibit_back(In through, In dh1, In h1, In c1, In h2, const float* alpha, const 
         sum[0][j][e] -= h[r] * through_c;
         sum[1][j][e] -= through_c;
         sum[2][j][e] += c[r];
-        most = fmaxf(most, fabsf(c[r]));
       }
       PUT(dc1, c[0], c[1]);
       PUT(dh2, t[0], t[1]);
-      if (dx) PUT(dx, X.x + d[0], X.y + d[1]);
+      PUT(dx, X.x + d[0], X.y + d[1]);
     }
-    if (!NORM) put_largest(largest, image, most, lane);
   }
-  put_sums<3>(sums, sum, add, lane);
+  put_sums<3>(sums, sum, false, lane);
 }
+#endif
 
 // Backward of `gain`: out = dh2 + P's share. Puts or adds the gate's squares (before its scale).
 extern "C" __global__ void __launch_bounds__(32 * WARPS, GAIN_BACK)
@@ -472,17 +470,41 @@ gain_back(In dh2, In dp, In h2, const float* u1, const float* scale, const float
   put_square(squares, square, add, lane);
 }
 
+// -- by planes: what joins no channels -------------------------------------------------------------
+// Grid: planes, and so many blocks of 256 threads a plane (blockIdx.y); a thread takes four pixels at a time.
+#define PLANE int plane = blockIdx.x, k = plane % K; const long start = (long)plane * P
+#define FOURS for (int p = 4 * (blockIdx.y * 256 + threadIdx.x); p < P; p += 1024 * gridDim.y)
+#define FOUR(from) (*(const float4*)((from) + start + p))
+
+// Over a block, for its first thread: the sum, or the largest of numbers that are not negative.
+__device__ float over_block(float x, bool largest = false) {
+  __shared__ float of_warps[8];
+  for (int i = 16; i; i /= 2) {
+    float y = __shfl_xor_sync(~0u, x, i);
+    x = largest ? fmaxf(x, y) : x + y;
+  }
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = x;
+  __syncthreads();
+  x = of_warps[0];
+  for (int w = 1; w < 8; w++) x = largest ? fmaxf(x, of_warps[w]) : x + of_warps[w];
+  return x;
+}
+__device__ void put_block_largest(float* largest, int image, float x) {
+  x = over_block(x, true);
+  if (!threadIdx.x && x > 0.f) atomicMax((int*)largest + image, __float_as_int(x));
+}
+
+#if NORM
 // Takes a normalisation's share off dc (N, K, P): `means` over the batch of dc and of dc (c - mean)
 // (2, K), `of` c's statistics (4, K); its largest pixels.
 extern "C" __global__ void __launch_bounds__(256)
 correct(float* dc, In c, const float* means, const float* of, const unsigned char* valid, float* largest) {
-  __shared__ float mosts[8];
-  int plane = blockIdx.x, k = plane % K;
+  PLANE;
   float level = means[k], middle = of[K + k], slope = means[K + k] * of[2 * K + k] * of[2 * K + k], most = 0.f;
 #pragma unroll 4
-  for (int p = 4 * (blockIdx.y * 256 + threadIdx.x); p < P; p += 1024 * gridDim.y) {
-    long at = (long)plane * P + p;
-    float4 d = *(float4*)(dc + at), x = *(const float4*)(c + at);
+  FOURS {
+    float4 d = FOUR(dc), x = FOUR(c);
     float* to = &d.x;
     const float* from = &x.x;
     uchar4 known = *(const uchar4*)(valid + p);
@@ -491,10 +513,57 @@ correct(float* dc, In c, const float* means, const float* of, const unsigned cha
       to[i] = keep[i] ? to[i] - level - slope * (from[i] - middle) : 0.f;
       most = fmaxf(most, fabsf(to[i]));
     }
-    *(float4*)(dc + at) = d;
+    *(float4*)(dc + start + p) = d;
   }
-  for (int i = 16; i; i /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, i));
-  if (threadIdx.x % 32 == 0) mosts[threadIdx.x / 32] = most;
-  __syncthreads();
-  if (threadIdx.x / 32 == 0) put_largest(largest, plane / K, mosts[threadIdx.x % 8], threadIdx.x);
+  put_block_largest(largest, plane / K, most);
 }
+
+#else
+// `inhibit` without normalisation.
+extern "C" __global__ void __launch_bounds__(256)
+inhibit_plane(In x, In h2, In c1, const float* alpha, const float* mu, Out h1, float* largest) {
+  PLANE;
+  float A = alpha[k], M = mu[k], most = 0.f;
+#pragma unroll 2
+  FOURS {
+    float4 X = FOUR(x), H = FOUR(h2), C = FOUR(c1);
+    float* z = &X.x;
+    const float *h = &H.x, *c = &C.x;
+    for (int i = 0; i < 4; i++) {
+      z[i] = f(z[i] - (A * h[i] + M) * c[i]);
+      most = fmaxf(most, fabsf(z[i]));
+    }
+    *(float4*)(h1 + start + p) = X;
+  }
+  put_block_largest(largest, plane / K, most);
+}
+
+// `inhibit_back` without normalisation: sums for alpha and mu of each block (N, blocks, 2, K).
+extern "C" __global__ void __launch_bounds__(256)
+inhibit_back_plane(In through, In dh1, In h1, In c1, In h2, const float* alpha, const float* mu, Out dx, Out dh2,
+                   Out dc1, float* largest, float* sums, int first) {
+  PLANE;
+  float A = alpha[k], M = mu[k], most = 0.f, of_alpha = 0.f, of_mu = 0.f;
+  FOURS {
+    float4 D = FOUR(through), S = FOUR(dh1), Z = FOUR(h1), C = FOUR(c1), H = FOUR(h2), T = FOUR(dh2);
+    float4 X = !first ? FOUR(dx) : make_float4(0.f, 0.f, 0.f, 0.f);
+    float *d = &D.x, *t = &T.x, *c = &C.x, *x = &X.x;
+    const float *s = &S.x, *z = &Z.x, *h = &H.x;
+    for (int i = 0; i < 4; i++) {
+      float dz = (d[i] + s[i]) * slope(z[i]), through_c = dz * c[i];
+      c[i] = -dz * (A * h[i] + M);
+      t[i] -= A * through_c;
+      x[i] += dz;
+      of_alpha -= h[i] * through_c, of_mu -= through_c;
+      most = fmaxf(most, fabsf(c[i]));
+    }
+    *(float4*)(dc1 + start + p) = C;
+    *(float4*)(dh2 + start + p) = T;
+    *(float4*)(dx + start + p) = X;
+  }
+  put_block_largest(largest, plane / K, most);
+  of_alpha = over_block(of_alpha), of_mu = over_block(of_mu);
+  float* place = sums + (plane / K * gridDim.y + blockIdx.y) * 2 * K + k;
+  if (!threadIdx.x) place[0] += of_alpha, place[K] += of_mu;
+}
+#endif

@@ -21,8 +21,8 @@ THREADS = 128
 MULTIPROCESSORS = 132  # of an H100 or H200. A fixed number: sums repeat bit for bit anywhere
 # Blocks of a kernel that each of them is to hold, from measurements on an H100.
 LAUNCH = {
-    "gain": 6, "squares": 5, "inhibit": 6, "mix": 4,
-    "mix_back": 3, "inhibit_back": 5, "gain_back": 5,
+    "gain": 5, "squares": 5, "inhibit": 5, "mix": 5,
+    "mix_back": 3, "inhibit_back": 5, "gain_back": 4,
 }  # fmt: skip
 
 
@@ -60,12 +60,24 @@ class Pointwise:
         K = self.channels
         return torch.empty(self.blocks(name), K, K + 1, device=self.device)
 
-    def new_sums(self, name: str, count: int) -> Tensor:
-        return torch.empty(self.blocks(name), count, self.channels, device=self.device)
+    def new_sums(self, name: str) -> Tensor:
+        blocks, count = self.blocks(name), 4 if name == "mix_back" else 3
+        if self.valid is None and name == "inhibit_back":
+            blocks, count = self.images * self.plane_blocks, 2
+        return torch.empty(blocks, count, self.channels, device=self.device)
+
+    @property
+    def plane_blocks(self) -> int:
+        """Blocks of a plane, where kernels go by planes."""
+        return -(-self.pixels // 4096)
 
     def _launch(self, name: str, *arguments) -> None:
         kernel = compiled.function("pointwise.cu", name, self.device, **self.constants)
         kernel((self.blocks(name),), THREADS, *arguments, self.images)
+
+    def _launch_planes(self, name: str, *arguments) -> None:
+        kernel = compiled.function("pointwise.cu", name, self.device, **self.constants)
+        kernel((self.images * self.channels, self.plane_blocks), 256, *arguments)
 
     def gain(self, h2: Tensor, gate: Gate, largest: Tensor) -> Tensor:
         """P = H2 G1, its largest pixels into `largest` (N,)."""
@@ -82,9 +94,13 @@ class Pointwise:
     def inhibit(self, x, h2, c1, *, alpha, mu, middle, largest) -> tuple[Tensor, Tensor | None]:
         """H1 = f(X − (α H2 + μ) (C1 − middle)), its largest pixels into `largest`; with batch
         normalisation, its squares."""
-        out = torch.empty_like(x)
-        squares = None if self.valid is None else self.new_squares("inhibit")
-        self._launch("inhibit", x, h2, c1, alpha, mu, middle, self.valid, out, largest, squares)
+        out, squares = torch.empty_like(x), None
+        if self.valid is None:
+            self._launch_planes("inhibit_plane", x, h2, c1, alpha, mu, out, largest)
+        else:
+            squares = self.new_squares("inhibit")
+            letters = alpha, mu, middle
+            self._launch("inhibit", x, h2, c1, *letters, self.valid, out, largest, squares)
         return out, squares
 
     def mix(
@@ -119,15 +135,21 @@ class Pointwise:
 
     def inhibit_back(
         self, through, dh1, h1, c1, h2, *, alpha, mu, middle, correction, dx, dh2, largest, sums,
-        first: bool, add: bool,
+        first: bool,
     ) -> Tensor:  # fmt: skip
         """H1's gradient, `through` and `dh1` less its `correction`, → C1's, its largest pixels into
-        `largest` (without batch normalisation). Adds to `dh2` and, unless `first`, to `dx`. Sums
-        for α, μ and of C1's gradient."""
+        `largest` (without batch normalisation). Adds to `dh2` and, unless `first`, to `dx`. Puts
+        sums for α, μ and of C1's gradient; without batch normalisation adds those for α and μ."""
         dc1 = torch.empty_like(h1)
+        if self.valid is None:
+            self._launch_planes(
+                "inhibit_back_plane", through, dh1, h1, c1, h2, alpha, mu, dx, dh2, dc1, largest,
+                sums, int(first),
+            )  # fmt: skip
+            return dc1
         self._launch(
             "inhibit_back", through, dh1, h1, c1, h2, alpha, mu, middle, correction, self.valid,
-            dx, dh2, dc1, largest, sums, int(first), int(add),
+            dx, dh2, dc1, sums, int(first),
         )  # fmt: skip
         return dc1
 
@@ -141,6 +163,4 @@ class Pointwise:
         """Take what comes through a normalisation's statistics off dc, in its place: `means` (2, K)
         over the batch of dc and dc (c − mean), `of` the statistics (4, K); its largest pixels into
         `largest`."""
-        kernel = compiled.function("pointwise.cu", "correct", self.device, **self.constants)
-        grid = (self.images * self.channels, -(-self.pixels // 4096))
-        kernel(grid, 256, dc, c, means, of, self.valid, largest)
+        self._launch_planes("correct", dc, c, means, of, self.valid, largest)

@@ -1,7 +1,7 @@
 // Batch normalisation by the batch at hand: its own kernels, and the small sums between those of a
-// circuit with it. docs/kernels.md has the equations. Blocks have 128 threads. `of` (4, K) are a
-// normalisation's scale w r, mean, r = 1 / sqrt(variance + epsilon), and variance. A plane's chunks
-// are CHUNK pixels, the last one fewer.
+// circuit with it. docs/kernels.md has the equations. Blocks have 128 threads, where nothing else is
+// said. `of` (4, K) are a normalisation's scale w r, mean, r = 1 / sqrt(variance + epsilon), and
+// variance. A plane's chunks are CHUNK pixels, the last one fewer.
 #define CHUNK 2048
 #define EACH for (int i = 0; i < CHUNK / 128; i++)
 #define PIXEL ((int)(blockIdx.y * CHUNK + i * 128 + threadIdx.x))
@@ -9,12 +9,14 @@
 
 // A sum over a block, in a fixed order, for all of its threads.
 __device__ float block_sum(float x) {
-  __shared__ float of_warps[4];
+  __shared__ float of_warps[32];
   for (int i = 16; i; i /= 2) x += __shfl_xor_sync(~0u, x, i);
   __syncthreads();
   if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = x;
   __syncthreads();
-  return of_warps[0] + of_warps[1] + of_warps[2] + of_warps[3];
+  x = of_warps[0];
+  for (int w = 1; w < (int)blockDim.x / 32; w++) x += of_warps[w];
+  return x;
 }
 
 __device__ void put_statistics(float* of, int k, int channels, float mean, float variance, const float* weight, float epsilon) {
@@ -119,21 +121,23 @@ extern "C" __global__ void normalise_back(const float* g, const float* x, const 
 #define INVERSE (of[2 * K + k])
 
 // A row of squares (K, K + 1) from its parts (blocks, K, K + 1). With `of`, the means over the batch
-// of g and of g (U h - mean), (2, K), from the squares of g and h.
+// of g and of g (U h - mean), (2, K), from the squares of g and h. 512 threads.
 extern "C" __global__ void add_squares(const float* parts, int blocks, float* squares, const float* u,
                                        const float* of, const float* values, float* means) {
-  __shared__ float all[4][33];
+  __shared__ float all[16][33];
   int k = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   float product = 0.f, g = 0.f;
   for (int c = lane; c <= K; c += 32) {
     float sum = 0.f;
+    const float* at = parts + k * (K + 1) + c;
 #pragma unroll 8
-    for (int b = warp; b < blocks; b += 4) sum += parts[((long)b * K + k) * (K + 1) + c];
+    for (int b = warp; b < blocks; b += 16) sum += at[(long)b * K * (K + 1)];
     all[warp][c] = sum;
   }
   __syncthreads();
-  for (int c = threadIdx.x; c <= K; c += 128) {
-    float sum = all[0][c] + all[1][c] + all[2][c] + all[3][c];
+  for (int c = threadIdx.x; c <= K; c += blockDim.x) {
+    float sum = 0.f;
+    for (int w = 0; w < 16; w++) sum += all[w][c];
     squares[k * (K + 1) + c] = sum;
     if (of) product += c < K ? u[k * K + c] * sum : -MEAN * sum;
     if (c == K) g = sum;

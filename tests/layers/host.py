@@ -33,28 +33,32 @@ def function(file, name, device=None, reverse=False, **constants):
 
 
 def kernels(text):
-    """The names of a source's kernels."""
+    """The names of a source's kernels, whether macros stand in it or what they say."""
     bounds = r"(?:__launch_bounds__\(.*\)\s+)?"
-    return re.findall(rf'extern "C" __global__ void\s+{bounds}(\w+)\(', text)
+    return re.findall(rf'extern "C"\s+(?:__global__\s+)?void\s+{bounds}(\w+)\(', text)
 
 
 @functools.cache
 def _library(file, reverse, **constants):
     """All kernels of a file."""
     folder = Path(tempfile.mkdtemp(prefix="kernels-"))
-    text = compiled.source(file)
-    for name in kernels(text):
-        text += f"""
+    macros = [f"-D{k}={int(v)}" for k, v in constants.items()] + reverse * ["-DREVERSE"]
+    common = ["-include", str(Path(__file__).with_name("host.h")), "-DHOST", *macros]
+    command = [COMPILER, "-x", "c++", "-std=c++17", "-O1", "-w"]
+
+    def run(text, *options):
+        command_line = [*command, *options, "-"]
+        return subprocess.run(command_line, input=text, text=True, check=True, stdout=-1).stdout
+
+    try:
+        text = run(compiled.source(file), *common, "-E", "-P")
+        for name in kernels(text):
+            text += f"""
 extern "C" void run_{name}(const int* size, void** values) {{
   host_run({name}, size, values);
 }}
 """
-    (folder / "kernel.cpp").write_text(text)
-    macros = [f"-D{k}={int(v)}" for k, v in constants.items()] + reverse * ["-DREVERSE"]
-    command = [COMPILER, "-x", "c++", "-std=c++17", "-O1", "-w", "-DHOST", *macros]
-    command += ["-include", str(Path(__file__).with_name("host.h")), "-shared", "-fPIC"]
-    try:
-        subprocess.run([*command, "-o", folder / "kernel.so", folder / "kernel.cpp"], check=True)
+        run(text, "-shared", "-fPIC", "-o", str(folder / "kernel.so"))
         return ctypes.CDLL(str(folder / "kernel.so"))
     finally:
         shutil.rmtree(folder)
