@@ -2,19 +2,23 @@
 
 A kernel is a function `extern "C" __global__` in a file next to this one, which begins with
 device.cuh: no header of CUDA's own is needed, nor nvcc, nor a C++ compiler. It is compiled for the
-device at hand with its constants as macros, once a process, and launched through the driver on the
-current stream, so that CUDA graphs capture it.
+device at hand with its constants as macros, kept on disk beside Triton's kernels, and launched
+through the driver on the current stream, so that CUDA graphs capture it.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import logging
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from support.errors import SystemRefusal
+from support.files import write_bytes
 
 HERE = Path(__file__).parent
 COMMON = "device.cuh"
@@ -60,7 +64,7 @@ def function(file: str, name: str, device: torch.device, **constants: int) -> Fu
 def _module(file: str, device: torch.device, **constants: int) -> ctypes.c_void_p:
     module = ctypes.c_void_p()
     major, minor = torch.cuda.get_device_capability()
-    image = compile(file, f"sm_{major}{minor}", **constants)
+    image = machine_code(file, f"sm_{major}{minor}", **constants)
     torch.cuda.current_stream().synchronize()  # there is a context from here on
     _check(_driver().cuModuleLoadData(ctypes.byref(module), image))
     return module
@@ -86,22 +90,54 @@ def source(file: str) -> str:
     return "\n".join(f'#line 1 "{name}"\n{text}' for name, text in parts)
 
 
-def compile(file: str, architecture: str, **constants: int) -> bytes:
-    """A file's machine code for e.g. sm_90. Raises as :func:`function` does."""
+def machine_code(file: str, architecture: str, **constants: int) -> bytes:
+    """A file's machine code for e.g. sm_90, as it was kept or else compiled (a second or two, at
+    each start of a script where the folder cannot be written). Raises as :func:`function` does."""
+    from triton import knobs
+
+    options = [f"--gpu-architecture={architecture}", "-std=c++17"]
+    options += [f"-D{name}={int(value)}" for name, value in constants.items()]
+    text = source(file)
+    made_of = repr((text, options, compiler_version())).encode()
+    kept = Path(knobs.cache.dir) / "cuda" / hashlib.sha256(made_of).hexdigest()
+    try:
+        found = kept.read_bytes()
+        if hashlib.sha256(found[32:]).digest() == found[:32]:
+            return found[32:]
+        reason = "damaged"
+    except OSError as error:
+        reason = str(error)
+    log = logging.getLogger(__name__)
+    log.debug("%s is compiled, as %s is not there: %s", file, kept, reason)
+    image = compile(file, text, options)
+    try:
+        write_bytes(kept, hashlib.sha256(image).digest() + image)
+    except SystemRefusal as error:
+        log.debug("%s is compiled again at the next start: %s", file, error)
+    return image
+
+
+def compiler_version() -> str:
+    """Which compiler :func:`compile` is."""
+    numbers = ctypes.c_int(), ctypes.c_int()
+    _good(_nvrtc().nvrtcVersion(*map(ctypes.byref, numbers)))
+    return f"{torch.__version__}, NVRTC {numbers[0].value}.{numbers[1].value}"
+
+
+def compile(file: str, text: str, options: list[str]) -> bytes:
+    """The machine code of a source. Raises as :func:`function` does."""
     nvrtc = _nvrtc()
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
-    text = source(file).encode()
-    _good(nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, file.encode(), 0, None, None))
+    create = nvrtc.nvrtcCreateProgram
+    _good(create(ctypes.byref(program), text.encode(), file.encode(), 0, None, None))
     try:
-        options = [f"--gpu-architecture={architecture}", "-std=c++17"]
-        options += [f"-D{name}={int(value)}" for name, value in constants.items()]
         words = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
         if nvrtc.nvrtcCompileProgram(program, len(options), words):
             _good(nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size)))
             said = ctypes.create_string_buffer(size.value)
             _good(nvrtc.nvrtcGetProgramLog(program, said))
             raise RuntimeError(
-                f"{file} does not compile for {architecture}:\n{said.value.decode()}"
+                f"{file} does not compile with {' '.join(options)}:\n{said.value.decode()}"
             )
         _good(nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)))
         image = ctypes.create_string_buffer(size.value)
