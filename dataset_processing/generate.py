@@ -279,7 +279,7 @@ def parser() -> shell.Parser:
     add("--shard-images", type=shell.whole(1), default=5000, help="images in a file")
     add("--preview", nargs="?", type=Path, const=preview, metavar="FILE",
         help="write a sheet of examples, contours and markers coloured, and stop")  # fmt: skip
-    stimuli = result.add_argument_group("stimuli", "dataset_processing/pathfinder/images.py")
+    stimuli = result.add_argument_group("stimuli", "dataset_processing/pathfinder/settings.py")
     for field in fields(Settings):
         if field.name != "contour_length":
             kind = float if "float" in str(field.type) else int

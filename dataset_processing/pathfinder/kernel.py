@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from dataset_processing.pathfinder.templates import COLLISION, TAKEN, WEIGHT_ONE, Templates
+from dataset_processing.pathfinder.templates import COLLISION, TAKEN, WEIGHT_ONE, Tables
 
 DEAD_END = int(255 * WEIGHT_ONE * 1e-4)  # candidates that together weigh less are no way on
 PROPOSALS = 100  # random places tried for a seed before all free ones are listed
@@ -25,66 +25,15 @@ _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
 
 
-class Rules(NamedTuple):
-    """The settings the loop needs, as numbers and tables (see `pathfinder.Settings`)."""
-
-    height: int
-    width: int
-    border: int
-    seed_distance: int
-    contour_length: int
-    distractor_length: int
-    distractors: int
-    single_paddles: int
-    image_tries: int  # starts before an image is given up
-    snake_contrasts: int  # how many there are
-    paddle_contrasts: int
-    shades: np.ndarray  # (·, 256) uint8: brightness by snake's and paddle's contrast; a marker's
-    ring: np.ndarray  # (360, 2) int64: second tail from the first, by direction
-
-
-class Grid(NamedTuple):
-    """Where things lie in the mask: the window in one row of pixels, with a rim that stays 0.
-
-    The rim is wider than any template reaches, so that reading needs no bounds.
-    """
-
-    size: int  # pixels of the mask
-    stride: int  # from a row to the next
-    origin: int  # the window's first pixel
-    zone: int  # pixels of the largest paddle's zone
-    neighbours: np.ndarray  # the templates' offsets, each as one number
-    hit: np.ndarray
-    fit: np.ndarray
-
-
 class Scene(NamedTuple):
     """An image in the making: its tables, and what the functions below read and write."""
 
-    t: Templates
-    rules: Rules
-    grid: Grid
+    t: Tables
     state: np.ndarray  # (1,) uint64: the image's own random numbers
-    mask: np.ndarray  # (grid.size,) uint8: what is occupied, 0–255
+    mask: np.ndarray  # (t.size,) uint8: what is occupied, 0–255
     placed: np.ndarray  # (most paddles, 5) int32: paddle, row, column, shade, 1 for a seed
     summed: np.ndarray  # (C,) int64: the candidates' weights added up
     history: np.ndarray  # (·, 2) int64: places of the mask and what they held before
-
-
-def make_grid(t: Templates, height: int, width: int) -> Grid:
-    """The grid of a window."""
-    rim = t.radius + 1
-    stride = width + 2 * rim
-    flat = np.array([stride, 1])
-    return Grid(
-        size=(height + 2 * rim) * stride,
-        stride=stride,
-        origin=rim * stride + rim,
-        zone=int(np.diff(t.mask_start).max()),
-        neighbours=t.neighbours @ flat,
-        hit=t.hit_pixels[:, :2] @ flat,
-        fit=t.fit_pixels @ flat,
-    )
 
 
 def entry(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -133,16 +82,22 @@ def pick(state, count):
 
 
 @compiled
-def inside(rules, row, col):
-    return (0 <= row) & (row < rules.height) & (0 <= col) & (col < rules.width)
+def inside(t, row, col):
+    return (0 <= row) & (row < t.height) & (0 <= col) & (col < t.width)
+
+
+@compiled
+def place(t, row, col):
+    """Where a pixel of the window lies in the mask."""
+    return row * t.stride + col + t.origin
 
 
 @compiled
 def fits(s, paddle, row, col):
     """Whether a seed's zone at this tail is free; the zone must lie inside the window."""
-    place = row * s.grid.stride + col + s.grid.origin
-    for i in range(s.t.fit_start[paddle], s.t.fit_start[paddle + 1]):
-        if s.mask[place + s.grid.fit[i]] > TAKEN:
+    tail = place(s.t, row, col)
+    for i in range(s.t.fit.start[paddle], s.t.fit.start[paddle + 1]):
+        if s.mask[tail + s.t.fit.offsets[i]] > TAKEN:
             return False
     return True
 
@@ -155,8 +110,8 @@ def place_seed(s, paddle, border):
     """
     box = s.t.fit_box[paddle]
     row0, col0 = max(border - box[0], 0), max(border - box[2], 0)
-    rows = min(s.rules.height - border - box[1], s.rules.height) - row0
-    cols = min(s.rules.width - border - box[3], s.rules.width) - col0
+    rows = min(s.t.height - border - box[1], s.t.height) - row0
+    cols = min(s.t.width - border - box[3], s.t.width) - col0
     if rows <= 0 or cols <= 0:
         return -1, -1
     for _ in range(PROPOSALS):
@@ -164,24 +119,23 @@ def place_seed(s, paddle, border):
         if fits(s, paddle, row, col):
             return row, col
     free = 0
-    for place in range(rows * cols):
-        free += fits(s, paddle, row0 + place // cols, col0 + place % cols)
+    for i in range(rows * cols):
+        free += fits(s, paddle, row0 + i // cols, col0 + i % cols)
     if free == 0:
         return -1, -1
-    chosen = below(s.state, free)
-    place = -1
+    chosen, i = below(s.state, free), -1
     while chosen >= 0:
-        place += 1
-        chosen -= fits(s, paddle, row0 + place // cols, col0 + place % cols)
-    return row0 + place // cols, col0 + place % cols
+        i += 1
+        chosen -= fits(s, paddle, row0 + i // cols, col0 + i % cols)
+    return row0 + i // cols, col0 + i % cols
 
 
 @compiled
-def occupancy_near(mask, grid, place):
-    """The mask's maximum within the margin of a pixel."""
+def occupancy_near(s, pixel):
+    """The mask's maximum within the margin of one of its pixels."""
     highest = np.int64(0)
-    for i in range(len(grid.neighbours)):
-        value = np.int64(mask[place + grid.neighbours[i]])
+    for i in range(len(s.t.neighbours)):
+        value = np.int64(s.mask[pixel + s.t.neighbours[i]])
         if value > highest:
             highest = value
             if value == 255:
@@ -193,14 +147,14 @@ def occupancy_near(mask, grid, place):
 def all_free_ahead(s, turn, row, col):
     """Whether every candidate with a weight lies in the window, with nothing within the margin."""
     reach = len(s.t.ahead[turn]) // 2
-    if not inside(s.rules, row - reach, col - reach):
+    if not inside(s.t, row - reach, col - reach):
         return False
-    if not inside(s.rules, row + reach, col + reach):
+    if not inside(s.t, row + reach, col + reach):
         return False
+    pivot = place(s.t, row, col)
     seen = np.uint8(0)
     for i in range(2 * reach + 1):
-        place = (row + i - reach) * s.grid.stride + col + s.grid.origin
-        for j in range(place + s.t.ahead[turn, i, 0], place + s.t.ahead[turn, i, 1]):
+        for j in range(pivot + s.t.ahead[turn, i, 0], pivot + s.t.ahead[turn, i, 1]):
             seen |= s.mask[j]
     return seen == 0
 
@@ -208,41 +162,12 @@ def all_free_ahead(s, turn, row, col):
 @compiled
 def collides(s, paddle, row, col):
     """Whether a paddle's zone meets what is occupied."""
-    place = row * s.grid.stride + col + s.grid.origin
-    for i in range(s.t.hit_start[paddle], s.t.hit_start[paddle + 1]):
-        if np.int64(s.mask[place + s.grid.hit[i]]) + s.t.hit_pixels[i, 2] >= COLLISION:
+    anchor = place(s.t, row, col)
+    for i in range(s.t.hit.start[paddle], s.t.hit.start[paddle + 1]):
+        value = np.int64(s.mask[anchor + s.t.hit.offsets[i, 0]])
+        if value + s.t.hit.offsets[i, 1] >= COLLISION:
             return True
     return False
-
-
-@compiled
-def choose(s, turn, row, col):
-    """The candidate at which a snake's next paddle goes, or -1 at a dead end.
-
-    ``turn`` is the last paddle's orientation, (row, col) the pivot.
-    """
-    free = all_free_ahead(s, turn, row, col)
-    total = np.int64(0)
-    for c in range(len(s.t.candidates)):
-        weight = s.t.weight[turn, c]
-        if weight > 0:
-            head_row, head_col = row + s.t.candidates[c, 0], col + s.t.candidates[c, 1]
-            if free:
-                total += weight * 255
-            elif inside(s.rules, head_row, head_col):
-                place = head_row * s.grid.stride + head_col + s.grid.origin
-                total += weight * (255 - occupancy_near(s.mask, s.grid, place))
-        s.summed[c] = total
-    if total < DEAD_END:
-        return -1
-    for _ in range(PADDLE_DRAWS):
-        drawn = (random_bits(s.state) * total) >> 30
-        c = 0
-        while s.summed[c] <= drawn:
-            c += 1
-        if not collides(s, s.t.paddle[c], row + s.t.candidates[c, 0], col + s.t.candidates[c, 1]):
-            return c
-    return -1
 
 
 @compiled
@@ -252,51 +177,43 @@ def occupy(s, placed, past):
     Returns the new ``past`` and how many pixels ceased to be free.
     """
     lost = 0
-    for i in range(s.t.mask_start[placed[0]], s.t.mask_start[placed[0] + 1]):
-        row, col = placed[1] + s.t.mask_pixels[i, 0], placed[2] + s.t.mask_pixels[i, 1]
-        value = s.t.mask_pixels[i, 2]
-        if inside(s.rules, row, col):
-            place = row * s.grid.stride + col + s.grid.origin
-            before = np.int64(s.mask[place])
+    for i in range(s.t.mask.start[placed[0]], s.t.mask.start[placed[0] + 1]):
+        row, col = placed[1] + s.t.mask.offsets[i, 0], placed[2] + s.t.mask.offsets[i, 1]
+        value = s.t.mask.offsets[i, 2]
+        if inside(s.t, row, col):
+            pixel = place(s.t, row, col)
+            before = np.int64(s.mask[pixel])
             if value > before:
                 lost += (value > TAKEN) and (before <= TAKEN)
-                s.history[past, 0], s.history[past, 1] = place, before
+                s.history[past, 0], s.history[past, 1] = pixel, before
                 past += 1
-                s.mask[place] = value
+                s.mask[pixel] = value
     return past, lost
 
 
 @compiled
-def settle(s, degree, row, col, placed, pivot):
-    """Puts a seed's paddle and pivot down; whether its tail, head and pivot lie in the window."""
-    head_row, head_col = row + s.t.seed_head[degree, 0], col + s.t.seed_head[degree, 1]
-    pivot[0] = head_row + s.t.seed_pivot[degree, 0]
-    pivot[1] = head_col + s.t.seed_pivot[degree, 1]
-    placed[0], placed[1], placed[2], placed[4] = s.t.seed_paddle[degree], row, col, 1
-    within = inside(s.rules, row, col) & inside(s.rules, head_row, head_col)
-    return within & inside(s.rules, pivot[0], pivot[1])
+def seed(s, first, border, placed, pivot):
+    """Puts a snake's first paddle down; returns its whole-degree orientation, or -1.
 
-
-@compiled
-def seed_within(s, border, placed, pivot):
-    """Seeds a snake where its paddle fits; returns its whole-degree orientation, or -1."""
+    It goes where it fits or, with a ``border`` of -1, to the seed distance from the paddle
+    ``first``. Its tail, head and pivot must lie in the window.
+    """
     for _ in range(PADDLE_DRAWS):
         degree = below(s.state, 360)
-        row, col = place_seed(s, s.t.seed_paddle[degree], border)
-        if row < 0:
-            return -1
-        if settle(s, degree, row, col, placed, pivot):
-            return degree
-    return -1
-
-
-@compiled
-def seed_beside(s, first, placed, pivot):
-    """Seeds the second snake at the seed distance from the first; returns its degree, or -1."""
-    for _ in range(PADDLE_DRAWS):
-        degree, direction = below(s.state, 360), below(s.state, 360)
-        row, col = first[1] + s.rules.ring[direction, 0], first[2] + s.rules.ring[direction, 1]
-        if settle(s, degree, row, col, placed, pivot):
+        paddle = s.t.paddle[degree]
+        if border >= 0:
+            row, col = place_seed(s, paddle, border)
+            if row < 0:
+                return -1
+        else:
+            direction = below(s.state, 360)
+            row, col = first[1] + s.t.ring[direction, 0], first[2] + s.t.ring[direction, 1]
+        head_row, head_col = row + s.t.seed_head[degree, 0], col + s.t.seed_head[degree, 1]
+        pivot[0] = head_row + s.t.seed_pivot[degree, 0]
+        pivot[1] = head_col + s.t.seed_pivot[degree, 1]
+        within = inside(s.t, row, col) & inside(s.t, head_row, head_col)
+        if within & inside(s.t, pivot[0], pivot[1]):
+            placed[0], placed[1], placed[2], placed[4] = paddle, row, col, 1
             return degree
     return -1
 
@@ -305,22 +222,40 @@ def seed_beside(s, first, placed, pivot):
 def extend(s, turn, placed, pivot):
     """Adds a paddle to a snake whose last has orientation ``turn``; its turn, or -1."""
     row, col = pivot[0] + s.t.step[turn, 0], pivot[1] + s.t.step[turn, 1]
-    c = choose(s, turn, row, col)
-    if c < 0:
+    free = all_free_ahead(s, turn, row, col)
+    total = np.int64(0)
+    for c in range(len(s.t.candidates)):
+        weight = s.t.weight[turn, c]
+        if weight > 0:
+            head_row, head_col = row + s.t.candidates[c, 0], col + s.t.candidates[c, 1]
+            if free:
+                total += weight * 255
+            elif inside(s.t, head_row, head_col):
+                total += weight * (255 - occupancy_near(s, place(s.t, head_row, head_col)))
+        s.summed[c] = total
+    if total < DEAD_END:
         return -1
-    pivot[0], pivot[1] = row, col
-    placed[0], placed[4] = s.t.paddle[c], 0
-    placed[1], placed[2] = row + s.t.candidates[c, 0], col + s.t.candidates[c, 1]
-    return 360 + c
+    for _ in range(PADDLE_DRAWS):
+        drawn = (random_bits(s.state) * total) >> 30
+        c = 0
+        while s.summed[c] <= drawn:
+            c += 1
+        paddle = s.t.paddle[360 + c]
+        head_row, head_col = row + s.t.candidates[c, 0], col + s.t.candidates[c, 1]
+        if not collides(s, paddle, head_row, head_col):
+            pivot[0], pivot[1] = row, col
+            placed[0], placed[1], placed[2], placed[4] = paddle, head_row, head_col, 0
+            return 360 + c
+    return -1
 
 
 @compiled
 def clear(s):
     """Empties the mask but for the border; returns how many pixels are free."""
-    border, height, width = s.rules.border, s.rules.height, s.rules.width
+    border, height, width = s.t.border, s.t.height, s.t.width
     s.mask[:] = 0
     for row in range(height):
-        start = row * s.grid.stride + s.grid.origin
+        start = place(s.t, row, 0)
         if border <= row < height - border:
             s.mask[start : start + border] = 255
             s.mask[start + width - border : start + width] = 255
@@ -341,13 +276,11 @@ def snakes(s, start, count, length, border):
     turns = np.empty(count, np.int64)
     contrasts = np.empty(count, np.int64)
     for i in range(count):
-        contrasts[i] = pick(s.state, s.rules.snake_contrasts)
-    turns[0] = seed_within(s, border, s.placed[start], pivots[0])
-    if turns[0] < 0:
-        return -1
-    if count == 2:
-        turns[1] = seed_beside(s, s.placed[start], s.placed[start + 1], pivots[1])
-        if turns[1] < 0:
+        contrasts[i] = pick(s.state, s.t.snake_contrasts)
+    for i in range(count):
+        edge = -ONE if i else border
+        turns[i] = seed(s, s.placed[start], edge, s.placed[start + i], pivots[i])
+        if turns[i] < 0:
             return -1
     past, taken = ZERO, ZERO
     for i in range(count * length):
@@ -360,8 +293,8 @@ def snakes(s, start, count, length, border):
                 return -1
             past, lost = occupy(s, s.placed[start + i - count], past)
             taken += lost
-        shade = pick(s.state, s.rules.paddle_contrasts)
-        placed[3] = contrasts[snake] * s.rules.paddle_contrasts + shade
+        shade = pick(s.state, s.t.paddle_contrasts)
+        placed[3] = contrasts[snake] * s.t.paddle_contrasts + shade
     return taken + occupy(s, s.placed[start + count * length - 1], past)[1]
 
 
@@ -370,9 +303,9 @@ def distractors(s, start, count, length, tries, free):
     """Up to ``count`` of them; returns where ``placed`` ends and how many pixels are left free."""
     for _ in range(count):
         for _ in range(tries):
-            if 100 * free < s.rules.height * s.rules.width:
+            if 100 * free < s.t.height * s.t.width:
                 return start, free
-            taken = snakes(s, start, ONE, length, max(s.rules.border, 1))
+            taken = snakes(s, start, ONE, length, max(s.t.border, 1))
             if taken >= 0:
                 start += length
                 free -= taken
@@ -391,15 +324,15 @@ def paint(image, pixels, row, col, shade):
 
 
 @compiled
-def draw(s, image, count, markers):
-    """The picture: all paddles, the two markers, scaled so that the lightest pixel is 255."""
+def draw(s, image, count, first, last):
+    """The picture: paddles, a marker on two of them, scaled so that the lightest pixel is 255."""
     image[:] = 0
     for i in range(count):
         paddle = s.placed[i, 0]
-        line = s.t.line_pixels[s.t.line_start[paddle] : s.t.line_start[paddle + 1]]
-        paint(image, line, s.placed[i, 1], s.placed[i, 2], s.rules.shades[s.placed[i, 3]])
-    for i in range(2):
-        paint(image, s.t.marker, markers[i, 0], markers[i, 1], s.rules.shades[-1])
+        line = s.t.line.offsets[s.t.line.start[paddle] : s.t.line.start[paddle + 1]]
+        paint(image, line, s.placed[i, 1], s.placed[i, 2], s.t.shades[s.placed[i, 3]])
+    for i in (first, last):
+        paint(image, s.t.marker, s.placed[i, 1], s.placed[i, 2], s.t.shades[-1])
     pixels = image.reshape(-1)
     top = ZERO
     for i in range(len(pixels)):
@@ -410,55 +343,45 @@ def draw(s, image, count, markers):
 
 
 @entry
-def make_images(
-    key, indices, which, t, rules, grid, images, labels, placed, counts, markers, marked
-):
+def make_images(key, indices, which, t, images, labels, placed, marked):
     """Makes pictures, each from its own random numbers.
 
     Args:
         key: uint64, of settings and seed.
         indices: (n,) int64, of the pictures.
         which: int64: the places in ``indices``, and in all arrays below, of those to be made.
-        t, rules, grid: tables and settings.
+        t: `Tables`.
         images, labels: (n, height, width) uint8 and (n,) int64 to be written.
         placed: (n, most paddles, 5) int32, see `Scene`: the two targets' paddles in turn, then the
-            distractors' and the single ones.
-        counts: (n,) int32: paddles in all.
-        markers: (n, 2, 2) int32: row and column of the two markers.
-        marked: (n, 2) int32: the snakes they sit on.
+            distractors' and the single ones; -1 beyond the last.
+        marked: (n, 2) int64: the rows of ``placed`` that the two markers sit on.
 
     Returns:
         -1, or the first place whose image could not be made.
     """
-    mask = np.empty(grid.size, np.uint8)
+    mask = np.empty(t.size, np.uint8)
     summed = np.empty(len(t.candidates), np.int64)
-    longest = max(2 * rules.contour_length, rules.distractor_length)
-    history = np.empty((longest * grid.zone, 2), np.int64)
+    history = np.empty((t.most_changed, 2), np.int64)
     state = np.empty(1, np.uint64)
-    seed_border = max(rules.border, 2 * rules.seed_distance, 1)
     for n in which:
-        s = Scene(t, rules, grid, state, mask, placed[n], summed, history)
+        s = Scene(t, state, mask, placed[n], summed, history)
         state[0] = mix(np.uint64(key) + mix(np.uint64(indices[n]) * _STEP))
-        label = below(state, 2)
+        labels[n] = below(state, 2)
         free = clear(s)
         taken = -1
-        for _ in range(rules.image_tries):
-            taken = snakes(s, ZERO, TWO, rules.contour_length, seed_border)
+        for _ in range(t.image_tries):
+            taken = snakes(s, ZERO, TWO, t.contour_length, t.seed_border)
             if taken >= 0:
                 break
         if taken < 0:
             return n
-        end, free = 2 * rules.contour_length, free - taken
-        end, free = distractors(
-            s, end, rules.distractors, rules.distractor_length, SNAKE_TRIES, free
-        )
-        end, free = distractors(s, end, rules.single_paddles, ONE, SINGLE_TRIES, free)
+        end, free = 2 * t.contour_length, free - taken
+        end, free = distractors(s, end, t.distractors, t.distractor_length, SNAKE_TRIES, free)
+        end, free = distractors(s, end, t.single_paddles, ONE, SINGLE_TRIES, free)
 
-        marked[n, 0] = below(state, 2)
-        marked[n, 1] = marked[n, 0] if label == 1 else 1 - marked[n, 0]
-        first, last = marked[n, 0], 2 * (rules.contour_length - 1) + marked[n, 1]
-        markers[n, 0, 0], markers[n, 0, 1] = placed[n, first, 1], placed[n, first, 2]
-        markers[n, 1, 0], markers[n, 1, 1] = placed[n, last, 1], placed[n, last, 2]
-        labels[n], counts[n] = label, end
-        draw(s, images[n], end, markers[n])
+        first = below(state, 2)
+        last = first if labels[n] == 1 else 1 - first
+        marked[n, 0], marked[n, 1] = first, 2 * (t.contour_length - 1) + last
+        placed[n, end:, 0] = -1
+        draw(s, images[n], end, marked[n, 0], marked[n, 1])
     return -1

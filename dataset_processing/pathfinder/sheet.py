@@ -1,6 +1,7 @@
 """One picture of many stimuli, with contours and markers coloured in."""
 
 import io
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ MARKERS = (255, 80, 90)
 
 
 def write_sheet(path: Path, chosen: list[Settings], seed: int = 0) -> str:
-    """Writes the sheet as a PNG file: a row for each of the settings and labels.
+    """Writes the sheet as a PNG file: a row for each of the settings, of one window, and labels.
 
     Returns:
         One line that says what was written.
@@ -25,39 +26,26 @@ def write_sheet(path: Path, chosen: list[Settings], seed: int = 0) -> str:
         UserError: the snakes do not fit, or the file cannot be written.
     """
     rows = [(settings, label) for settings in chosen for label in (1, 0)]
-    strips = [strip(settings, label, seed) for settings, label in rows]
-    sheet = Image.new("RGB", (max(s.width for s in strips), sum(s.height for s in strips)))
-    top = 0
-    for picture in strips:
-        sheet.paste(picture, (0, top))
-        top += picture.height
+    sheet = Image.fromarray(np.vstack([strip(settings, label, seed) for settings, label in rows]))
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     write_bytes(path, buffer.getvalue())
     return f"{path}: {len(rows)} rows of {COLUMNS} stimuli, {sheet.width}×{sheet.height} pixels"
 
 
-def strip(settings: Settings, label: int, seed: int) -> Image.Image:
-    """A row: the first stimuli of one label."""
+def strip(settings: Settings, label: int, seed: int) -> np.ndarray:
+    """A row, (height, width, 3) uint8: the first stimuli of one label."""
     height, width = settings.shape
     result = Image.new("RGB", (COLUMNS * (width + GAP) + GAP, height + TITLE + GAP), (40, 40, 40))
     where = "both markers on one contour" if label else "markers on two contours"
     title = f"{settings.contour_length} paddles, label {label}: {where}"
     ImageDraw.Draw(result).text((GAP, 3), title, fill=(230, 230, 230))
-    for column, stimulus in enumerate(first_of(label, Pathfinder(settings, seed))):
-        result.paste(Image.fromarray(coloured(stimulus)), (GAP + column * (width + GAP), TITLE))
-    return result
-
-
-def first_of(label: int, generator: Pathfinder) -> list[Stimulus]:
-    """The first stimuli of that label."""
-    found: list[Stimulus] = []
-    index = 0
-    while len(found) < COLUMNS:
-        if generator.image(index)[1] == label:
-            found.append(generator.stimulus(index))
-        index += 1
-    return found
+    generator = Pathfinder(settings, seed)
+    of_label = (index for index in count() if generator.image(index)[1] == label)
+    for column, index in enumerate(islice(of_label, COLUMNS)):
+        picture = Image.fromarray(coloured(generator.stimulus(index)))
+        result.paste(picture, (GAP + column * (width + GAP), TITLE))
+    return np.asarray(result)
 
 
 def coloured(stimulus: Stimulus) -> np.ndarray:

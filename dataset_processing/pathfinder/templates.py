@@ -15,103 +15,137 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dataset_processing.pathfinder.settings import Settings
+
 WEIGHT_ONE = 1 << 20  # the weight of a candidate straight ahead
 TAKEN = 76  # a mask above this (0.3 of 255) is taken for a seed
 COLLISION = 459  # two masks whose sum reaches this (1.8 of 255) meet
 RESAMPLING_BITS = 22  # of the fixed-point coefficients, as in Pillow's 8-bit resampling
 
 
-class Templates(NamedTuple):
-    """Tables of one paddle geometry: P paddles, C candidate heads, 360 + C last orientations.
+class Pixels(NamedTuple):
+    """The pixels of all paddles one after another, as offsets from the paddle's anchor: the tail
+    of a seed, the head of a later paddle."""
+
+    start: np.ndarray  # (P + 1,): where each paddle's own begin, and where the last's end
+    offsets: np.ndarray  # a row a pixel
+
+
+class Tables(NamedTuple):
+    """What the kernel works from: P paddles, C candidate heads, 360 + C last orientations.
 
     Last orientations 0–359 are a seed's whole degrees; 360 + c is a paddle at candidate c.
-    Pixel lists hold the pixels of all paddles one after another; a paddle's own lie between two
-    entries of its ``…_start`` array. Offsets are rows and columns from the paddle's anchor: the
-    tail of a seed, the head of a later paddle.
+
+    The mask of what is occupied is a single row of pixels: the window with a rim that stays 0,
+    wider than any template reaches, so that reading needs no bounds. A flat offset counts in it.
     """
 
-    end: np.ndarray  # (P, 2) int64: far end of the drawn line from the anchor, magnified pixels
-    radius: int  # templates reach this far from the anchor, pixels
-    line_start: np.ndarray  # (P + 1,) int64
-    line_pixels: np.ndarray  # (·, 3) int64: row, column, brightness 1–255
-    mask_start: np.ndarray  # (P + 1,) int64
-    mask_pixels: np.ndarray  # (·, 3) int64: row, column, occupancy 1–255
-    hit_start: np.ndarray  # (P + 1,) int64
-    hit_pixels: np.ndarray  # (·, 3) int64: the pixels of the mask that can collide
-    fit_start: np.ndarray  # (P + 1,) int64
-    fit_pixels: np.ndarray  # (·, 2) int64: pixels that must be free under a seed, from its tail
-    fit_box: np.ndarray  # (P, 4) int64: first and last row, first and last column of those
-    seed_paddle: np.ndarray  # (360,) int64: the paddle of a seed
-    seed_head: np.ndarray  # (360, 2) int64: head from tail
-    seed_pivot: np.ndarray  # (360, 2) int64: pivot from head
-    candidates: np.ndarray  # (C, 2) int64: heads from the pivot
-    paddle: np.ndarray  # (C,) int64: the paddle of a candidate
-    step: np.ndarray  # (360 + C, 2) int64: the next pivot from the last
-    weight: np.ndarray  # (360 + C, C) int64: 0 … WEIGHT_ONE
-    neighbours: np.ndarray  # (·, 2) int64: the disc of the margin's radius, its centre first
-    ahead: np.ndarray  # (360 + C, rows, 2) int64: by row from the pivot, first and past column of
+    height: int
+    width: int
+    border: int
+    seed_border: int  # the first seed keeps off the edges by this
+    contour_length: int
+    distractor_length: int
+    distractors: int
+    single_paddles: int
+    image_tries: int
+    snake_contrasts: int  # how many there are
+    paddle_contrasts: int
+    size: int  # pixels of the mask
+    stride: int  # from a row of the mask to the next
+    origin: int  # the window's first pixel in the mask
+    most_changed: int  # pixels of the mask that an attempt changes at most
+    end: np.ndarray  # (P, 2): far end of the drawn line from the anchor, magnified pixels
+    line: Pixels  # (·, 3): row, column, brightness 1–255
+    mask: Pixels  # (·, 3): row, column, occupancy 1–255
+    hit: Pixels  # (·, 2): flat offset and occupancy of what can collide
+    fit: Pixels  # (·,): flat offsets, from its tail, of pixels that must be free under a seed
+    fit_box: np.ndarray  # (P, 4): first and last row, first and last column of those
+    paddle: np.ndarray  # (360 + C,): the paddle of an orientation
+    seed_head: np.ndarray  # (360, 2): head from tail
+    seed_pivot: np.ndarray  # (360, 2): pivot from head
+    candidates: np.ndarray  # (C, 2): heads from the pivot
+    step: np.ndarray  # (360 + C, 2): the next pivot from the last
+    weight: np.ndarray  # (360 + C, C): 0 … WEIGHT_ONE
+    neighbours: np.ndarray  # flat offsets of the disc of the margin's radius, its centre first
+    ahead: np.ndarray  # (360 + C, rows, 2): by row from the pivot, first and past flat offset of
     # all that lies within the margin of a candidate with a weight
-    marker: np.ndarray  # (·, 3) int64: row, column, brightness of a marker's pixels
+    marker: np.ndarray  # (·, 3): row, column, brightness of a marker's pixels
+    ring: np.ndarray  # (360, 2): second tail from the first, by direction
+    shades: np.ndarray  # (·, 256) uint8: brightness by snake's and paddle's contrast; a marker's
 
 
-def templates(
-    length: int, thickness: float, margin: int, continuity: float, marker: float, antialias: int
-) -> Templates:
-    """Draws the templates of one geometry: `Settings` in pixels; ``marker`` is its radius."""
-    candidates = candidate_heads(length + margin)
+@lru_cache(maxsize=32)
+def tables(s: Settings, margin: int) -> Tables:
+    """Draws the templates of images with this margin; all arrays but ``shades`` are int64."""
+    length, far = s.paddle_length, s.paddle_length * s.antialias
+    height, width = s.shape
     degrees = [math.radians(degree) for degree in range(360)]
     seeds = [(math.sin(angle), math.cos(angle)) for angle in degrees]
+    candidates = candidate_heads(length + margin)
     grown = [(row / math.hypot(row, col), col / math.hypot(row, col)) for row, col in candidates]
-
-    far = length * antialias
-    seed_ends = [reach(direction, far) for direction in seeds]
-    ends = [reach((-row, -col), far) for row, col in grown]
-    distinct = sorted(set(seed_ends) | set(ends))
-    number = {end: i for i, end in enumerate(distinct)}
-
-    radius = length + math.ceil(thickness) + margin
-    width = round(thickness * antialias)
-    lines, masks = [], []
-    for end in distinct:
-        line = thick_line(end, width, radius * antialias)
-        size = 2 * radius + 1
-        lines.append(shrink(line, size, size))
-        masks.append(shrink(dilate(line, margin * antialias), size, size))
-
-    line_start, line_pixels = pixel_lists(lines, 1)
-    mask_start, mask_pixels = pixel_lists(masks, 1)
-    hit_start, hit_pixels = pixel_lists(masks, COLLISION - 255)
-    fits = [fit_zone(mask, length + margin) for mask in masks]
     turns = degrees + [math.atan2(row, col) for row, col in candidates]
     weight = np.array(
-        [[bend_weight(turn, row, col, continuity) for row, col in candidates] for turn in turns]
+        [[bend_weight(turn, row, col, s.continuity) for row, col in candidates] for turn in turns]
     )
-    disc_offsets = np.argwhere(disc(margin)) - margin
-    neighbours = disc_offsets[np.argsort((disc_offsets**2).sum(axis=1), kind="stable")]
-    return Templates(
+
+    radius = length + math.ceil(s.paddle_thickness) + margin  # that a template reaches
+    side, stride = 2 * radius + 1, width + 2 * (radius + 1)
+    flat = np.array([stride, 1])
+    ends = [reach(one, far) for one in seeds] + [reach((-row, -col), far) for row, col in grown]
+    distinct = sorted(set(ends))
+    thickness = round(s.paddle_thickness * s.antialias)
+    blown = [thick_line(end, thickness, radius * s.antialias) for end in distinct]
+    masks = [shrink(dilate(line, margin * s.antialias), side, side) for line in blown]
+    mask, hit = pixels(masks, 1), pixels(masks, COLLISION - 255)
+    fits = [fit_zone(mask, length + margin) for mask in masks]
+
+    offsets = np.argwhere(disc(margin)) - margin
+    neighbours = offsets[np.argsort((offsets**2).sum(axis=1), kind="stable")]
+    ring = [
+        [half_up(round(s.seed_distance * part, 9)) for part in direction] for direction in seeds
+    ]
+    shades = [
+        [min(math.floor(value * snake * paddle + 0.5), 255) for value in range(256)]
+        for snake in s.snake_contrasts
+        for paddle in s.paddle_contrasts
+    ]
+    return Tables(
+        height=height,
+        width=width,
+        border=s.border,
+        seed_border=max(s.border, 2 * s.seed_distance, 1),
+        contour_length=s.contour_length,
+        distractor_length=s.paddles_a_distractor,
+        distractors=s.distractor_count,
+        single_paddles=s.single_count(margin),
+        image_tries=s.image_tries,
+        snake_contrasts=len(s.snake_contrasts),
+        paddle_contrasts=len(s.paddle_contrasts),
+        size=(height + 2 * (radius + 1)) * stride,
+        stride=stride,
+        origin=(radius + 1) * (stride + 1),
+        most_changed=max(2 * s.contour_length, s.paddles_a_distractor)
+        * int(np.diff(mask.start).max()),
         end=np.array(distinct),
-        radius=radius,
-        line_start=line_start,
-        line_pixels=line_pixels,
-        mask_start=mask_start,
-        mask_pixels=mask_pixels,
-        hit_start=hit_start,
-        hit_pixels=hit_pixels,
-        fit_start=np.cumsum([0] + [len(fit) for fit in fits]),
-        fit_pixels=np.concatenate(fits),
-        fit_box=np.array([[*fit.min(axis=0), *fit.max(axis=0)] for fit in fits], dtype=np.int64)[
-            :, [0, 2, 1, 3]
-        ],
-        seed_paddle=np.array([number[end] for end in seed_ends]),
+        line=pixels([shrink(line, side, side) for line in blown], 1),
+        mask=mask,
+        hit=Pixels(hit.start, np.column_stack([hit.offsets[:, :2] @ flat, hit.offsets[:, 2]])),
+        fit=Pixels(np.cumsum([0, *map(len, fits)]), np.concatenate(fits) @ flat),
+        fit_box=np.array([[fit.min(axis=0), fit.max(axis=0)] for fit in fits])
+        .swapaxes(1, 2)
+        .reshape(-1, 4),
+        paddle=np.array([distinct.index(end) for end in ends]),
         seed_head=np.array([reach(direction, length) for direction in seeds]),
         seed_pivot=np.array([reach((-row, -col), length + margin) for row, col in seeds]),
         candidates=np.array(candidates),
-        paddle=np.array([number[end] for end in ends]),
         step=np.array([reach(direction, length + 2 * margin) for direction in seeds + grown]),
         weight=weight,
-        neighbours=neighbours,
-        ahead=zones_ahead(np.array(candidates), weight, neighbours),
-        marker=marker_pixels(marker, antialias),
+        neighbours=neighbours @ flat,
+        ahead=zones_ahead(np.array(candidates), weight, neighbours, stride),
+        marker=marker_pixels(s.marker_radius, s.antialias),
+        ring=np.array(ring),
+        shades=np.array([*shades, range(256)], np.uint8),
     )
 
 
@@ -145,15 +179,17 @@ def bend_weight(turn: float, row: int, col: int, continuity: float) -> int:
     return round(WEIGHT_ONE * max(math.cos(bend), 0.0) ** 2)
 
 
-def zones_ahead(candidates: np.ndarray, weight: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
-    """(turns, rows, 2): the columns, row by row round the pivot, that a growth step looks at."""
+def zones_ahead(
+    candidates: np.ndarray, weight: np.ndarray, neighbours: np.ndarray, stride: int
+) -> np.ndarray:
+    """(turns, rows, 2) flat offsets, row by row round the pivot, that a growth step looks at."""
     reach_out = int(np.abs(candidates).max() + np.abs(neighbours).max())
     zones = np.zeros((len(weight), 2 * reach_out + 1, 2), dtype=np.int64)
     for turn, weights in enumerate(weight):
         places = (candidates[weights > 0][:, None] + neighbours).reshape(-1, 2)
         for row in np.unique(places[:, 0]):
             columns = places[places[:, 0] == row, 1]
-            zones[turn, row + reach_out] = columns.min(), columns.max() + 1
+            zones[turn, row + reach_out] = row * stride + [columns.min(), columns.max() + 1]
     return zones
 
 
@@ -235,37 +271,22 @@ def shrink(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def lanczos(size: int, shrunk: int) -> np.ndarray:
-    """(shrunk, size) int64 coefficients, in units of 2^-22."""
+    """(shrunk, size) int64 coefficients, in units of 2^-22: sinc(x) sinc(x / 3) for |x| < 3."""
     scale = size / shrunk
-    support = 3 * scale
-    result = np.zeros((shrunk, size), dtype=np.int64)
-    for i in range(shrunk):
-        centre = (i + 0.5) * scale
-        first, last = max(int(centre - support + 0.5), 0), min(int(centre + support + 0.5), size)
-        lobes = [lobe((j - centre + 0.5) / scale) for j in range(first, last)]
-        total = sum(lobes)
-        result[i, first:last] = [half_up(value / total * (1 << RESAMPLING_BITS)) for value in lobes]
-    return result
+    x = (np.arange(size) + 0.5) / scale - (np.arange(shrunk)[:, None] + 0.5)
+    lobes = np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0)
+    units = lobes / lobes.sum(axis=1, keepdims=True) * (1 << RESAMPLING_BITS)
+    return np.where(units < 0, np.ceil(units - 0.5), np.floor(units + 0.5)).astype(np.int64)
 
 
-def lobe(x: float) -> float:
-    """sinc(x) sinc(x / 3) for |x| < 3."""
-    if x == 0:
-        return 1.0
-    if abs(x) >= 3:
-        return 0.0
-    return 3 * math.sin(math.pi * x) * math.sin(math.pi * x / 3) / (math.pi * x) ** 2
-
-
-def pixel_lists(images: list[np.ndarray], least: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels of at least ``least``, as offsets from the centre with their values, and where
-    each image's begin."""
+def pixels(images: list[np.ndarray], least: int) -> Pixels:
+    """The pixels of at least ``least``: rows and columns from the centre, and values."""
     lists = []
     for image in images:
         places = np.argwhere(image >= least)
         values = image[tuple(places.T)].astype(np.int64)[:, None]
         lists.append(np.concatenate([places - image.shape[0] // 2, values], axis=1))
-    return np.cumsum([0] + [len(pixels) for pixels in lists]), np.concatenate(lists)
+    return Pixels(np.cumsum([0, *map(len, lists)]), np.concatenate(lists))
 
 
 def fit_zone(mask: np.ndarray, half: int) -> np.ndarray:
@@ -286,4 +307,4 @@ def marker_pixels(radius: float, antialias: int) -> np.ndarray:
     centre = reach_out * antialias
     blown = (row - centre) ** 2 + (col - centre) ** 2 <= (radius * antialias) ** 2
     image = shrink(255 * blown.astype(np.uint8), 2 * reach_out + 1, 2 * reach_out + 1)
-    return pixel_lists([image], 1)[1]
+    return pixels([image], 1).offsets

@@ -13,7 +13,7 @@ from benchmarks.pathfinder_statistics import PUBLISHED, compare, measure
 from dataset_processing.generated import set_settings
 from dataset_processing.pathfinder import Pathfinder, Settings, generate
 from dataset_processing.pathfinder import templates as pathfinder_templates
-from dataset_processing.pathfinder.images import _tables
+from dataset_processing.pathfinder.templates import tables
 from tests.oracles.pathfinder import Reference
 
 SMALL = {"window": 150, "seed_distance": 15, "border": 10}
@@ -74,10 +74,10 @@ def test_resampling_is_pillows(sizes):
 
 
 def test_paddles_of_published_images_are_pixel_for_pixel_ours(samples):
-    drawn = _tables(Settings(), 3)[0]
+    drawn = tables(Settings(), 3)
     known = set()
     for paddle in range(len(drawn.end)):
-        pixels = drawn.line_pixels[drawn.line_start[paddle] : drawn.line_start[paddle + 1]]
+        pixels = drawn.line.offsets[drawn.line.start[paddle] : drawn.line.start[paddle + 1]]
         pixels = pixels[pixels[:, 2] > 127]
         rows, cols = (pixels[:, :2] - pixels[:, :2].min(axis=0)).T
         core = np.zeros((rows.max() + 1, cols.max() + 1), np.uint8)
@@ -191,14 +191,14 @@ def test_seeds_and_growth_follow_the_rules():
 
 
 def test_first_orientation_is_uniform_over_whole_degrees():
-    drawn = _tables(Settings(contour_length=6), 3)[0]
+    drawn = tables(Settings(contour_length=6), 3)
     generator = Pathfinder(Settings(contour_length=6), 5)
     tails_to_heads = np.array(
         [np.diff(generator.stimulus(i).paddles[0, 0], axis=0)[0] * 2 for i in range(2000)]
     ).astype(int)
     number = {tuple(end): i for i, end in enumerate(drawn.end.tolist())}
     found = np.bincount([number[tuple(end)] for end in tails_to_heads], minlength=len(drawn.end))
-    expected = np.bincount(drawn.seed_paddle, minlength=len(drawn.end)) / 360 * 2000
+    expected = np.bincount(drawn.paddle[:360], minlength=len(drawn.end)) / 360 * 2000
     often = expected > 5
     assert found[expected == 0].sum() == 0
     chi2 = ((found[often] - expected[often]) ** 2 / expected[often]).sum()
@@ -206,7 +206,7 @@ def test_first_orientation_is_uniform_over_whole_degrees():
 
 
 def test_candidate_weights_are_the_formulas():
-    drawn = _tables(Settings(continuity=1.8), 3)[0]
+    drawn = tables(Settings(continuity=1.8), 3)
     assert len(drawn.candidates) == 49
     theta = np.arctan2(drawn.candidates[:, 0], drawn.candidates[:, 1])
     for degree in (0, 45, 133, 359):
