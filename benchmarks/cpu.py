@@ -23,52 +23,45 @@ wait_briefly()  # as a script does, before PyTorch is imported
 # isort: split
 import torch
 
-from benchmarks.timing import SCRIPTS, begin, in_turn, parser, train_step, write
-from layers.shares import shared_images
+from benchmarks import timing
 from support import shell
-from training.distribution import Ranks
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parse = parser("cpu", __doc__)
-    parse.add_argument("--scripts", nargs="+", default=["hgru"], choices=SCRIPTS)
-    parse.add_argument("--batch", type=shell.whole(1), default=16)
-    parse.add_argument("--size", type=shell.whole(1), default=32)
+    parse = timing.parser("cpu", __doc__, batch=16, size=32, rounds=5)
+    parse.add_argument("--scripts", nargs="+", default=["hgru"], choices=timing.SCRIPTS)
     parse.add_argument("--busy", action="store_true", help="beside a busy loop too")
-    parse.add_argument("--rounds", type=shell.whole(1), default=5)
     parse.add_argument("--calls", type=shell.whole(1), default=5, help="steps of a round")
     options = parse.parse_args(arguments)
     options.device = "cpu"
-    device = begin(options, f"batch {options.batch}, images {options.size}×{options.size}", False)
+    what = f"batch {options.batch}, images {options.size}×{options.size}"
+    device = timing.begin(options, what, False)
+    batch = timing.random_batch(options.batch, options.size, device)
     threads, rows = torch.get_num_threads(), []
     for script in options.scripts:
         sides = {
-            "one thread": _step(script, options, 1),
-            "shared operations": _step(script, options, threads),
-            "as it trains": _step(script, options, threads, shared=True),
+            "one thread": _on(1, timing.side(script, batch)),
+            "shared operations": _on(threads, timing.side(script, batch)),
+            "as it trains": _on(threads, timing.side(script, batch, shared=True)),
         }
         for beside in (nullcontext, _busy_loop)[: 1 + options.busy]:
             with beside():
-                times = in_turn(sides, device, options.rounds, options.calls, warm_up=2)
+                times = timing.in_turn(sides, device, options.rounds, options.calls, warm_up=2)
             for side, found in times.items():
                 rate, low, high = (1 / f(found) for f in (statistics.median, max, min))
                 where = "alone" if beside is nullcontext else "beside a busy core"
                 name = f"{script:8} {where:18} {side:17}"
                 print(f"{name} {rate:6.2f} a second ({low:.2f}–{high:.2f})", flush=True)
                 rows.append({"script": script, "where": where, "side": side, "seconds": found})
-    write(options.output, f"{threads} threads", rows)
+    timing.write(options.output, f"{threads} threads", rows)
 
 
-def _step(script: str, options: Any, threads: int, shared: bool = False) -> Callable[[], Any]:
-    """A call that does one step with so many threads."""
-    step, _ = train_step(script, Ranks(torch.device("cpu"), alone=True))
-    images = torch.rand(options.batch, 1, options.size, options.size)
-    labels = torch.randint(0, 2, (options.batch,))
+def _on(threads: int, step: Callable[[], Any]) -> Callable[[], Any]:
+    """A step with so many threads."""
 
     def call() -> None:
         torch.set_num_threads(threads)
-        with shared_images(step.model, options.batch) if shared else nullcontext():
-            step(images, labels)
+        step()
 
     return call
 

@@ -10,6 +10,7 @@ For each contour length, in alternating rounds within one run:
 import argparse
 import os
 import statistics
+import time
 from collections.abc import Sequence
 from functools import partial
 from multiprocessing import get_context
@@ -40,10 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse.parse_args(arguments)
     cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     print(f"{processor()}, {cores} cores, load {load:.1f} at the start, numba {numba.__version__}")
-    generators = {
-        length: Pathfinder(Settings(contour_length=length), options.seed)
-        for length in options.lengths
-    }
+    settings = {length: Settings(contour_length=length) for length in options.lengths}
+    generators = {length: Pathfinder(one, options.seed) for length, one in settings.items()}
     first = seconds(partial(generators[options.lengths[0]].images, [0]), CPU)
     print(f"first image (compiling, or loading what was compiled before): {first:.1f} s")
     print("\ncompiled against plain reference, the same images, one process: an image")
@@ -61,15 +60,12 @@ def against_reference(generator: Pathfinder, options: argparse.Namespace) -> str
     ours, theirs = [], []
     for number in Progress(range(options.rounds), unit="round", leave=False):
         indices = range(number * options.images, (number + 1) * options.images)
-        pictures: list[np.ndarray] = []
-
-        def draw(index: int, pictures: list[np.ndarray] = pictures) -> None:
-            pictures.append(reference.image(index)[0])
-
-        theirs.append(statistics.fmean(seconds(partial(draw, index), CPU) for index in indices))
+        began = time.perf_counter()
+        images = [reference.image(index)[0] for index in indices]
+        theirs.append((time.perf_counter() - began) / options.images)
         again = [seconds(partial(generator.images, indices), CPU) for _ in range(20)]
         ours.append(statistics.median(again[1:]) / options.images)  # the first loads its tables
-        if not np.array_equal(generator.images(indices)[0], np.stack(pictures)):
+        if not np.array_equal(generator.images(indices)[0], np.stack(images)):
             raise RuntimeError("the reference made other images")
     return f"{text(ours)}, reference {text(theirs)}; {ratio(theirs, ours)}"
 

@@ -16,7 +16,6 @@ and hgru.b_mix) has no gradient but rounding, and no effect; Nadam moves it at r
 
 import argparse
 import itertools
-import json
 import os
 import statistics
 import subprocess
@@ -31,12 +30,14 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.timing import machine, ratio, set_tf32, tidy, train_step, wait
+from benchmarks.timing import machine, parser, ratio, set_tf32, tidy, train_step, wait
+from config import Config
 from support import shell
 from support.files import write_json
 from support.memory import keep_memory
 from support.tables import text_table
 from training.distribution import Ranks, device_of
+from training.run import runs
 
 EXCHANGE = ("nccl", "gloo", "all_reduce", "allreduce", "allgather", "all_gather", "broadcast")
 SAME_STEPS = 20  # compared without TF32
@@ -44,24 +45,42 @@ LOOP_STEPS = 400
 Cases = list[tuple[int, int]]  # processes, total batch
 
 
-def options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parse = shell.Parser("multi_gpu", __doc__, package="benchmarks")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare, and print; inside torchrun, measure."""
+    parse = parser("multi_gpu", __doc__, processes=2, rounds=5)
+    parse.set_defaults(device="auto")
     parse.add_argument("--scripts", nargs="+", default=["hgru", "hgru_bn", "ff_5"])
-    parse.add_argument("--processes", type=int, default=2)
-    parse.add_argument("--device", default="auto")
     parse.add_argument("--batch-size", type=int, default=32, help="of one process")
     parse.add_argument("--large", type=int, default=256, help="the large total batch; 0: none")
     parse.add_argument("--size", type=int, default=150, help="of the images, in pixels")
     parse.add_argument("--steps", type=int, default=20, help="timed in each round")
-    parse.add_argument("--rounds", type=int, default=5)
     parse.add_argument("--profile", action="store_true", help="where a step's time goes")
     parse.add_argument("--loop", action="store_true", help="whole training runs, by their logs")
-    parse.add_argument(
-        "--output", type=Path, metavar="FILE", help="write the numbers to this JSON file"
-    )
     parse.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # inside torchrun
-    return parse.parse_args(arguments)
+    chosen = parse.parse_args(arguments)
+    if chosen.measure:
+        measure(chosen)
+        return
+    everything: dict[str, Any] = {}
+    for script in chosen.scripts:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "found.pt"
+            inside = [*sys.argv[1:], "--scripts", script, "--measure", str(file)]
+            torchrun(chosen.processes, "-m", "benchmarks.multi_gpu", *inside)
+            found = torch.load(file)
+        if not everything:
+            print(f"{found['machine']}, {chosen.processes} processes, {os.cpu_count()} cores")
+        show(script, found, chosen)
+        if chosen.loop:
+            found["loop"] = [(*case, logged_rate(script, *case, chosen)) for case in cases(chosen)]
+            rates = [f"{p} × {t / p:g} a step {rate:.0f}" for p, t, rate in found["loop"]]
+            print(f"  in the training loop, images/s by its log: {', '.join(rates)}", flush=True)
+        found["times"] = [
+            {"processes": p, "total": t, "s": s} for (p, t), s in found["times"].items()
+        ]
+        everything[script] = found
+    if chosen.output:
+        write_json(Path(chosen.output), everything)
 
 
 def cases(chosen: argparse.Namespace) -> Cases:
@@ -78,7 +97,7 @@ class Side:
 
     def __init__(self, chosen: argparse.Namespace, total: int, ranks: Ranks) -> None:
         self.ranks = ranks
-        self.step, self.generators = train_step(chosen.script, ranks)
+        self.step, self.generators = train_step(chosen.scripts[0], ranks)
         edges = [total * r // ranks.world_size for r in range(ranks.world_size + 1)]
         self.sizes = [b - a for a, b in itertools.pairwise(edges)]
         own = slice(edges[ranks.rank], edges[ranks.rank + 1])
@@ -116,8 +135,7 @@ def measure(chosen: argparse.Namespace) -> None:
     if device.type == "cpu":
         keep_memory()
     with Ranks(device) as ranks:
-        alone = Ranks(device, alone=True)
-        large = chosen.large
+        alone, large = Ranks(device, alone=True), chosen.large
         found: dict[str, Any] = {"machine": machine(device), "profiles": {}}
         found["times"] = compare(chosen, ranks, alone, cases(chosen))
         if chosen.profile:
@@ -195,9 +213,7 @@ def profiled(chosen: argparse.Namespace, who: Ranks, total: int) -> dict[str, An
         spent = event.self_device_time_total if on_gpu else event.self_cpu_time_total
         if spent > 0 and not event.key.startswith("Profiler"):
             times[event.key] = times.get(event.key, 0.0) + spent / 1e3 / steps
-    exchanging = sum(
-        spent for name, spent in times.items() if any(word in name.lower() for word in EXCHANGE)
-    )
+    exchanging = sum(ms for name, ms in times.items() if any(x in name.lower() for x in EXCHANGE))
     busy = sum(times.values())
     computing = busy - exchanging
     parts = {"computing": computing, "exchanging": exchanging, "idle": max(wall - busy, 0.0)}
@@ -210,33 +226,26 @@ def profiled(chosen: argparse.Namespace, who: Ranks, total: int) -> dict[str, An
 
 def torchrun(processes: int, *arguments: str, **environment: str) -> None:
     """Run a script or module in so many processes; what it prints is not shown."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    threads = str(max(1, (os.cpu_count() or 1) // processes))
+    launch = [sys.executable, "-m", "training.launch", "--standalone"]
     subprocess.run(
-        [*command, f"--nproc_per_node={processes}", *arguments],
+        [*launch, f"--nproc_per_node={processes}", *arguments],
         check=True,
         stdout=subprocess.DEVNULL,
-        env={"OMP_NUM_THREADS": threads, **os.environ, **environment},
+        env={**os.environ, **environment},
     )
 
 
-def logged_rate(script: str, processes: int, total: int, device: str) -> float:
+def logged_rate(script: str, processes: int, total: int, chosen: argparse.Namespace) -> float:
     """Images/s that a training run on generated images reports in its log: the median of its
     second half."""
-    settings = {
-        "dataset": "pathfinder_14_stream",
-        "batch_size": total,
-        "stream_epoch_images": total * LOOP_STEPS,
-        "stream_val_images": total,
-        "epochs": 1,
-    }
+    settings = {"dataset": "pathfinder_14_stream", "batch_size": total, "epochs": 1}
+    settings |= {"stream_epoch_images": total * LOOP_STEPS, "stream_val_images": total}
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     with tempfile.TemporaryDirectory() as folder:
-        command = f"{script}.py", "--device", device, *words
+        command = f"{script}.py", "--device", chosen.device, *words
         torchrun(processes, *command, HGRU_PROJECT_DIRECTORY=folder)
-        (log,) = Path(folder).glob("logs/*/log.jsonl")
-        events = [json.loads(line) for line in log.read_text().splitlines()]
-    rates = [event["images_per_second"] for event in events if event["event"] == "train"]
+        (run,) = runs(Config.of_project(Path(folder)))
+        rates = [event["images_per_second"] for event in run.events("train")]
     return statistics.median(rates[len(rates) // 2 :])
 
 
@@ -246,12 +255,8 @@ def show(script: str, found: dict[str, Any], chosen: argparse.Namespace) -> None
     print(f"\n{script}: images of {chosen.size}×{chosen.size}, {chosen.rounds} rounds")
     middles = {case: statistics.median(spent) for case, spent in times.items()}
     rows = [
-        {
-            "processes": processes,
-            "images a step": total,
-            "ms a step": f"{1e3 * middle:.2f}",
-            "images/s": f"{total / middle:.1f}",
-        }
+        {"processes": processes, "images a step": total}
+        | {"ms a step": f"{1e3 * middle:.2f}", "images/s": f"{total / middle:.1f}"}
         for (processes, total), middle in middles.items()
     ]
     print(text_table(rows))
@@ -274,38 +279,6 @@ def show(script: str, found: dict[str, Any], chosen: argparse.Namespace) -> None
         more = {name: ms - one.get(name, 0.0) for name, ms in spent["operations"].items()}
         for name, ms in sorted(more.items(), key=lambda x: -x[1])[:8]:
             print(f"    {ms:+8.3f}{' more' if one else ''}  {name[:80]}")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Compare, and print."""
-    chosen = options(arguments)
-    if chosen.measure:
-        (chosen.script,) = chosen.scripts
-        measure(chosen)
-        return
-    everything: dict[str, Any] = {}
-    for script in chosen.scripts:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "found.pt"
-            arguments = [*sys.argv[1:], "--scripts", script, "--measure", str(file)]
-            torchrun(chosen.processes, "-m", "benchmarks.multi_gpu", *arguments)
-            found = torch.load(file)
-        if not everything:
-            print(f"{found['machine']}, {chosen.processes} processes, {os.cpu_count()} cores")
-        show(script, found, chosen)
-        if chosen.loop:
-            found["loop"] = [
-                (n, total, logged_rate(script, n, total, chosen.device))
-                for n, total in cases(chosen)
-            ]
-            rates = [f"{p} × {t / p:g} a step {rate:.0f}" for p, t, rate in found["loop"]]
-            print(f"  in the training loop, images/s by its log: {', '.join(rates)}", flush=True)
-        found["times"] = [
-            {"processes": p, "total": t, "s": s} for (p, t), s in found["times"].items()
-        ]
-        everything[script] = found
-    if chosen.output:
-        write_json(chosen.output, everything)
 
 
 if __name__ == "__main__":

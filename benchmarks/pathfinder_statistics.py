@@ -10,6 +10,7 @@ are 8-connected; markers are what an erosion by a disc of radius 3 leaves.
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -41,22 +42,16 @@ BLOCK = 50
 def table(count: int, seed: int, workers: int) -> str:
     """A table of all quantities for the lengths 6, 9 and 14: ours, the published, and by how many
     standard errors they differ."""
-    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     rows = []
-    for length, reference in published.items():
+    for length, reference in json.loads(PUBLISHED.read_text(encoding="utf-8")).items():
         found = measure(int(length), count, seed, workers)
-        for name, ours, our_error, theirs, their_error in compare(found, reference):
-            rows.append(
-                {
-                    "length": length,
-                    "quantity": name,
-                    "ours": f"{ours:.4f}",
-                    "± s.e.": f"{our_error:.4f}",
-                    "published": f"{theirs:.4f}",
-                    "its s.e.": f"{their_error:.4f}",
-                    "z": f"{(ours - theirs) / math.hypot(our_error, their_error):.2f}",
-                }
-            )
+        for name, *numbers in compare(found, reference):
+            ours, our_error, theirs, their_error = numbers
+            heads = "ours", "± s.e.", "published", "its s.e."
+            row = {"length": length, "quantity": name}
+            row |= {head: f"{value:.4f}" for head, value in zip(heads, numbers, strict=True)}
+            z = (ours - theirs) / math.hypot(our_error, their_error)
+            rows.append({**row, "z": f"{z:.2f}"})
     head = f"{count} images of each length, seed {seed}; z: difference in standard errors"
     return f"{head}\n{text_table(rows)}"
 
@@ -65,27 +60,16 @@ def measure(length: int, count: int, seed: int, workers: int = 1) -> dict[str, n
     """The quantities of each of ``count`` images, by name, (count,) each; nan where undefined."""
     generator = Pathfinder(Settings(contour_length=length), seed)
     generator.images([])
-    blocks = [
-        (generator, range(start, min(start + BLOCK, count))) for start in range(0, count, BLOCK)
-    ]
+    work = partial(measure_image, generator)
     with get_context("fork").Pool(workers) as pool:
-        measured = pool.imap(measure_block, blocks)
-        progress = Progress(measured, total=len(blocks), desc=f"measuring length {length}")
-        parts = list(progress)
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        measured = pool.imap(work, range(count), BLOCK)
+        rows = list(Progress(measured, total=count, desc=f"measuring length {length}"))
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
-def measure_block(block: tuple[Pathfinder, range]) -> dict[str, np.ndarray]:
-    """The quantities of some images."""
-    generator, indices = block
-    images, labels = generator.images(indices)
-    rows = [measure_image(image) for image in images]
-    found = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    return {"label": labels, **found}
-
-
-def measure_image(image: np.ndarray) -> dict[str, float]:
-    """The quantities of one image (H, W) uint8."""
+def measure_image(generator: Pathfinder, index: int) -> dict[str, float]:
+    """The quantities of one image."""
+    (image,), (label,) = generator.images([index])
     lit = image > 127
     row, col = np.nonzero(lit)
     left, markers = ndimage.label(ndimage.binary_erosion(lit, disc(3)), np.ones((3, 3)))
@@ -94,6 +78,7 @@ def measure_image(image: np.ndarray) -> dict[str, float]:
         one, two = ndimage.center_of_mass(left > 0, left, [1, 2])
         distance = math.dist(one, two)
     return {
+        "label": int(label),
         "mean intensity": float(image.mean()),
         "lit fraction": float(lit.mean()),
         "components": ndimage.label(lit, np.ones((3, 3)))[1],
@@ -112,17 +97,15 @@ def compare(
 
     A published spread's error is taken from the shape of our distribution.
     """
-    n, positive = reference["n"], reference["positive_fraction"]
-    pairs = [(name, found[name], reference[key], n) for name, key in TWO_VALUES.items()]
-    for answer, word, share in ((1, "positive", positive), (0, "negative", 1 - positive)):
-        values = found["marker distance"][found["label"] == answer]
-        entry = reference[f"marker_distance_px_{word}"]
-        both = entry["mean"], entry["sd"]
-        name = f"marker distance, label {answer}"
-        pairs.append((name, values[np.isfinite(values)], both, n * share))
-    label = found["label"]
+    n, positive, label = reference["n"], reference["positive_fraction"], found["label"]
     error = math.sqrt(positive * (1 - positive) / n)
     rows = [("positive fraction", float(label.mean()), stats.sem(label), positive, error)]
+    pairs = [(name, found[name], reference[key], n) for name, key in TWO_VALUES.items()]
+    for answer, word, share in ((1, "positive", positive), (0, "negative", 1 - positive)):
+        values = found["marker distance"][label == answer]
+        entry = reference[f"marker_distance_px_{word}"]
+        known, both = values[np.isfinite(values)], (entry["mean"], entry["sd"])
+        pairs.append((f"marker distance, label {answer}", known, both, n * share))
     for name, values, (mean, spread), number in pairs:
         their_error = math.hypot(spread / math.sqrt(number), ROUNDING)
         rows.append((name, float(values.mean()), stats.sem(values), mean, their_error))
@@ -135,17 +118,8 @@ def compare(
         error = stats.sem(found[name])
         their_error = math.hypot(error * math.sqrt(len(found[name]) / n), ROUNDING)
         rows.append((name, float(found[name].mean()), error, reference[key], their_error))
-    two = found["two markers found"]
-    rows.append(
-        (
-            "two markers found",
-            float(two.mean()),
-            1 / len(two),
-            reference["two_markers_found"],
-            1 / n,
-        )
-    )
-    return rows
+    two, published = found["two markers found"], reference["two_markers_found"]
+    return [*rows, ("two markers found", float(two.mean()), 1 / len(two), published, 1 / n)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,61 +8,44 @@ once takes about 7.5 ms on an H200.
 
 from collections.abc import Sequence
 
-import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.timing import SCRIPTS, begin, machine, parser, train_step, write
+from benchmarks import timing
 from support import shell
-from training.distribution import Ranks
 
 STEPS = 5
-FAMILIES = {
-    "_there_kernel": "transforms, there",
-    "_back_kernel": "transforms, back",
-    "_product_kernel": "products at each frequency",
-    "_correlate_kernel": "kernel's gradient at each frequency",
-    "_fold_kernel": "to and from the folded layout",
+KERNELS = {
+    "transforms, there": "_there_kernel",
+    "transforms, back": "_back_kernel",
+    "products at each frequency": "_product_kernel",
+    "kernel's gradient at each frequency": "_correlate_kernel",
+    "to and from the folded layout": "_fold_kernel",
     "gain": "gain",
-    "inhibit": "inhibition",
-    "inhibit_plane": "inhibition",
-    "mix": "mixing and the next gain",
-    "gain_back": "gain, backward",
-    "inhibit_back": "inhibition, backward",
-    "inhibit_back_plane": "inhibition, backward",
-    "mix_back": "mixing, backward",
-    "correct": "what comes through statistics",
-    "squares": "statistics",
-    "chunk_moments": "statistics",
-    "chunk_statistics": "statistics",
-    "add_squares": "statistics",
-    "gate_statistics": "statistics",
-    "gate_correction": "statistics",
-    "line_means": "statistics",
-    "move_averages": "statistics",
-    "normalise": "normalisation after the circuit",
-    "chunk_sums": "normalisation after the circuit",
-    "chunk_means": "normalisation after the circuit",
-    "normalise_back": "normalisation after the circuit",
+    "inhibition": "inhibit inhibit_plane",
+    "mixing and the next gain": "mix",
+    "gain, backward": "gain_back",
+    "inhibition, backward": "inhibit_back inhibit_back_plane",
+    "mixing, backward": "mix_back",
+    "what comes through statistics": "correct",
+    "statistics": "squares chunk_moments chunk_statistics add_squares gate_statistics "
+    "gate_correction line_means move_averages",
+    "normalisation after the circuit": "normalise chunk_sums chunk_means normalise_back",
 }
+FAMILIES = {name: family for family, names in KERNELS.items() for name in names.split()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parse = parser("profile", __doc__)
-    parse.add_argument("--script", default="hgru", choices=SCRIPTS)
-    parse.add_argument("--batch", type=int, default=32)
+    parse = timing.parser("profile", __doc__, batch=32)
+    parse.add_argument("--script", default="hgru", choices=timing.SCRIPTS)
     parse.add_argument("--strict", action="store_true", help="forbid TF32")
     options = parse.parse_args(arguments)
     what = f"{options.script}, batch {options.batch}, kernels' own time a step"
-    device = begin(options, what, tf32=not options.strict)
-    images = torch.rand(options.batch, 1, 150, 150, device=device)
-    labels = torch.randint(0, 2, (options.batch,), device=device)
-    step, _ = train_step(options.script, Ranks(device))
+    device = timing.begin(options, what, not options.strict)
+    step = timing.side(options.script, timing.random_batch(options.batch, 150, device))
     for _ in range(4):
-        step(images, labels)
+        step()
     with profile(activities=[ProfilerActivity.CUDA]) as recorded:
-        for _ in range(STEPS):
-            step(images, labels)
-        torch.cuda.synchronize()
+        timing.seconds(step, device, STEPS)
     totals: dict[str, list[float]] = {}
     for event in recorded.key_averages():
         entry = totals.setdefault(FAMILIES.get(event.key, "everything else"), [0.0, 0])
@@ -73,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for row in rows:
         print(f"{row['ms']:7.3f} ms  {row['launches']:4.0f} launches  {row['what']}")
     print(f"{sum(row['ms'] for row in rows):7.3f} ms  in all (some of it side by side)")
-    write(options.output, machine(device), rows)
+    timing.write(options.output, timing.machine(device), rows)
 
 
 if __name__ == "__main__":

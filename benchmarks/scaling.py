@@ -7,12 +7,16 @@ Shows from where on the spectral convolution is the faster one, which is where t
 training step is, so that the device's time is measured and not the host's launches.
 """
 
+import argparse
 import statistics
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
-from benchmarks.convolution import problem
+from benchmarks.convolution import both, problem
 from benchmarks.timing import begin, captured, in_turn, machine, parser, ratio, text, write
 from layers.horizontal import HorizontalKernel
 from support import shell
@@ -22,17 +26,14 @@ KERNELS = (3, 5, 7, 9, 11, 15, 20, 25, 31)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parse = parser("scaling", __doc__)
-    parse.add_argument("--batch", type=int, default=8)
-    parse.add_argument("--channels", type=int, default=25)
+    parse = parser("scaling", __doc__, batch=8, channels=25, rounds=5)
     parse.add_argument("--sizes", nargs="+", type=int, default=SIZES)
     parse.add_argument("--kernels", nargs="+", type=int, default=KERNELS)
-    parse.add_argument("--rounds", type=int, default=5)
     parse.add_argument("--strict", action="store_true", help="forbid TF32")
     parse.add_argument("--figure", help="draw them in this file")
     options = parse.parse_args(arguments)
     what = f"batch {options.batch}, {options.channels} channels, with backward"
-    device = begin(options, what, tf32=not options.strict)
+    device = begin(options, what, not options.strict)
     rows = [_measure(size, 15, options, device) for size in options.sizes]
     rows += [_measure(150, kernel, options, device) for kernel in options.kernels]
     write(options.output, machine(device), rows)
@@ -40,16 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _draw(rows, len(options.sizes), machine(device), options.figure)
 
 
-def _measure(size: int, taps: int, options, device: torch.device) -> dict:
-    x, W, g = problem(options.batch, options.channels, size, taps, device)
+def _measure(
+    size: int, taps: int, options: argparse.Namespace, device: torch.device
+) -> dict[str, Any]:
+    given = x, W, _ = problem(options.batch, options.channels, size, taps, device)
     chosen = HorizontalKernel(W).method_for(x)
     fits = chosen == "triton" or HorizontalKernel(W)._fits_triton(x)
     spectral = "triton" if fits else "fft"
-
-    def call(method):
-        return torch.autograd.grad(HorizontalKernel(W, method=method)(x), (x, W), g)
-
-    sides = {"direct": lambda: call("direct"), spectral: lambda: call(spectral)}
+    sides: Any = {method: partial(both, given, method) for method in ("direct", spectral)}
     if fits:  # PyTorch's FFT makes its tables anew at each call, which no graph can hold
         sides = {name: captured(side, device) for name, side in sides.items()}
     calls = 3 if device.type == "cuda" else 1
@@ -63,24 +62,17 @@ def _measure(size: int, taps: int, options, device: torch.device) -> dict:
     return {"size": size, "kernel": taps, "spectral": spectral, "chosen": chosen, "times": times}
 
 
-def _draw(rows: list[dict], sizes: int, head: str, path: str) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
-    parts = (rows[:sizes], "size", "image width (pixels), kernel 15×15"), (
-        rows[sizes:], "kernel", "kernel width (pixels), image 150×150",
-    )  # fmt: skip
-    for axis, (part, key, label) in zip(axes, parts, strict=True):
+def _draw(rows: list[dict[str, Any]], sizes: int, head: str, path: str) -> None:
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, part, key in ((left, rows[:sizes], "size"), (right, rows[sizes:], "kernel")):
         for side in ("direct", "spectral"):
             y = [1e3 * statistics.median(r["times"][r.get(side, side)]) for r in part]
-            axis.plot([r[key] for r in part], y, "o-", label=side, markersize=4)
-        axis.set_xlabel(label)
-        axis.set_yscale("log")
-    axes[0].set_ylabel("ms, forward and backward")
-    axes[0].legend(frameon=False)
+            axes.plot([r[key] for r in part], y, "o-", label=side, markersize=4)
+        axes.set_yscale("log")
+    left.set(xlabel="image width (pixels), kernel 15×15", ylabel="ms, forward and backward")
+    right.set(xlabel="kernel width (pixels), image 150×150")
+    left.legend(frameon=False)
     figure.suptitle(head, fontsize=9)
     figure.savefig(path, dpi=150)
 

@@ -1,7 +1,6 @@
 """What the benchmarks share: their opening, a script's training step, times of sides in turn."""
 
 import argparse
-import contextlib
 import ctypes
 import gc
 import importlib
@@ -10,11 +9,16 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from layers.horizontal import horizontal_method
+from layers.shares import shared_images
 from support import shell
 from support.files import write_json
 from support.memory import keep_memory
@@ -31,11 +35,13 @@ SCRIPTS = (
 )  # fmt: skip
 
 
-def parser(module: str, description: str | None) -> shell.Parser:
-    """A parser with the options that all have."""
+def parser(module: str, description: str | None, **numbers: int) -> shell.Parser:
+    """A parser with the options that all have, and whole numbers from 1 on with these defaults."""
     parse = shell.Parser(module, description, package="benchmarks")
     parse.add_argument("--device")
     parse.add_argument("--output", metavar="FILE", help="write the numbers to this JSON file")
+    for name, default in numbers.items():
+        parse.add_argument(f"--{name}", type=shell.whole(1), default=default)
     return parse
 
 
@@ -55,16 +61,18 @@ def begin(options: argparse.Namespace, what: str, tf32: bool | None) -> torch.de
     return device
 
 
+def random_batch(count: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Random images (N, 1, H, W) in 0–1 and their labels (N,)."""
+    images = torch.rand(count, 1, size, size, device=device)
+    return images, torch.randint(0, 2, (count,), device=device)
+
+
 def train_step(
     script: str, ranks: Ranks, captured: bool = True, **aux: Any
 ) -> tuple[TrainStep, Generators]:
     """The training step of a script's network with its first weights, and what it draws from.
 
-    Args:
-        script: the script's name.
-        ranks: the processes that train together; this one's device.
-        captured: replay the step on a GPU as a captured graph.
-        aux: options of the network.
+    On a GPU it replays itself as a captured graph if ``captured``; ``aux``: options of the network.
     """
     torch.manual_seed(0)
     module = importlib.import_module(script)
@@ -73,17 +81,42 @@ def train_step(
     generators = Generators(0, ranks.device, ranks.rank)
     if hasattr(network, "set_generator"):
         network.set_generator(generators.hidden)
+    optimizer = network_optimizer(network, params["optimizer"], params["lr"])
+    loss, metric = loss_function(params["loss_function"]), metric_function("accuracy")
+    drawn_from = (generators.hidden,)
     step = TrainStep(
-        network,
-        loss_function(params["loss_function"]),
-        metric_function("accuracy"),
-        network_optimizer(network, params["optimizer"], params["lr"]),
-        None,
-        ranks,
-        captured=captured,
-        generators=(generators.hidden,),
+        network, loss, metric, optimizer, None, ranks, captured=captured, generators=drawn_from
     )
     return step, generators
+
+
+def side(
+    script: str,
+    batch: tuple[Tensor, Tensor],
+    method: str = "auto",
+    training: bool = True,
+    shared: bool = False,
+    **options: Any,
+) -> Callable[[], Any]:
+    """A call that does one step, or one pass, of a script's network on a batch.
+
+    Args:
+        method: of the horizontal convolutions.
+        shared: let the threads of a CPU share the images, as in training.
+        options: of :func:`train_step`.
+    """
+    images, labels = batch
+    step, _ = train_step(script, Ranks(images.device, alone=True), **options)
+    step.model.train(training)
+    infer = partial(torch.no_grad()(step.infer), images)
+    once = partial(step, images, labels) if training else infer
+    sharing = partial(shared_images, step.model, len(images)) if shared else nullcontext
+
+    def call() -> None:
+        with horizontal_method(method), sharing():
+            once()
+
+    return call
 
 
 def machine(device: torch.device) -> str:
@@ -170,7 +203,7 @@ def peak_memory(call: Callable[[], Any], device: torch.device) -> float:
         call()
         wait(device)
         return torch.cuda.max_memory_allocated(device) / 2**30
-    with contextlib.suppress(OSError, AttributeError):  # another C library keeps what it likes
+    with suppress(OSError, AttributeError):  # another C library keeps what it likes
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is what is resident now
     call()
