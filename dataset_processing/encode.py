@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from config import Config
-from dataset_processing.folds import ImageFiles, StoredFold
+from dataset_processing.folds import FOLDS, ImageFiles, StoredFold
 from dataset_processing.images import BadImageError
 from dataset_processing.records import RecordWriter, encode_image
-from dataset_processing.sets import FOLDS, data_sets, load_set, missing
+from dataset_processing.sets import data_sets, load_set, missing
 from support import shell
 from support.errors import MissingError, UserError
 from support.files import WholeFile, npy_bytes

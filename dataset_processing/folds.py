@@ -14,6 +14,7 @@ from dataset_processing.pathfinder import Pathfinder, Settings, Stimulus
 from dataset_processing.records import SAMPLES, RecordReader
 from support.errors import MissingError, UserError, refusals
 
+FOLDS = ("train", "val")
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.tfrecords$")
 LOOKED_AT = 24  # images of a fold that are looked at when it is opened
 FIRST = {"val": 2**62, "test": 2**62 + 2**61}  # first image of drawn folds; far beyond training

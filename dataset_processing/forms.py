@@ -16,20 +16,20 @@ its metadata are there: what a killed run leaves is not listed, and written over
 import hashlib
 import json
 import math
-import struct
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dataset_processing.images import encode_png
 from dataset_processing.pathfinder import CHUNK, Pathfinder, Settings
 from dataset_processing.records import RecordReader, RecordWriter
-from dataset_processing.workers import Worker
+from dataset_processing.workers import heed
 from support.errors import UserError, refusals
 from support.files import WholeFile, npy_bytes, write_bytes
 
@@ -77,7 +77,12 @@ class Job:
             raise UserError("masks have no place in records: add --format png or webdataset")
         if self.form == "float32" and len(set(self.settings.shape)) > 1:
             raise UserError("the float32 form holds square images only: choose another window")
-        Pathfinder(self.settings, self.seed)
+        _ = self.generator
+
+    @cached_property
+    def generator(self) -> Pathfinder:
+        """Of its images."""
+        return Pathfinder(self.settings, self.seed)
 
     def shards(self) -> list["Shard"]:
         """All shards, in the order of their images."""
@@ -100,6 +105,11 @@ class Job:
         images = f"{self.settings.fingerprint()} {self.seed} {self.start} {self.count}"
         values["fingerprint"] = hashlib.sha256(images.encode()).hexdigest()[:16]
         return dict(json.loads(json.dumps(values)))
+
+    @property
+    def suffix(self) -> str:
+        """Of its files, where it is no folder."""
+        return "tfrecords" if self.form in RECORDS else "tar"
 
     def root(self, label: int) -> Path:
         """The folder of a class."""
@@ -124,8 +134,7 @@ class Shard:
     def file(self) -> Path:
         """The file of records, or the tar file."""
         number = f"-{self.part:05d}-of-{self.parts:05d}" if self.parts > 1 else ""
-        suffix = "tfrecords" if self.job.form in RECORDS else "tar"
-        return self.job.folder / f"{self.job.name}_{self.fold}{number}.{suffix}"
+        return self.job.folder / f"{self.job.name}_{self.fold}{number}.{self.job.suffix}"
 
     def metadata(self, label: int) -> Path:
         """The file that lists a class's images in a folder; it is written last."""
@@ -157,52 +166,38 @@ class Shard:
             )
         return True
 
-    def write(self) -> np.ndarray:
-        """Writes the shard; the sum of its images, (H, W) float64."""
-        job = self.job
+    def make(self) -> np.ndarray:
+        """Writes the shard if it is not there; the sum of its images, (H, W) float64."""
+        job, total = self.job, np.zeros(self.job.settings.shape)
         opened = _folder if job.form in FOLDERS else _records if job.form in RECORDS else _tar
-        with opened(self, Pathfinder(job.settings, job.seed)) as add:
-            return self.sum(add)
-
-    def sum(self, add: Add | None = None) -> np.ndarray:
-        """The sum of the images, each of which is handed to ``add`` as it is drawn."""
-        total = np.zeros(self.job.settings.shape)
-        generator = Pathfinder(self.job.settings, self.job.seed)
-        for first in range(0, len(self), CHUNK):
-            Worker.heed()
-            indices = self.indices[first : first + CHUNK]
-            images, labels = generator.images(indices)
-            total += images.sum(axis=0, dtype=np.uint32)
-            if add:
-                for index, image, label in zip(indices, images, labels.tolist(), strict=True):
-                    add(index, image, label)
+        with nullcontext() if self.is_written() else opened(self) as add:
+            for first in range(0, len(self), CHUNK):
+                heed()
+                indices = self.indices[first : first + CHUNK]
+                images, labels = job.generator.images(indices)
+                total += images.sum(axis=0, dtype=np.uint32)
+                if add:
+                    for index, image, label in zip(indices, images, labels.tolist(), strict=True):
+                        add(index, image, label)
         return total
 
 
 @contextmanager
-def _records(shard: Shard, generator: Pathfinder) -> Iterator[Add]:
-    compact = shard.job.form == "compact"
-    with RecordWriter(shard.file, compact) as file:
-
-        def add(index: int, image: np.ndarray, label: int) -> None:
-            if compact:
-                file.write_encoded(encode_png(image), label)
-            else:
-                file.write(image.astype(np.float32), label)
-
-        yield add
+def _records(shard: Shard) -> Iterator[Add]:
+    with RecordWriter(shard.file, shard.job.form == "compact") as file:
+        yield lambda index, image, label: file.write(image, label)
 
 
 @contextmanager
-def _tar(shard: Shard, generator: Pathfinder) -> Iterator[Add]:
+def _tar(shard: Shard) -> Iterator[Add]:
     """Members of one name follow each other, as WebDataset's readers want it."""
     with WholeFile(shard.file) as file:
 
         def add(index: int, image: np.ndarray, label: int) -> None:
-            told = json.dumps(_facts(generator, index, label))
+            told = json.dumps(_facts(shard.job, index, label))
             members = {"png": encode_png(image), "cls": str(label).encode(), "json": told.encode()}
             if shard.job.masks:
-                members["seg.png"] = encode_png(_mask(generator, index))
+                members["seg.png"] = encode_png(_mask(shard.job, index))
             for suffix, data in members.items():
                 header = tarfile.TarInfo(f"sample_{index}.{suffix}")
                 header.size = len(data)
@@ -214,20 +209,20 @@ def _tar(shard: Shard, generator: Pathfinder) -> Iterator[Add]:
 
 
 @contextmanager
-def _folder(shard: Shard, generator: Pathfinder) -> Iterator[Add]:
+def _folder(shard: Shard) -> Iterator[Add]:
     job = shard.job
     rows: dict[Path, list[list[str]]] = {shard.metadata(label): [] for label in (0, 1)}
     written = list(rows)
 
     def add(index: int, image: np.ndarray, label: int) -> None:
         name, place = f"sample_{index}.png", shard.place(label)
-        pictures = {"imgs": image} | ({"seg": _mask(generator, index)} if job.masks else {})
+        pictures = {"imgs": image} | ({"seg": _mask(job, index)} if job.masks else {})
         for kind, picture in pictures.items():
             file = job.root(label) / kind / place / name
             file.parent.mkdir(parents=True, exist_ok=True)
             written.append(file)
             file.write_bytes(encode_png(picture))
-        told = _facts(generator, index, label)
+        told = _facts(job, index, label)
         del told["label" if job.form == "png" else "distractors"]
         rows[shard.metadata(label)].append([f"imgs/{place}", name, *map(str, told.values())])
 
@@ -243,9 +238,9 @@ def _folder(shard: Shard, generator: Pathfinder) -> Iterator[Add]:
         raise
 
 
-def _facts(generator: Pathfinder, index: int, label: int) -> dict[str, Any]:
+def _facts(job: Job, index: int, label: int) -> dict[str, Any]:
     """What metadata tell of an image, in the order of the published generator's columns."""
-    s = generator.settings
+    s = job.settings
     return {
         "index": index,
         "label": label,
@@ -255,14 +250,14 @@ def _facts(generator: Pathfinder, index: int, label: int) -> dict[str, Any]:
         "distractors": s.distractor_count,
         "paddle_length": s.paddle_length,
         "paddle_thickness": s.paddle_thickness,
-        "margin": generator.margin(index),
+        "margin": job.generator.margin(index),
         "paddle_contrasts": len(s.paddle_contrasts),
     }
 
 
-def _mask(generator: Pathfinder, index: int) -> np.ndarray:
+def _mask(job: Job, index: int) -> np.ndarray:
     """(H, W) uint8: 255 on the contour with the first marker."""
-    return 255 * generator.stimulus(index).contour_mask.view("u1")
+    return 255 * job.generator.stimulus(index).contour_mask.view("u1")
 
 
 def combine_metadata(shards: list[Shard]) -> None:
@@ -273,22 +268,3 @@ def combine_metadata(shards: list[Shard]) -> None:
         if tables:
             path = shards[0].metadata(label).with_name("combined.npy")
             write_bytes(path, npy_bytes(np.concatenate(tables)))
-
-
-def encode_png(image: np.ndarray) -> bytes:
-    """An (H, W) uint8 image as an 8-bit grey PNG.
-
-    Rows unfiltered, runs compressed (zlib's Z_RLE): for these sparse images a third smaller in time
-    and smaller in size than Pillow's default.
-    """
-    height, width = image.shape
-    rows = np.zeros((height, width + 1), np.uint8)
-    rows[:, 1:] = image
-    squeeze = zlib.compressobj(9, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
-    data = squeeze.compress(rows.tobytes()) + squeeze.flush()
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", data), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in chunks
-    )

@@ -14,16 +14,15 @@ import argparse
 import fcntl
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from config import Config
 from dataset_processing.base import ARENA_SETS
+from dataset_processing.folds import FOLDS
 from dataset_processing.forms import FOLDERS, RECORDS, Job, Shard, combine_metadata
 from dataset_processing.generated import (
     ARENA_SETTINGS,
@@ -32,7 +31,7 @@ from dataset_processing.generated import (
     read_description,
     set_settings,
 )
-from dataset_processing.pathfinder import Pathfinder, Settings
+from dataset_processing.pathfinder import Settings
 from dataset_processing.workers import processes
 from support import shell
 from support.errors import SystemRefusal, UserError, unknown
@@ -60,14 +59,29 @@ def generate_set(job: Job, workers: int = 1) -> str:
     begin = time.monotonic()
     with described(job):
         shards = job.shards()
-        missing = [shard for shard in shards if not shard.is_written()]
-        sums = run_all(Shard.write, job, missing, workers, "images")
-        if job.form in RECORDS:
-            write_means(job, shards, dict(zip(missing, sums, strict=True)), workers)
-        elif job.form == "png":
+        lacking = [shard for shard in shards if not shard.is_written()]
+        means = {shard.fold: job.folder / f"{job.name}_{shard.fold}_means.npy" for shard in shards}
+        to_write = [f for f in means if job.form in RECORDS and not means[f].exists()]
+        # For a mean image, shards that are there are drawn again: quicker than reading them.
+        todo = [shard for shard in shards if shard in lacking or shard.fold in to_write]
+        if todo:
+            job.generator.images([job.start])  # compiled once, then inherited by the workers
+        sums = {}
+        with (
+            Progress(total=sum(map(len, todo)), unit="image", desc="images") as bar,
+            processes(f"{job.name} in {job.folder}", min(workers, len(todo)) or 1) as over,
+        ):
+            for shard, total in zip(todo, over(Shard.make, todo), strict=True):
+                sums[shard] = total
+                bar.update(len(shard))
+        for fold in to_write:
+            parts = [shard for shard in todo if shard.fold == fold]
+            total = sum(sums[shard] for shard in parts)
+            write_bytes(means[fold], npy_bytes(total / sum(map(len, parts))))
+        if job.form == "png":
             combine_metadata(shards)
     seconds = time.monotonic() - begin
-    made = sum(map(len, missing))
+    made = sum(map(len, lacking))
     place = job.root(1) if job.form in FOLDERS else job.folder
     return (
         f"{job.name}: {job.count} images in {place} ({made} of them written now, "
@@ -125,14 +139,12 @@ def refuse_foreign(job: Job) -> None:
     if job.form in FOLDERS:
         there = [job.root(label) for label in (1, 0) if job.root(label).exists()]
     else:
-        shards = job.shards()
-        suffix = shards[0].file.suffix
-        there = sorted(
+        there = [
             path
-            for fold in ("train", "val")
-            for pattern in (f"{job.name}_{fold}{suffix}", f"{job.name}_{fold}-*{suffix}")
-            for path in job.folder.glob(pattern)
-        )
+            for fold in FOLDS
+            for end in ("", "-*")
+            for path in sorted(job.folder.glob(f"{job.name}_{fold}{end}.{job.suffix}"))
+        ]
     if there:
         raise UserError(
             f"{there[0]}: is there already and was not written by this command; move it away, or "
@@ -149,44 +161,6 @@ def hold(descriptor: int, path: Path) -> None:
         except BlockingIOError:
             time.sleep(0.1)
     raise SystemRefusal(f"{path}: another process is writing this set; let that one finish")
-
-
-def write_means(job: Job, shards: list[Shard], sums: dict[Shard, np.ndarray], workers: int) -> None:
-    """The mean image of each fold, (H, W) float64, as the 2018 release keeps it.
-
-    Args:
-        job: the set.
-        shards: all its shards.
-        sums: the summed images of those that were written just now; the others' are drawn again,
-            which is quicker than reading them.
-        workers: processes.
-    """
-    for fold in ("train", "val"):
-        path = job.folder / f"{job.name}_{fold}_means.npy"
-        parts = [shard for shard in shards if shard.fold == fold]
-        if parts and not path.exists():
-            older = [shard for shard in parts if shard not in sums]
-            redrawn = run_all(Shard.sum, job, older, workers, f"mean image, {fold}")
-            total = sum(redrawn) + sum(sums[shard] for shard in parts if shard in sums)
-            write_bytes(path, npy_bytes(total / sum(map(len, parts))))
-
-
-def run_all(
-    work: Callable[[Shard], Any], job: Job, shards: list[Shard], workers: int, what: str
-) -> list[Any]:
-    """``work(shard)`` for all shards under a progress bar; results in order."""
-    if not shards:
-        return []
-    Pathfinder(job.settings, job.seed).images([])  # compiled once, then inherited by the workers
-    results = []
-    with (
-        Progress(total=sum(map(len, shards)), unit="image", desc=what) as bar,
-        processes(f"{job.name} in {job.folder}", min(workers, len(shards))) as over,
-    ):
-        for shard, result in zip(shards, over(work, shards), strict=True):
-            results.append(result)
-            bar.update(len(shard))
-    return results
 
 
 # Command line

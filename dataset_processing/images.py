@@ -1,4 +1,4 @@
-"""The one way to read an image, and a look at whether its pixels are on the scale 0–255.
+"""The one way to read and to write an image, and whether its pixels are on the scale 0–255.
 
 An image is read as a viewer shows it on a black ground: grey of 8 bits as it is; 1, 2 and 4 bits,
 palettes, colours and transparency turned into 8 bits of luminance (ITU-R 601). What would need a
@@ -107,6 +107,25 @@ def _grey(image: Image.Image, name: str) -> tuple[np.ndarray, str]:
     how = "in colour; its luminance is taken"
     how = f"transparent and {how}, on black" if transparent else how
     return np.asarray(colours.convert("L")), how
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """An (H, W) uint8 image as an 8-bit grey PNG.
+
+    Rows unfiltered, runs compressed (zlib's Z_RLE): for these sparse images a third smaller in time
+    and smaller in size than Pillow's default.
+    """
+    height, width = image.shape
+    rows = np.zeros((height, width + 1), np.uint8)
+    rows[:, 1:] = image
+    squeeze = zlib.compressobj(9, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
+    data = squeeze.compress(rows.tobytes()) + squeeze.flush()
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", data), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
 
 
 def kind_of(data: bytes) -> str:

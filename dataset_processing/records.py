@@ -11,7 +11,6 @@ payload, its checksum (masked CRC-32C). The payload is a ``tf.train.Example`` wi
 """
 
 import hashlib
-import io
 import math
 import os
 import struct
@@ -21,11 +20,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from PIL import Image
 from tfrecord import example_pb2 as pb
 from tfrecord.writer import TFRecordWriter
 
-from dataset_processing.images import BadImageError, decode_image, kind_of
+from dataset_processing.images import BadImageError, decode_image, encode_png, kind_of
 from support.errors import MissingError, UserError, refusals
 from support.files import WholeFile
 
@@ -227,14 +225,12 @@ def encode_image(image: np.ndarray, compact: bool) -> bytes:
         if image.shape[0] != image.shape[1]:
             raise UserError(f"the float32 form holds square images only, not {image.shape}")
         return np.ascontiguousarray(image, dtype="<f4").tobytes()
-    whole = np.clip(image, 0, 255).astype(np.uint8)
+    whole = image if image.dtype == np.uint8 else np.clip(image, 0, 255).astype(np.uint8)
     if not np.array_equal(whole, image):
         raise UserError(
             "a compact record holds whole numbers 0–255; write the float32 form (--float32)"
         )
-    stream = io.BytesIO()
-    Image.fromarray(whole).save(stream, "PNG")
-    return stream.getvalue()
+    return encode_png(whole)
 
 
 def example_bytes(image: bytes, label: int) -> bytes:

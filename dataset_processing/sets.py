@@ -10,7 +10,14 @@ import numpy as np
 
 from config import Config
 from dataset_processing.base import ARENA, ArenaSet, PathfinderSet, is_arena
-from dataset_processing.folds import GeneratedFold, ImageFiles, StoredFold, record_files, times
+from dataset_processing.folds import (
+    FOLDS,
+    GeneratedFold,
+    ImageFiles,
+    StoredFold,
+    record_files,
+    times,
+)
 from dataset_processing.generated import GENERATED
 from dataset_processing.layouts import list_images
 from dataset_processing.nearby import missing
@@ -18,7 +25,6 @@ from dataset_processing.pathfinder import Settings
 from dataset_processing.records import RecordReader
 from support.errors import MissingError, UserError, refusals, unknown
 
-FOLDS = ("train", "val")
 STREAM = re.compile(r"pathfinder_(\d+)_stream")
 STREAMS = tuple(f"pathfinder_{length}_stream" for length in (6, 9, 14, 18, 20, 25))
 COUNTS = {"train": ("stream_epoch_images", 900_000), "val": ("stream_val_images", 10_000)}

@@ -17,11 +17,11 @@ import numpy as np
 
 from config import Config
 from dataset_processing.encode import read_all
-from dataset_processing.folds import StoredFold, times
+from dataset_processing.folds import FOLDS, StoredFold, times
 from dataset_processing.generated import read_description
 from dataset_processing.images import BadImageError, check_scale
 from dataset_processing.records import RecordReader
-from dataset_processing.sets import FOLDS, DiskSet, data_sets, is_stream
+from dataset_processing.sets import DiskSet, data_sets, is_stream
 from support import shell
 from support.errors import UserError
 from support.files import read_array
