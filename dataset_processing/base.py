@@ -1,26 +1,29 @@
 """What the Pathfinder sets on disk share: their settings, where they lie, how they are split."""
 
-import re
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from config import Config
+from dataset_processing.generated import ARENA, ARENA_SETS, GENERATED, is_arena
 from dataset_processing.layouts import list_images
-from support.errors import UserError, refusals
+from support.errors import MissingError, UserError, refusals
 
-ARENA = ("pathfinder32", "pathfinder64", "pathfinder128", "pathfinder256")
-ARENA_SETS = ("curv_contour_length_14", "curv_contour_length_9", "curv_baseline")
+NO_RECORDS = (".partial", ".json", ".npy")
+RELEASE = "curvy_2snakes_300"  # the folder in which the 2018 release's sets lie
 
 
 class PathfinderSet:
     """A Pathfinder set on disk, as the 2018 release describes one.
 
+    A name of Long Range Arena is ``pathfinder32`` (64, 128, 256), or that with the set:
+    ``pathfinder32_curv_baseline``. Without it the set is ``curv_contour_length_14``, which the
+    benchmark reports, or the only one that is there. The data root may be that release's folder,
+    ``pathfinder<size>`` or the set's folder.
+
     Args:
         config: the paths; None reads the project's.
         name: of a set that has no class of its own; its folder is ``name`` without ``_full``.
-        side: of its images as released, in pixels.
     """
 
     name: str  # in ``experiment_params`` and of its record files
@@ -34,22 +37,34 @@ class PathfinderSet:
     score_metric = "accuracy"  # that the release reports
     default_loss_function = "cce"  # that it trains by
 
-    def __init__(
-        self, config: Config | None = None, name: str | None = None, side: int = 300
-    ) -> None:
+    def __init__(self, config: Config | None = None, name: str | None = None) -> None:
         self.config = config or Config()
+        root = self.config.data_root
+        self.contour_dir = root / RELEASE  # holds the folders of both classes
+        self.arena_tops: list[Path] = []
         if name is not None:
             self.name, self.data_name = name, name.removesuffix("_full")
+        side = GENERATED.get(self.name, {}).get("window", 300)  # pixels, as released
+        if is_arena(self.name):
+            size, _, self.data_name = self.name.partition("_")
+            self.arena_tops = arena_folders(root, size)
+            side = int(size.removeprefix("pathfinder"))
+            self.named_size = [side, side]
+            if not self.data_name:
+                with refusals(root, "cannot be read"):
+                    there = [one for one in ARENA_SETS if any(map(Path.is_dir, self.places(one)))]
+                self.data_name = there[0] if len(there) == 1 else ARENA_SETS[0]
         self.negative = f"{self.data_name}_neg"  # folder of its negatives (layout of 2018)
-        self.contour_dir = self.config.data_root / "curvy_2snakes_300"  # holds both folders
         self.folds = {"train": "train", "val": "val"}
-        self.im_size = [side, side]  # as released; the images that are read say their own
+        self.im_size = [side, side]  # the images that are read say their own
         self.model_input_image_size = [side // 2, side // 2, 1]  # that the networks are given
         self.output_size = [1]  # numbers in a label
 
-    def places(self) -> list[Path]:
-        """Folders that may be the set's, in the order they are tried."""
-        return places(self.config.data_root, [Path(self.contour_dir)], self.data_name)
+    def places(self, data_name: str | None = None) -> list[Path]:
+        """Folders that may be the set's, or of that name, in the order they are tried."""
+        root, name = self.config.data_root, data_name or self.data_name
+        tops = self.arena_tops or [Path(self.contour_dir)]
+        return [top / name for top in (*tops, root)] + [root] * (root.name == name)
 
     def folder(self) -> Path:
         """The set's folder: the first of its places that is there; else, where its name does not
@@ -107,8 +122,9 @@ class PathfinderSet:
         keep = self.max_ims or max(map(len, classes))
         if self.balance:
             keep = min(keep, *map(len, classes))
-        pairs = [(file, label) for label in (1, 0) for file in shuffled[1 - label][:keep]]
-        pairs = order(pairs)
+        pairs = order(
+            [(file, 1) for file in shuffled[0][:keep]] + [(f, 0) for f in shuffled[1][:keep]]
+        )
         cut = round(self.cv_split * len(pairs))
         files, labels = {}, {}
         for fold, images in (("train", pairs[:cut]), ("val", pairs[cut:])):
@@ -122,47 +138,39 @@ class PathfinderSet:
             labels[self.folds[fold]] = np.array([label for _, label in images])
         return files, labels
 
+    def missing(self) -> MissingError:
+        """What to say where it has no data: where that was looked for, and what was found near."""
+        name, config = self.name, self.config
+        records = near_records(config)
+        near = [path for path in records if name in path.name or self.data_name in str(path)]
+        near = list(dict.fromkeys([*near, *self.near_images(), *records]))
+        found = f" Found nearby: {', '.join(map(str, near[:6]))}." if near else ""
+        return MissingError(
+            f"no data for {name!r}: no images in {' or '.join(map(str, self.places()))} and no "
+            f"records {name}_train.tfrecords (or {name}_train-00000-of-00004.tfrecords …) in "
+            f"{config.tf_records}.{found} Put images there and run 'python -m "
+            f"dataset_processing.encode --dataset {name}', or make some with 'python -m "
+            f"dataset_processing.generate --dataset {name}'"
+        )
 
-class ArenaSet(PathfinderSet):
-    """A set of Long Range Arena's release: ``pathfinder<size>/<data_name>``.
-
-    The data root may be the release's folder, ``pathfinder<size>`` or the set's folder.
-
-    Args:
-        name: ``pathfinder32`` (64, 128, 256), or with the set: ``pathfinder32_curv_baseline``.
-            Without it the set is ``curv_contour_length_14``, which the benchmark reports, or the
-            only one that is there.
-        config: the paths; None reads the project's.
-    """
-
-    def __init__(self, name: str, config: Config | None = None) -> None:
-        self.name, (size, _, self.data_name) = name, name.partition("_")
-        config = config or Config()
-        root = config.data_root
-        self.tops = arena_folders(root, size)
-        if not self.data_name:
-            with refusals(root, "cannot be read"):
-                there = [
-                    one for one in ARENA_SETS if any(map(Path.is_dir, places(root, self.tops, one)))
-                ]
-            self.data_name = there[0] if len(there) == 1 else ARENA_SETS[0]
-        super().__init__(config, side=int(size.removeprefix("pathfinder")))
-        self.named_size = self.im_size
-
-    def places(self) -> list[Path]:
-        return places(self.config.data_root, self.tops, self.data_name)
+    def near_images(self) -> list[Path]:
+        """Folders that look like the set's, near where it is looked for."""
+        root, name = self.config.data_root, self.data_name
+        tops = [root, root.parent, *sorted(root.glob("*")), *sorted(root.glob(f"{RELEASE}/*"))]
+        found = [one for top in tops for one in (top / name, top / RELEASE / name, top)]
+        others = [path for path in dict.fromkeys(found) if path not in self.places()]
+        return [path for path in others if path.name.lower().startswith(name) and path.is_dir()]
 
 
-def places(root: Path, tops: Iterable[Path], data_name: str) -> list[Path]:
-    """Folders that may be a set's: in ``tops``, in the data root, or the data root itself."""
-    return [top / data_name for top in (*tops, root)] + [root] * (root.name == data_name)
+def near_records(config: Config) -> list[Path]:
+    """Files that look like records, where they are read and a folder up or down."""
+    project, records = config.project_directory, config.tf_records
+    folders = [records, *sorted(records.glob("*")), project, project.parent]
+    folders = list(dict.fromkeys([*folders, project.parent / "tf_records", config.data_root]))
+    found = [path for folder in folders for path in sorted(folder.glob("*tfrecord*"))]
+    return [path for path in found if path.is_file() and path.suffix not in NO_RECORDS]
 
 
 def arena_folders(root: Path, size: str) -> list[Path]:
     """Where Long Range Arena's folder ``pathfinder<size>`` may lie under a data root."""
     return [root / inside / size for inside in ("", "lra_release", "lra_release/lra_release")]
-
-
-def is_arena(name: str) -> bool:
-    """Whether a name means a set of Long Range Arena."""
-    return re.fullmatch(f"({'|'.join(ARENA)})(_({'|'.join(ARENA_SETS)}))?", name) is not None

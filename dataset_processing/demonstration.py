@@ -3,9 +3,9 @@
 from collections.abc import Collection
 
 from config import Config
+from dataset_processing.base import near_records
 from dataset_processing.generate import generate_small
 from dataset_processing.generated import SMALL_SET
-from dataset_processing.nearby import near_images, near_records
 from dataset_processing.sets import has_records, is_stream, load_set
 
 # What suits its small images.
@@ -25,7 +25,7 @@ def demonstration(
         return []
     source = load_set(name, config)
     others = [path for path in near_records(config) if not path.name.startswith(SMALL_SET)]
-    if others or source.on_disk() or near_images(source):
+    if others or source.on_disk() or source.near_images():
         return []
     named = f"exp_name={model_name}_{SMALL_SET}_demonstration"
     return [one for one in (*DEMONSTRATION, named) if one.partition("=")[0] not in set_by_user]

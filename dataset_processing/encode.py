@@ -24,7 +24,7 @@ from config import Config
 from dataset_processing.folds import FOLDS, ImageFiles, StoredFold
 from dataset_processing.images import BadImageError
 from dataset_processing.records import RecordWriter, encode_image
-from dataset_processing.sets import data_sets, load_set, missing
+from dataset_processing.sets import data_sets, load_set
 from support import shell
 from support.errors import MissingError, UserError
 from support.files import WholeFile, npy_bytes
@@ -47,7 +47,7 @@ def encode(asked: Namespace, config: Config) -> list[str]:
     name, folder = asked.dataset, asked.output or config.tf_records
     source = load_set(name, config)
     if not source.on_disk():
-        raise MissingError(missing(source))
+        raise source.missing()
     others = [*folder.glob(f"{name}.generated.json")]
     others += [path for fold in FOLDS for path in sorted(folder.glob(f"{name}_{fold}-*.tfrecords"))]
     if others:

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from config import Config
-from dataset_processing.base import ARENA_SETS
 from dataset_processing.folds import FOLDS
 from dataset_processing.forms import FOLDERS, RECORDS, Job, Shard, combine_metadata
 from dataset_processing.generated import (
+    ARENA_SETS,
     ARENA_SETTINGS,
     GENERATED,
     SMALL_SET,

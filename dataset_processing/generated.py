@@ -1,13 +1,15 @@
-"""Generated sets: those that have a name, and the file that describes one on disk."""
+"""Sets that have a name: how each is generated, and the file that describes one on disk."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
-from dataset_processing.base import is_arena
 from dataset_processing.images import read_bytes
 from support.errors import UserError
 
+ARENA = ("pathfinder32", "pathfinder64", "pathfinder128", "pathfinder256")  # Long Range Arena's
+ARENA_SETS = ("curv_contour_length_14", "curv_contour_length_9", "curv_baseline")
 # A set that hgru.py learns on two cores in minutes.
 SMALL_SET = "curv_contour_length_3_small"
 # What the generator is told for sets that have a name.
@@ -31,6 +33,11 @@ ARENA_SETTINGS: dict[str, dict[str, Any]] = {
     "pathfinder256": {"window": 256},
 }  # fmt: skip
 ARENA_DISTRACTORS = {"pathfinder32": 20, "pathfinder64": 22, "pathfinder128": 35}  # paddles; 30
+
+
+def is_arena(name: str) -> bool:
+    """Whether a name means a set of Long Range Arena."""
+    return re.fullmatch(f"({'|'.join(ARENA)})(_({'|'.join(ARENA_SETS)}))?", name) is not None
 
 
 def set_settings(name: str, length: int | None = None) -> dict[str, Any]:

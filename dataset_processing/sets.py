@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from config import Config
-from dataset_processing.base import ARENA, ArenaSet, PathfinderSet, is_arena
+from dataset_processing.base import PathfinderSet
 from dataset_processing.folds import (
     FOLDS,
     GeneratedFold,
@@ -18,9 +18,8 @@ from dataset_processing.folds import (
     record_files,
     times,
 )
-from dataset_processing.generated import GENERATED
+from dataset_processing.generated import ARENA, GENERATED, is_arena
 from dataset_processing.layouts import list_images
-from dataset_processing.nearby import missing
 from dataset_processing.pathfinder import Settings
 from dataset_processing.records import RecordReader
 from support.errors import MissingError, UserError, refusals, unknown
@@ -143,7 +142,7 @@ class DiskSet(DataSet):
         self.paths = paths if any(paths.values()) else None
         self._listed: Any = None
         if self.paths is None and not self.source.on_disk():
-            raise MissingError(missing(self.source))
+            raise self.source.missing()
 
     def images(self, fold: str) -> tuple[list[str], np.ndarray]:
         """The files and labels of a fold's images on disk."""
@@ -218,13 +217,11 @@ def open_path(path: Path, meant: bool = False) -> StoredFold:
 
 def load_set(name: str, config: Config) -> PathfinderSet:
     """The settings of a set on disk; UserError, with the nearest name, if there is none."""
-    if is_arena(name):
-        return ArenaSet(name, config)
     if name in _modules():
         return importlib.import_module(f"{__package__}.{name}").data_processing(config)
     if "/" not in name:
-        own = PathfinderSet(config, name, GENERATED.get(name, {}).get("window", 300))
-        if name in GENERATED or own.on_disk() or has_records(name, config):
+        own = PathfinderSet(config, name)
+        if is_arena(name) or name in GENERATED or own.on_disk() or has_records(name, config):
             return own
     raise unknown("data set", name, [*data_sets(), *STREAMS])
 
