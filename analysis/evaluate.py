@@ -227,7 +227,7 @@ def evaluate(
             n = min(len(batch.labels), count - bar.n)
             if n:
                 logits, _ = forward(augment(batch.images, generator))
-                distances = marker_distance(batch.images[:n].cpu().numpy())
+                distances = marker_distance(batch.images[:n])
                 tensors = (batch.records[:n], batch.labels[:n].cpu(), logits[:n].float().cpu())
                 rows.append((*(tensor.numpy() for tensor in tensors), distances))
                 bar.update(n)

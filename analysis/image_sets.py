@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional
 
 from config import Config
 from dataset_processing import data_sets, generator_settings, open_path, open_set
@@ -77,29 +80,38 @@ def title(name: str) -> str:
     return Path(name).stem if "/" in name else name
 
 
-def marker_distance(images: np.ndarray) -> np.ndarray:
+def marker_distance(images: Tensor) -> np.ndarray:
     """Distance between the two discs of Pathfinder images, found in the images themselves.
 
     What is left of the pixels above 127 after erosion by a disc of radius 2 belongs to the discs.
 
     Args:
-        images: (N, H, W), 0–255.
+        images: (N, H, W), 0–255, on any device.
 
     Returns:
         (N,) pixels; not a number where there are not two discs.
     """
     r = MARKER_CORE
     y, x = np.mgrid[-r : r + 1, -r : r + 1]
-    disc = x * x + y * y <= r * r
-    cores = (ndimage.binary_erosion(image > 127, disc) for image in np.asarray(images))
-    return np.array([_distance(core) for core in cores])
+    lit = functional.pad(images > 127, (r, r, r, r))
+    height, width = images.shape[1:]
+    cores = torch.ones_like(images, dtype=torch.bool)
+    for top, left in np.argwhere(x * x + y * y <= r * r):
+        cores &= lit[:, top : top + height, left : left + width]
+    found = cores.nonzero().cpu().numpy()
+    ends = np.searchsorted(found[:, 0], np.arange(1, len(images)))
+    return np.array([_distance(points[:, 1:]) for points in np.split(found, ends)])
 
 
-def _distance(cores: np.ndarray) -> float:
-    """Distance of the centres of the two discs that a mask (H, W) shows."""
-    discs, count = ndimage.label(cores, np.ones((3, 3)))
-    sides = [side.stop - side.start for place in ndimage.find_objects(discs) for side in place]
-    if count != 2 or max(sides) > 2 * MARKER_RADIUS:
+def _distance(points: np.ndarray) -> float:
+    """Distance of the centres of the two discs that points (n, 2) are of."""
+    if not len(points):
         return math.nan
-    first, second = np.array(ndimage.center_of_mass(cores, discs, [1, 2]))
-    return float(np.linalg.norm(first - second))
+    at = tuple((points - points.min(axis=0)).T)
+    mask = np.zeros([side.max() + 1 for side in at], bool)
+    mask[at] = True
+    discs, count = ndimage.label(mask, np.ones((3, 3)))
+    parts = [points[discs[at] == 1], points[discs[at] == 2]]
+    if count != 2 or max(np.ptp(part, axis=0).max() + 1 for part in parts) > 2 * MARKER_RADIUS:
+        return math.nan
+    return float(np.linalg.norm(parts[0].mean(axis=0) - parts[1].mean(axis=0)))

@@ -240,7 +240,7 @@ def test_images_like_a_runs_own(run, config):
 
 def test_markers_of_the_small_set_are_found():
     data = image_sets.open_images("own", None, {"dataset": "curv_contour_length_3_small"}, 40)
-    found = image_sets.marker_distance(np.stack([data[i][0] for i in range(40)]))
+    found = image_sets.marker_distance(torch.from_numpy(np.stack([data[i][0] for i in range(40)])))
     markers = [data.stimulus(i).markers for i in range(40)]
     true = [float(np.linalg.norm(a - b)) for a, b in markers]
     assert np.allclose(found, true, atol=1)
@@ -250,7 +250,7 @@ def test_markers_of_the_small_set_are_found():
 def test_marker_distance_is_that_of_the_discs(length):
     generator = Pathfinder(Settings(contour_length=length), 5)
     stimuli = [generator.stimulus(i) for i in range(12)]
-    found = image_sets.marker_distance(np.stack([s.image for s in stimuli]))
+    found = image_sets.marker_distance(torch.from_numpy(np.stack([s.image for s in stimuli])))
     true = [float(np.linalg.norm(s.markers[0] - s.markers[1])) for s in stimuli]
     assert np.allclose(found, true, atol=0.5)
 
@@ -260,7 +260,9 @@ def test_marker_distance_is_unknown_without_two_discs():
     y, x = np.mgrid[:300, :300]
     one[(y - 50) ** 2 + (x - 60) ** 2 <= 25] = 255
     block[10:60, 10:200] = 255
-    assert np.isnan(image_sets.marker_distance(np.stack([empty, one, block]))).all()
+    assert np.isnan(
+        image_sets.marker_distance(torch.from_numpy(np.stack([empty, one, block])))
+    ).all()
 
 
 def test_predict_says_what_the_network_says(run, config, samples, tmp_path, capsys):
