@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 
-from support.errors import UserError, unknown
+from support.errors import UserError, choose
 
 CONTRAST = (0.2, 1.8)
 BRIGHTNESS = 63.0
@@ -34,11 +33,9 @@ class Augmentations:
     """
 
     def __init__(self, names: Sequence, model_input_image_size: Sequence[int]) -> None:
-        lists = [[entry] if isinstance(entry, str) else entry for entry in names]
-        chosen = [name for entry in lists for name in entry]
+        chosen = [name for one in names for name in ([one] if isinstance(one, str) else one)]
         for name in chosen:
-            if name not in ORDER:
-                raise unknown("augmentation", name, ORDER)
+            choose("augmentation", name, STEPS)
         self.names = [name for name in ORDER if name in chosen]
         self.size = (int(model_input_image_size[0]), int(model_input_image_size[1]))
         self.random = bool(RANDOM & set(self.names))
@@ -68,34 +65,30 @@ class Augmentations:
         if self.random and generator is None:
             raise ValueError(f"{', '.join(self.names)}: needs a torch.Generator to draw from")
         part = slice(draw_offset, draw_offset + len(images))
-        draw = Draw(generator, draw_images or len(images), part, images.device)
+
+        def draw(shape: Sequence[int], make: Callable[..., torch.Tensor]) -> torch.Tensor:
+            assert generator is not None
+            size = (draw_images or len(images), *shape)
+            drawn = make(size, generator=generator, device=generator.device)
+            return drawn[part].to(images.device)
+
         images = images[:, None].to(torch.float32)
         for name in self.names:
             images = STEPS[name](images, self.size, draw)
         return images
 
 
-@dataclass
-class Draw:
-    """Random numbers for the images ``part`` of a batch of ``total``."""
+Draw = Callable[..., torch.Tensor]  # (shape, torch.rand or torch.randn) -> (N, *shape)
 
-    generator: torch.Generator | None
-    total: int
-    part: slice
-    device: torch.device
 
-    def uniform(self, low: float, high: float) -> torch.Tensor:
-        """(N, 1, 1, 1), each uniform on low…high."""
-        return low + (high - low) * self._draw(torch.rand, (1, 1, 1))
+def uniform(draw: Draw, low: float, high: float) -> torch.Tensor:
+    """(N, 1, 1, 1), each uniform on low…high."""
+    return low + (high - low) * draw((1, 1, 1), torch.rand)
 
-    def normal(self, shape: Sequence[int]) -> torch.Tensor:
-        """(N, *shape), standard normal."""
-        return self._draw(torch.randn, shape)
 
-    def _draw(self, make: Callable[..., torch.Tensor], shape: Sequence[int]) -> torch.Tensor:
-        assert self.generator is not None
-        drawn = make((self.total, *shape), generator=self.generator, device=self.generator.device)
-        return drawn[self.part].to(self.device)
+def flip(images: torch.Tensor, draw: Draw, dim: int) -> torch.Tensor:
+    """Half of the images mirrored."""
+    return torch.where(uniform(draw, 0, 1) < 0.5, images.flip(dim), images)
 
 
 # What each makes of images x, (N, 1, H, W), in the order in which they are applied whatever the
@@ -104,18 +97,18 @@ STEPS: dict[str, Callable[[torch.Tensor, tuple[int, int], Draw], torch.Tensor]] 
     "singleton": lambda x, size, draw: x,
     "uint8_rescale": lambda x, size, draw: x / 255,
     "uint8_rescale_-1_1": lambda x, size, draw: x / 127.5 - 1,
-    "random_contrast": lambda x, size, draw: change_contrast(x, draw.uniform(*CONTRAST)),
-    "random_brightness": lambda x, size, draw: x + draw.uniform(-BRIGHTNESS, BRIGHTNESS),
+    "random_contrast": lambda x, size, draw: change_contrast(x, uniform(draw, *CONTRAST)),
+    "random_brightness": lambda x, size, draw: x + uniform(draw, -BRIGHTNESS, BRIGHTNESS),
     "grayscale": lambda x, size, draw: x,
-    "rotate": lambda x, size, draw: rotate(x, draw.uniform(-ROTATION, ROTATION).flatten()),
+    "rotate": lambda x, size, draw: rotate(x, uniform(draw, -ROTATION, ROTATION).flatten()),
     "random_crop": lambda x, size, draw: random_crop(x, size, draw),
     "center_crop": lambda x, size, draw: center_crop(x, size),
     "resize": lambda x, size, draw: resize_bicubic(x, size),
     "resize_nn": lambda x, size, draw: resize_nearest(x, size),
-    "left_right": lambda x, size, draw: torch.where(draw.uniform(0, 1) < 0.5, x.flip(3), x),
-    "up_down": lambda x, size, draw: torch.where(draw.uniform(0, 1) < 0.5, x.flip(2), x),
-    "gaussian_noise": lambda x, size, draw: x + NOISE * draw.normal(x.shape[1:]),
-    "gaussian_noise_small": lambda x, size, draw: x + SMALL_NOISE * draw.normal(x.shape[1:]),
+    "left_right": lambda x, size, draw: flip(x, draw, 3),
+    "up_down": lambda x, size, draw: flip(x, draw, 2),
+    "gaussian_noise": lambda x, size, draw: x + NOISE * draw(x.shape[1:], torch.randn),
+    "gaussian_noise_small": lambda x, size, draw: x + SMALL_NOISE * draw(x.shape[1:], torch.randn),
     "threshold": lambda x, size, draw: (x > THRESHOLD).to(x.dtype),
     "zero_one": lambda x, size, draw: x.clamp(0, 1),
     "per_image_standardization": lambda x, size, draw: standardise(x),
@@ -137,12 +130,8 @@ def change_contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 def resize_bicubic(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Bicubic interpolation (a = −0.75), corners aligned, as TensorFlow 1 computes it.
 
-    Each side is a weighted sum of four pixels, in the images' own precision (no matrix product, so
-    no TF32).
-
-    Args:
-        images: (N, C, H, W) float32.
-        size: (h, w) of the result.
+    Takes (N, C, H, W) float32 to (N, C, h, w). Each side is a weighted sum of four pixels, in the
+    images' own precision (no matrix product, so no TF32).
     """
     for dim, length in zip((2, 3), size, strict=True):
         pixels, weights = bicubic_taps(images.shape[dim], length, images.device)
@@ -210,7 +199,7 @@ def rotate(images: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
 def random_crop(images: torch.Tensor, size: tuple[int, int], draw: Draw) -> torch.Tensor:
     """A window of ``size`` at its own place in each image."""
     rooms = _room("random_crop", images, size)
-    corners = [(draw.uniform(0, 1).flatten() * (room + 1)).long() for room in rooms]
+    corners = [(uniform(draw, 0, 1).flatten() * (room + 1)).long() for room in rooms]
     rows, columns = (
         corner[:, None] + torch.arange(length, device=images.device)
         for corner, length in zip(corners, size, strict=True)

@@ -60,83 +60,85 @@ def encode(asked: Namespace, config: Config) -> list[str]:
     folds[0].look()
     folds[1].look(folds[0].im_size)
     dropped: list[str] = []
-    lines = []
     with ExitStack() as whole:  # all files take their names together, at the end
+        lines = []
         for fold, images in zip(FOLDS, folds, strict=True):
             path = folder / f"{name}_{source.folds[fold]}.tfrecords"
-            writer = whole.enter_context(RecordWriter(path, compact=not asked.float32))
-            before = len(dropped)
-            counts, total = _encode_fold(images, writer, asked, dropped)
-            told = f"{sum(counts)} records ({counts[1]} of label 1, {counts[0]} of label 0)"
-            if any(counts[label] == 0 for label in np.unique(labels[fold])):
-                raise UserError(
-                    f"{fold}: {len(dropped) - before} of {len(images)} images cannot be used, "
-                    f"which leaves {told}; {first_of(dropped[before:])}"
-                )
-            means = whole.enter_context(WholeFile(path.with_name(f"{path.stem}_means.npy")))
-            means.append(npy_bytes(total / sum(counts)))
-            writer.sync()
-            means.sync()
-            lines.append(
-                f"{fold}: {told}, {writer.partial.stat().st_size / 1e6:.1f} MB in {path}; "
-                f"{len(dropped) - before} images dropped"
-            )
-            lines += [f"  dropped {what}" for what in dropped[before:]]
+            lines += _encode_fold(images, labels[fold], path, whole, asked, dropped)
     print("\n".join(lines))
     return dropped
 
 
 def _encode_fold(
-    images: StoredFold, writer: RecordWriter, asked: Namespace, dropped: list[str]
-) -> tuple[list[int], np.ndarray]:
-    """Writes a fold's records and adds to ``dropped`` what is left out.
+    images: StoredFold,
+    labels: np.ndarray,
+    path: Path,
+    whole: ExitStack,
+    asked: Namespace,
+    dropped: list[str],
+) -> list[str]:
+    """Writes a fold's records and mean image, which take their names when ``whole`` ends.
 
-    Returns:
-        How many have label 0 and label 1; the sum of the images, (H, W) float64.
+    Adds to ``dropped`` what is left out; returns what is to be said.
     """
 
-    def read(number: int) -> tuple[np.ndarray, int, bytes] | UserError:
-        try:
-            image, label = images[number]
-        except (BadImageError, MissingError) as error:
-            return error
+    def read(number: int) -> tuple[np.ndarray, int, bytes]:
+        image, label = images[number]
         return image, label, encode_image(image, writer.compact)
 
-    def write(_: int, found: tuple[np.ndarray, int, bytes] | UserError) -> None:
-        if not isinstance(found, UserError):
+    fold = images.title.split()[-1]
+    writer = whole.enter_context(RecordWriter(path, compact=not asked.float32))
+    counts, total, before = [0, 0], np.zeros(images.im_size or ()), len(dropped)
+    errors = (BadImageError, MissingError)
+    for found in read_all(read, len(images), asked.threads, f"encode {fold}", *errors):
+        if isinstance(found, UserError):
+            dropped.append(str(found))
+            if len(dropped) > asked.max_dropped:
+                raise UserError(
+                    f"more than {asked.max_dropped} images cannot be used (--max-dropped); "
+                    f"{first_of(dropped)}"
+                )
+        else:
             image, label, encoded = found
             writer.write_encoded(encoded, label)
             counts[label] += 1
             np.add(total, image, out=total)
-            return
-        dropped.append(str(found))
-        if len(dropped) > asked.max_dropped:
-            raise UserError(
-                f"more than {asked.max_dropped} images cannot be used (--max-dropped); "
-                f"{first_of(dropped)}"
-            )
-
-    counts, total = [0, 0], np.zeros(images.im_size or ())
-    read_all(read, write, len(images), asked.threads, f"encode {images.title.split()[-1]}")
-    return counts, total
+    told = f"{sum(counts)} records ({counts[1]} of label 1, {counts[0]} of label 0)"
+    if any(counts[label] == 0 for label in np.unique(labels)):
+        raise UserError(
+            f"{fold}: {len(dropped) - before} of {len(images)} images cannot be used, which leaves "
+            f"{told}; {first_of(dropped[before:])}"
+        )
+    means = whole.enter_context(WholeFile(path.with_name(f"{path.stem}_means.npy")))
+    means.append(npy_bytes(total / sum(counts)))
+    for file in (writer, means):
+        file.sync()
+    size = writer.partial.stat().st_size / 1e6
+    said = f"{fold}: {told}, {size:.1f} MB in {path}; {len(dropped) - before} images dropped"
+    return [said, *(f"  dropped {what}" for what in dropped[before:])]
 
 
 def read_all(
-    read: Callable[[int], Any], take: Callable[[int, Any], None], count: int, threads: int, do: str
-) -> None:
-    """``take(number, read(number))`` for each number below ``count``, in order, under a bar.
+    read: Callable[[int], Any], count: int, threads: int, do: str, *bad: type[Exception]
+) -> Iterator[Any]:
+    """``read(number)`` of each number below ``count``, in order, or the error it raised, if it is a
+    ``bad`` one. Threads read, some images ahead, under a bar."""
 
-    Threads read, some images ahead.
-    """
+    def attempt(number: int) -> Any:
+        try:
+            return read(number)
+        except bad as error:
+            return error
+
     ahead: Iterator[Any] = iter(())
     with (
         ThreadPoolExecutor(threads) as pool,
         Progress(total=count, desc=do, unit=" images") as bar,
     ):
         for start in range(0, count + AT_ONCE, AT_ONCE):
-            now, ahead = ahead, pool.map(read, range(start, min(start + AT_ONCE, count)))
-            for number, found in enumerate(now, start - AT_ONCE):
-                take(number, found)
+            now, ahead = ahead, pool.map(attempt, range(start, min(start + AT_ONCE, count)))
+            for found in now:
+                yield found
                 bar.update()
 
 

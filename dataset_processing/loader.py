@@ -8,7 +8,7 @@ import os
 import signal
 import weakref
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -113,10 +113,10 @@ class Loader:
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number ``start`` on; one such iteration at a time.
 
-        UserError if a record cannot be used, or too many of them; the message names it.
+        Raises:
+            UserError: a record cannot be used, or too many of them; the message names it.
         """
-        self._order.batches = self._indices(epoch, start)
-        batches = self._batches()
+        batches = self._batches(epoch, start)
         self._running = weakref.ref(batches)
         return batches
 
@@ -128,7 +128,8 @@ class Loader:
             first, end = (len(chosen) * r // self.world_size for r in (self.rank, self.rank + 1))
             yield chosen[first:end].tolist()
 
-    def _batches(self) -> Generator[Batch, None, None]:
+    def _batches(self, epoch: int, start: int) -> Generator[Batch, None, None]:
+        self._order.batches = self._indices(epoch, start)
         if self._data is None:  # its workers are kept from epoch to epoch
             self._closing.value = 0
             self._data = DataLoader(
@@ -141,8 +142,12 @@ class Loader:
                 worker_init_fn=partial(_ignore_signals, self._closing) if self.workers else None,
             )
         try:
-            with _signals_held():  # a new worker has them held until it is ready for them
+            # A signal to the job waits here, and in each new worker until that is ready for it.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
+            try:
                 read = iter(self._data)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             for images, labels, records, failures in read:
                 for index, error in failures:
                     self._note(index, error)
@@ -201,15 +206,14 @@ class _Guarded(Dataset[Any]):
     def __getitems__(self, indices: list[int]) -> list[tuple[int, Any]]:
         if hasattr(self.dataset, "__getitems__"):  # drawn, so never bad
             return list(zip(indices, self.dataset.__getitems__(indices), strict=True))
-        if hasattr(self.dataset, "number"):
-            indices = [self.dataset.number(index) for index in indices]
-        return [(index, self._read(index)) for index in indices]
-
-    def _read(self, index: int) -> Any:
-        try:
-            return self.dataset[index]
-        except UserError as error:
-            return error.with_traceback(None)
+        items: list[tuple[int, Any]] = []
+        for index in indices:
+            number = self.dataset.number(index) if hasattr(self.dataset, "number") else index
+            try:
+                items.append((number, self.dataset[number]))
+            except UserError as error:
+                items.append((number, error.with_traceback(None)))
+        return items
 
 
 def _collate(items: list[tuple[int, Any]]) -> tuple[Any, ...]:
@@ -220,16 +224,6 @@ def _collate(items: list[tuple[int, Any]]) -> tuple[Any, ...]:
     labels = torch.tensor([label for _, _, label in good], dtype=torch.int64)
     records = torch.tensor([index for index, _, _ in good], dtype=torch.int64)
     return torch.from_numpy(images), labels, records, failures
-
-
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """A signal to the job waits until the block's end, here and in the processes it starts."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _ignore_signals(closing: Any, worker: int) -> None:

@@ -46,23 +46,18 @@ class Findings:
         """Adds a finding."""
         self.wrong.setdefault(kind, []).append(what)
 
-    def read(self, fold: StoredFold, seen: dict[bytes, str], threads: int) -> None:
-        """Reads every record; ``seen`` has the images met so far, by a hash of their pixels."""
-
-        def record(number: int) -> tuple[np.ndarray, int, str] | UserError:
-            try:
-                return fold.reader.read(number)
-            except UserError as error:
-                return error
-
-        def take(number: int, found: tuple[np.ndarray, int, str] | UserError) -> None:
-            if isinstance(found, UserError):
-                self.note("corrupt records", str(found))
+    @classmethod
+    def of(cls, fold: StoredFold, seen: dict[bytes, str], threads: int) -> "Findings":
+        """Of every record; ``seen`` has the images met so far, by a hash of their pixels."""
+        found = cls(fold.describe())
+        records = read_all(fold.reader.read, len(fold), threads, "verify", UserError)
+        for number, record in enumerate(records):
+            if isinstance(record, UserError):
+                found.note("corrupt records", str(record))
             else:
-                self.add(fold.name(number), found[0], found[1], seen)
-
-        read_all(record, take, len(fold), threads, "verify")
-        self.close()
+                found.add(fold.name(number), record[0], record[1], seen)
+        found.close()
+        return found
 
     def add(self, name: str, image: np.ndarray, label: int, seen: dict[bytes, str]) -> None:
         """Takes account of a record."""
@@ -105,16 +100,14 @@ class Findings:
 
     def check_mean(self, path: Path) -> None:
         """Whether a mean image beside the records is theirs."""
+        expected = self.total / max(self.labels.total(), 1)
         try:
             mean = read_array(path)
+            same = mean.shape == np.shape(expected) and np.allclose(mean, expected, 0, 1e-3)
+            if not same and "corrupt records" not in self.wrong:
+                self.note("mean image", f"{path}: is not the mean of these records")
         except UserError as error:
             self.note("mean image", str(error))
-            return
-        if "corrupt records" in self.wrong:
-            return
-        expected = self.total / max(self.labels.total(), 1)
-        if mean.shape != np.shape(expected) or not np.allclose(mean, expected, rtol=0, atol=1e-3):
-            self.note("mean image", f"{path}: is not the mean of these records")
 
     def report(self) -> str:
         """All of it in lines; of each kind of finding the number and the first few."""
@@ -138,9 +131,8 @@ def has_discs(image: np.ndarray) -> bool:
     """
     lit = image > image.max() / 2
     for _ in range(max(1, round(image.shape[0] / 150))):
-        inner = lit[1:-1, 1:-1].copy()
-        inner &= lit[:-2, 1:-1] & lit[2:, 1:-1] & lit[1:-1, :-2] & lit[1:-1, 2:]
-        lit = inner
+        beside = lit[:-2, 1:-1] & lit[2:, 1:-1] & lit[1:-1, :-2] & lit[1:-1, 2:]
+        lit = beside & lit[1:-1, 1:-1]
     return bool(lit.any())
 
 
@@ -158,14 +150,14 @@ def check_set(name: str, config: Config, threads: int = 8) -> list[Findings]:
     seen: dict[bytes, str] = {}
     result, records = [], 0
     for fold in FOLDS:
+        path = config.tf_records / f"{name}_{fold}.tfrecords"
         if data.paths is not None and not data.paths[fold]:
             result.append(Findings(f"{name} {fold}"))
-            result[-1].note("missing files", str(config.tf_records / f"{name}_{fold}.tfrecords"))
+            result[-1].note("missing files", str(path))
             continue
         stored = data.raw(fold)
-        result.append(Findings(stored.describe()))
-        result[-1].read(stored, seen, threads)
-        means = config.tf_records / f"{name}_{fold}_means.npy"
+        result.append(Findings.of(stored, seen, threads))
+        means = path.with_name(f"{path.stem}_means.npy")
         if data.paths is not None and means.is_file():
             result[-1].check_mean(means)
         records += len(stored)
@@ -184,12 +176,8 @@ def check_set(name: str, config: Config, threads: int = 8) -> list[Findings]:
 def check_files(paths: list[Path], threads: int = 8) -> list[Findings]:
     """Checks record files by themselves; MissingError if one is missing."""
     seen: dict[bytes, str] = {}
-    result = []
-    for path in paths:
-        stored = StoredFold(path.name, RecordReader([path], keep_damaged=True))
-        result.append(Findings(stored.describe()))
-        result[-1].read(stored, seen, threads)
-    return result
+    folds = [StoredFold(path.name, RecordReader([path], keep_damaged=True)) for path in paths]
+    return [Findings.of(fold, seen, threads) for fold in folds]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
