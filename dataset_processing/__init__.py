@@ -4,22 +4,10 @@
 ``_stream`` is not on disk: its images are drawn while training. docs/data.md has the layouts.
 """
 
-from dataset_processing.sets import (
-    DataSet,
-    contour_length,
-    data_sets,
-    generator_settings,
-    load_set,
-    open_path,
-    open_set,
-)
-
-__all__ = [
-    "DataSet",
-    "contour_length",
-    "data_sets",
-    "generator_settings",
-    "load_set",
-    "open_path",
-    "open_set",
-]
+from dataset_processing.sets import DataSet as DataSet
+from dataset_processing.sets import contour_length as contour_length
+from dataset_processing.sets import data_sets as data_sets
+from dataset_processing.sets import generator_settings as generator_settings
+from dataset_processing.sets import load_set as load_set
+from dataset_processing.sets import open_path as open_path
+from dataset_processing.sets import open_set as open_set

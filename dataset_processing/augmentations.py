@@ -101,8 +101,12 @@ STEPS: dict[str, Callable[[torch.Tensor, tuple[int, int], Draw], torch.Tensor]] 
     "random_brightness": lambda x, size, draw: x + uniform(draw, -BRIGHTNESS, BRIGHTNESS),
     "grayscale": lambda x, size, draw: x,
     "rotate": lambda x, size, draw: rotate(x, uniform(draw, -ROTATION, ROTATION).flatten()),
-    "random_crop": lambda x, size, draw: random_crop(x, size, draw),
-    "center_crop": lambda x, size, draw: center_crop(x, size),
+    "random_crop": lambda x, size, draw: crop(
+        "random_crop", x, size, lambda room: (uniform(draw, 0, 1).flatten() * (room + 1)).long()
+    ),
+    "center_crop": lambda x, size, draw: crop(
+        "center_crop", x, size, lambda room: torch.full((len(x),), room // 2, device=x.device)
+    ),
     "resize": lambda x, size, draw: resize_bicubic(x, size),
     "resize_nn": lambda x, size, draw: resize_nearest(x, size),
     "left_right": lambda x, size, draw: flip(x, draw, 3),
@@ -196,33 +200,29 @@ def rotate(images: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
     return F.grid_sample(images, grid, "bilinear", "zeros", align_corners=True)
 
 
-def random_crop(images: torch.Tensor, size: tuple[int, int], draw: Draw) -> torch.Tensor:
-    """A window of ``size`` at its own place in each image."""
-    rooms = _room("random_crop", images, size)
-    corners = [(uniform(draw, 0, 1).flatten() * (room + 1)).long() for room in rooms]
-    rows, columns = (
-        corner[:, None] + torch.arange(length, device=images.device)
-        for corner, length in zip(corners, size, strict=True)
-    )
-    batch = torch.arange(len(images), device=images.device)[:, None, None]
-    return images[batch, :, rows[:, :, None], columns[:, None, :]].movedim(3, 1)
+def crop(
+    name: str, images: torch.Tensor, size: tuple[int, int], place: Callable[[int], torch.Tensor]
+) -> torch.Tensor:
+    """A window of ``size`` of each image.
 
-
-def center_crop(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """The window of ``size`` in the middle."""
-    row, column = (room // 2 for room in _room("center_crop", images, size))
-    return images[:, :, row : row + size[0], column : column + size[1]]
-
-
-def _room(name: str, images: torch.Tensor, size: tuple[int, int]) -> tuple[int, int]:
-    """How many pixels a window of ``size`` can move down and to the right."""
+    Args:
+        name: of the augmentation, for the message.
+        images: (N, C, H, W).
+        size: (h, w), each at most the image's.
+        place: of the pixels by which the window can move down or right, those it does: (N,) int64.
+    """
     height, width = images.shape[2:]
     if height < size[0] or width < size[1]:
         raise UserError(
             f"{name}: the image, {height}×{width}, is smaller than model_input_image_size, "
             f"{size[0]}×{size[1]}"
         )
-    return height - size[0], width - size[1]
+    rows, columns = (
+        place(side - length)[:, None] + torch.arange(length, device=images.device)
+        for side, length in ((height, size[0]), (width, size[1]))
+    )
+    batch = torch.arange(len(images), device=images.device)[:, None, None]
+    return images[batch, :, rows[:, :, None], columns[:, None, :]].movedim(3, 1)
 
 
 def standardise(images: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,12 @@ class DataSet:
     def __init__(
         self, name: str, config: Config, params: Mapping[str, Any], on_bad_record: str
     ) -> None:
-        self.name, self.config, self.params = name, config, params
-        self.on_bad_record = on_bad_record
+        self.name, self.config, self.params, self.on_bad_record = (
+            name,
+            config,
+            params,
+            on_bad_record,
+        )
         self.contour_length = contour_length(name)
         self._folds: dict[str, Any] = {}
 
@@ -86,8 +90,7 @@ class DataSet:
             f"{times(self.input_size)}"
         )
 
-    def _open(self, fold: str) -> Any:
-        raise NotImplementedError
+    _open: Callable[[str], Any]  # opens a fold
 
 
 class StreamSet(DataSet):
@@ -104,8 +107,7 @@ class StreamSet(DataSet):
         super().__init__(*arguments)
         settings = generator_settings(self.name, self.params)
         assert settings is not None
-        self.settings = settings
-        self.contour_length = settings.contour_length
+        self.settings, self.contour_length = settings, settings.contour_length
 
     @property
     def im_size(self) -> tuple[int, int]:
@@ -256,25 +258,21 @@ def generator_settings(name: str, params: Mapping[str, Any]) -> Settings | None:
     Raises:
         UserError: ``stream_settings`` cannot be used.
     """
-    if name in GENERATED:
-        return Settings(**GENERATED[name])
     match = STREAM.fullmatch(name)
-    if match is None:
-        return None
-    others = {"contour_length": int(match[1]), **(params.get("stream_settings") or {})}
+    named = GENERATED.get(name)
+    if match:
+        named = {"contour_length": int(match[1]), **(params.get("stream_settings") or {})}
     try:
-        return Settings(**others)
+        return Settings(**named) if named else None
     except TypeError as error:
         raise UserError(f"stream_settings: {error}") from error
 
 
 def contour_length(name: str) -> int | None:
     """Paddles in a target contour, where a set's name tells."""
-    name = re.sub(rf"^({'|'.join(ARENA)})_", "", name)
-    if name.startswith("curv_baseline"):
-        return 6
-    match = re.match(r"(?:pathfinder|curv_contour_length)_(\d+)", name)
-    return int(match[1]) if match else None
+    known = r"(pathfinder\d+_)?(curv_baseline|(pathfinder|curv_contour_length)_(?P<length>\d+))"
+    match = re.match(known, name)
+    return int(match["length"] or 6) if match else None
 
 
 def rescales(names: Any) -> bool:
