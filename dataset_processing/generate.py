@@ -221,16 +221,8 @@ def job_of(options: argparse.Namespace) -> Job:
 
 def changed_settings(options: argparse.Namespace) -> dict[str, Any]:
     """The stimulus settings given on the command line."""
-    changed = {}
-    for field in fields(Settings):
-        value = getattr(options, field.name, None)
-        if isinstance(value, list):
-            value = value[0] if len(value) == 1 and "contrasts" not in field.name else tuple(value)
-        if value is not None:
-            changed[field.name] = value
-    if changed.get("single_paddles") == "auto":
-        changed["single_paddles"] = None
-    return changed
+    names = {field.name for field in fields(Settings)}
+    return {name: value for name, value in vars(options).items() if name in names}
 
 
 def parser() -> shell.Parser:
@@ -261,14 +253,15 @@ def parser() -> shell.Parser:
                 f"--{field.name.replace('_', '-')}",
                 type=number_or_auto if field.name == "single_paddles" else kind,
                 nargs="+" if "tuple" in str(field.type) else None,
+                default=argparse.SUPPRESS,
                 help=f"({field.default})",
             )
     return result
 
 
-def number_or_auto(text: str) -> int | str:
-    """``auto``, or a whole number."""
-    return text if text == "auto" else int(text)
+def number_or_auto(text: str) -> int | None:
+    """A whole number; None for ``auto``."""
+    return None if text == "auto" else int(text)
 
 
 if __name__ == "__main__":

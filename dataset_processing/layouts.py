@@ -52,7 +52,7 @@ def list_images(folder: Path, negative: Path, meta: str) -> Classes:
             "(layout of 2018); move one of them away"
         )
     if has_classes:
-        classes = _images_in(pos), _images_in(neg)
+        classes = _files(pos, SUFFIXES), _files(neg, SUFFIXES)
         if has_metadata:
             _check_against_metadata(folder, classes)
         return classes
@@ -66,19 +66,14 @@ def list_images(folder: Path, negative: Path, meta: str) -> Classes:
 
 
 def _files(folder: Path, endings: tuple[str, ...]) -> list[str]:
-    """Names of a folder's files of these kinds, without what file managers leave behind."""
+    """Paths of a folder's files of these kinds, without what file managers leave behind."""
     with refusals(folder, "cannot be read"):
         names = sorted(p.name for p in folder.iterdir() if not p.name.startswith(COMPANIONS))
-    found = [name for name in names if name.lower().endswith(endings)]
+    found = [f"{folder}/{name}" for name in names if name.lower().endswith(endings)]
     if not found:
         shown = ", ".join(names[:SHOWN]) or "nothing"
         raise MissingError(f"{folder}: no file in it ends in {' '.join(endings)}; found {shown}")
     return found
-
-
-def _images_in(folder: Path) -> list[str]:
-    """Layout of 2025: a class is what its folder holds."""
-    return [f"{folder}/{name}" for name in _files(folder, SUFFIXES)]
 
 
 def _two_folders(folder: Path, negative: Path, meta: str) -> Classes:
@@ -92,8 +87,8 @@ def _two_folders(folder: Path, negative: Path, meta: str) -> Classes:
                 f"move {negative.name} away"
             )
         rows = list(_rows(place, place / meta))
-        classes.append(list(dict.fromkeys(path for path, _ in rows)))
-        found.append({value for _, value in rows})
+        classes.append(list(dict.fromkeys(image for _, image, _ in rows)))
+        found.append({value for *_, value in rows})
     labels = [{LABELS.get(value) for value in values} for values in found]
     if any({0, 1} <= own for own in labels) or labels == [{0}, {1}]:
         told = " and ".join(
@@ -114,9 +109,7 @@ def _labelled(folder: Path, negative: Path) -> Classes:
     hint = f"If this is the layout of 2018, {negative.name}/ is missing beside the folder"
     labels: dict[str, int] = {}
     for file in _files(folder / "metadata", (".npy",)):
-        rows = _rows(folder, folder / "metadata" / file, LABEL_COLUMN + 1)
-        for number, (image, value) in enumerate(rows):
-            row = f"{folder / 'metadata' / file}: row {number}"
+        for row, image, value in _rows(folder, Path(file), LABEL_COLUMN + 1):
             if value not in LABELS:
                 raise UserError(
                     f"{row}: column {LABEL_COLUMN} must be the label, 0 or 1; found {value!r}. "
@@ -136,33 +129,30 @@ def _labelled(folder: Path, negative: Path) -> Classes:
 def _check_against_metadata(folder: Path, classes: Classes) -> None:
     """UserError where metadata beside ``imgs/pos`` and ``imgs/neg`` has other images or labels."""
     by_folder = dict.fromkeys(classes[0], 1) | dict.fromkeys(classes[1], 0)
+    inside = (f"{folder}/imgs/pos/", f"{folder}/imgs/neg/")
     for file in sorted((folder / "metadata").glob("*.npy")):
-        if file.name.startswith(COMPANIONS):
-            continue
-        rows = list(_rows(folder, file))
-        labelled = {LABELS.get(value) for _, value in rows} >= {0, 1}
-        for number, (image, value) in enumerate(rows):
-            own = by_folder.get(image)
-            if not image.startswith((f"{folder}/imgs/pos/", f"{folder}/imgs/neg/")):
+        rows = [] if file.name.startswith(COMPANIONS) else list(_rows(folder, file))
+        labelled = {LABELS.get(value) for *_, value in rows} >= {0, 1}
+        for row, image, value in rows:
+            if not image.startswith(inside):
                 raise UserError(
-                    f"{file}: row {number} lists {image}, which is in neither imgs/pos nor "
-                    "imgs/neg (layout of 2025); move the metadata or those folders away"
+                    f"{row} lists {image}, which is in neither imgs/pos nor imgs/neg (layout of "
+                    "2025); move the metadata or those folders away"
                 )
+            own = by_folder.get(image)
             if labelled and own is not None and LABELS.get(value) != own:
                 raise UserError(
-                    f"{file}: row {number}: column {LABEL_COLUMN} holds {value!r}, but {image} "
-                    f"lies in the folder of label {own}; move the metadata away or mend it"
+                    f"{row}: column {LABEL_COLUMN} holds {value!r}, but {image} lies in the folder "
+                    f"of label {own}; move the metadata away or mend it"
                 )
 
 
-def _rows(folder: Path, file: Path, columns: int = 2) -> Iterator[tuple[str, str]]:
-    """Of each row of a metadata file the image's path and what column 3 holds ("": there is none).
-
-    Sub-folders are in column 0, file names in column 1.
-    """
-    for row in read_metadata(file, columns)[:, : LABEL_COLUMN + 1].tolist():
-        path = f"{folder}/{row[0]}/{row[1]}".replace("\\", "/")
-        yield path, row[LABEL_COLUMN] if len(row) > LABEL_COLUMN else ""
+def _rows(folder: Path, file: Path, columns: int = 2) -> Iterator[tuple[str, str, str]]:
+    """Of each row of a metadata file what errors call it, the image's path, and what column 3 holds
+    ("": there is none). Sub-folders are in column 0, file names in column 1."""
+    for number, row in enumerate(read_metadata(file, columns)[:, : LABEL_COLUMN + 1].tolist()):
+        image = f"{folder}/{row[0]}/{row[1]}".replace("\\", "/")
+        yield f"{file}: row {number}", image, row[LABEL_COLUMN] if len(row) > LABEL_COLUMN else ""
 
 
 def read_metadata(file: Path, columns: int) -> np.ndarray:

@@ -34,9 +34,9 @@ from typing import Any
 
 import numpy as np
 
-from dataset_processing.pathfinder.kernel import make_images
+from dataset_processing.pathfinder.kernel import Tables, make_images
 from dataset_processing.pathfinder.settings import Settings, check
-from dataset_processing.pathfinder.templates import Tables, tables
+from dataset_processing.pathfinder.templates import tables
 from support.errors import UserError
 
 CHUNK = 256  # images made at once

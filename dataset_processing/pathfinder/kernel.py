@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from dataset_processing.pathfinder.templates import COLLISION, TAKEN, WEIGHT_ONE, Tables
-
+# All that the machine code depends on stands in this file: numba compiles anew where it changes.
+WEIGHT_ONE = 1 << 20  # the weight of a candidate straight ahead
+TAKEN = 76  # a mask above this (0.3 of 255) is taken for a seed
+COLLISION = 459  # two masks whose sum reaches this (1.8 of 255) meet
 DEAD_END = int(255 * WEIGHT_ONE * 1e-4)  # candidates that together weigh less are no way on
 PROPOSALS = 100  # random places tried for a seed before all free ones are listed
 PADDLE_DRAWS = 3  # draws before a paddle fails
@@ -23,6 +25,58 @@ ZERO, ONE, TWO = np.int64(0), np.int64(1), np.int64(2)  # numba compiles anew fo
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
+
+
+class Pixels(NamedTuple):
+    """The pixels of all paddles one after another, as offsets from the paddle's anchor: the tail
+    of a seed, the head of a later paddle."""
+
+    start: np.ndarray  # (P + 1,): where each paddle's own begin, and where the last's end
+    offsets: np.ndarray  # a row a pixel
+
+
+class Tables(NamedTuple):
+    """What the kernel works from: P paddles, C candidate heads, 360 + C last orientations.
+
+    Last orientations 0–359 are a seed's whole degrees; 360 + c is a paddle at candidate c.
+
+    The mask of what is occupied is a single row of pixels: the window with a rim that stays 0,
+    wider than any template reaches, so that reading needs no bounds. A flat offset counts in it.
+    """
+
+    height: int
+    width: int
+    border: int
+    seed_border: int  # the first seed keeps off the edges by this
+    contour_length: int
+    distractor_length: int
+    distractors: int
+    single_paddles: int
+    image_tries: int
+    snake_contrasts: int  # how many there are
+    paddle_contrasts: int
+    size: int  # pixels of the mask
+    stride: int  # from a row of the mask to the next
+    origin: int  # the window's first pixel in the mask
+    most_changed: int  # pixels of the mask that an attempt changes at most
+    end: np.ndarray  # (P, 2): far end of the drawn line from the anchor, magnified pixels
+    line: Pixels  # (·, 3): row, column, brightness 1–255
+    mask: Pixels  # (·, 3): row, column, occupancy 1–255
+    hit: Pixels  # (·, 2): flat offset and occupancy of what can collide
+    fit: Pixels  # (·,): flat offsets, from its tail, of pixels that must be free under a seed
+    fit_box: np.ndarray  # (P, 4): first and last row, first and last column of those
+    paddle: np.ndarray  # (360 + C,): the paddle of an orientation
+    seed_head: np.ndarray  # (360, 2): head from tail
+    seed_pivot: np.ndarray  # (360, 2): pivot from head
+    candidates: np.ndarray  # (C, 2): heads from the pivot
+    step: np.ndarray  # (360 + C, 2): the next pivot from the last
+    weight: np.ndarray  # (360 + C, C): 0 … WEIGHT_ONE
+    neighbours: np.ndarray  # flat offsets of the disc of the margin's radius, its centre first
+    ahead: np.ndarray  # (360 + C, rows, 2): by row from the pivot, first and past flat offset of
+    # all that lies within the margin of a candidate with a weight
+    marker: np.ndarray  # (·, 3): row, column, brightness of a marker's pixels
+    ring: np.ndarray  # (360, 2): second tail from the first, by direction
+    shades: np.ndarray  # (·, 256) uint8: brightness by snake's and paddle's contrast; a marker's
 
 
 class Scene(NamedTuple):

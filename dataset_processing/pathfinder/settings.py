@@ -65,7 +65,8 @@ class Settings:
         for field in fields(self):
             name, kinds, value = field.name, str(field.type), getattr(self, field.name)
             if isinstance(value, list):  # so that settings can be hashed
-                value = tuple(value)
+                alone = len(value) == 1 and "contrasts" not in name
+                value = value[0] if alone else tuple(value)
                 object.__setattr__(self, name, value)
             several = isinstance(value, tuple) and "tuple" in kinds
             if several or value is not None or "None" not in kinds:

@@ -10,74 +10,20 @@ Coordinates are (row, column); orientations turn from the columns' direction tow
 """
 
 import math
+from collections import defaultdict
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
+from dataset_processing.pathfinder.kernel import COLLISION, WEIGHT_ONE, Pixels, Tables
 from dataset_processing.pathfinder.settings import Settings
 
-WEIGHT_ONE = 1 << 20  # the weight of a candidate straight ahead
-TAKEN = 76  # a mask above this (0.3 of 255) is taken for a seed
-COLLISION = 459  # two masks whose sum reaches this (1.8 of 255) meet
 RESAMPLING_BITS = 22  # of the fixed-point coefficients, as in Pillow's 8-bit resampling
-
-
-class Pixels(NamedTuple):
-    """The pixels of all paddles one after another, as offsets from the paddle's anchor: the tail
-    of a seed, the head of a later paddle."""
-
-    start: np.ndarray  # (P + 1,): where each paddle's own begin, and where the last's end
-    offsets: np.ndarray  # a row a pixel
-
-
-class Tables(NamedTuple):
-    """What the kernel works from: P paddles, C candidate heads, 360 + C last orientations.
-
-    Last orientations 0–359 are a seed's whole degrees; 360 + c is a paddle at candidate c.
-
-    The mask of what is occupied is a single row of pixels: the window with a rim that stays 0,
-    wider than any template reaches, so that reading needs no bounds. A flat offset counts in it.
-    """
-
-    height: int
-    width: int
-    border: int
-    seed_border: int  # the first seed keeps off the edges by this
-    contour_length: int
-    distractor_length: int
-    distractors: int
-    single_paddles: int
-    image_tries: int
-    snake_contrasts: int  # how many there are
-    paddle_contrasts: int
-    size: int  # pixels of the mask
-    stride: int  # from a row of the mask to the next
-    origin: int  # the window's first pixel in the mask
-    most_changed: int  # pixels of the mask that an attempt changes at most
-    end: np.ndarray  # (P, 2): far end of the drawn line from the anchor, magnified pixels
-    line: Pixels  # (·, 3): row, column, brightness 1–255
-    mask: Pixels  # (·, 3): row, column, occupancy 1–255
-    hit: Pixels  # (·, 2): flat offset and occupancy of what can collide
-    fit: Pixels  # (·,): flat offsets, from its tail, of pixels that must be free under a seed
-    fit_box: np.ndarray  # (P, 4): first and last row, first and last column of those
-    paddle: np.ndarray  # (360 + C,): the paddle of an orientation
-    seed_head: np.ndarray  # (360, 2): head from tail
-    seed_pivot: np.ndarray  # (360, 2): pivot from head
-    candidates: np.ndarray  # (C, 2): heads from the pivot
-    step: np.ndarray  # (360 + C, 2): the next pivot from the last
-    weight: np.ndarray  # (360 + C, C): 0 … WEIGHT_ONE
-    neighbours: np.ndarray  # flat offsets of the disc of the margin's radius, its centre first
-    ahead: np.ndarray  # (360 + C, rows, 2): by row from the pivot, first and past flat offset of
-    # all that lies within the margin of a candidate with a weight
-    marker: np.ndarray  # (·, 3): row, column, brightness of a marker's pixels
-    ring: np.ndarray  # (360, 2): second tail from the first, by direction
-    shades: np.ndarray  # (·, 256) uint8: brightness by snake's and paddle's contrast; a marker's
 
 
 @lru_cache(maxsize=32)
 def tables(s: Settings, margin: int) -> Tables:
-    """Draws the templates of images with this margin; all arrays but ``shades`` are int64."""
+    """Draws the templates of images with this margin; arrays are int64 but where they say more."""
     length, far = s.paddle_length, s.paddle_length * s.antialias
     height, width = s.shape
     degrees = [math.radians(degree) for degree in range(360)]
@@ -90,7 +36,8 @@ def tables(s: Settings, margin: int) -> Tables:
     )
 
     radius = length + math.ceil(s.paddle_thickness) + margin  # that a template reaches
-    side, stride = 2 * radius + 1, width + 2 * (radius + 1)
+    side, rim = 2 * radius + 1, radius + 1
+    stride = width + 2 * rim
     flat = np.array([stride, 1])
     ends = [reach(one, far) for one in seeds] + [reach((-row, -col), far) for row, col in grown]
     distinct = sorted(set(ends))
@@ -122,9 +69,9 @@ def tables(s: Settings, margin: int) -> Tables:
         image_tries=s.image_tries,
         snake_contrasts=len(s.snake_contrasts),
         paddle_contrasts=len(s.paddle_contrasts),
-        size=(height + 2 * (radius + 1)) * stride,
+        size=(height + 2 * rim) * stride,
         stride=stride,
-        origin=(radius + 1) * (stride + 1),
+        origin=rim * (stride + 1),
         most_changed=max(2 * s.contour_length, s.paddles_a_distractor)
         * int(np.diff(mask.start).max()),
         end=np.array(distinct),
@@ -161,15 +108,8 @@ def reach(direction: tuple[float, float], distance: int) -> tuple[int, int]:
 def candidate_heads(radius: int) -> list[tuple[int, int]]:
     """The distinct pixels on the circle round a pivot, one sample a pixel of arc, rounded down."""
     angles = [step / radius for step in range(math.ceil(2 * math.pi * radius))]
-    return sorted(
-        {
-            (
-                math.floor(round(radius * math.sin(angle), 9)),
-                math.floor(round(radius * math.cos(angle), 9)),
-            )
-            for angle in angles
-        }
-    )
+    circle = [(radius * math.sin(angle), radius * math.cos(angle)) for angle in angles]
+    return sorted({(math.floor(round(r, 9)), math.floor(round(c, 9))) for r, c in circle})
 
 
 def bend_weight(turn: float, row: int, col: int, continuity: float) -> int:
@@ -218,17 +158,16 @@ def thick_line(end: tuple[int, int], width: int, centre: int) -> np.ndarray:
         (rows - above, cols + right),
         (-above, right),
     ]
-    for row in range(-centre, centre + 1):
-        crossings: list[float] = []
-        for (row0, col0), (row1, col1) in zip(corners, corners[1:] + corners[:1], strict=True):
-            if row0 == row1 == row:
-                crossings += [col0, col1]
-            elif min(row0, row1) <= row <= max(row0, row1):
-                crossings.append(round(col0 + (row - row0) * (col1 - col0) / (row1 - row0), 9))
-        if crossings:
-            first = math.floor(min(crossings) + 0.5)  # halves inwards
-            last = math.ceil(max(crossings) - 0.5)
-            image[row + centre, centre + first : centre + last + 1] = 255
+    crossed: dict[int, list[float]] = defaultdict(list)  # columns, by row
+    for (row0, col0), (row1, col1) in zip(corners, corners[1:] + corners[:1], strict=True):
+        if row0 == row1:
+            crossed[row0] += [col0, col1]
+            continue
+        for row in range(min(row0, row1), max(row0, row1) + 1):
+            crossed[row].append(round(col0 + (row - row0) * (col1 - col0) / (row1 - row0), 9))
+    for row, found in crossed.items():
+        first, last = math.floor(min(found) + 0.5), math.ceil(max(found) - 0.5)  # halves inwards
+        image[centre + row, centre + first : centre + last + 1] = 255
     return image
 
 
