@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -46,26 +45,30 @@ class Seen:
         sure = max(self.probability, 1 - self.probability)
         return f"{LABELS[self.label]}; answer: {LABELS[answer]} (softmax probability {sure:.2f})"
 
+    def map(self, axes: Axes, symbol: str, step: int, line: float = 0.5) -> Any:
+        """Draw H1 or H2 at a step, or the image, with the target's outline; one scale for all
+        steps, in which almost all of the largest values are in range."""
+        look, values = GREY, self.image
+        if symbol != "image":
+            maps = self.strength[symbol]
+            top = float(np.percentile(maps, 99.8)) or 1.0
+            look, values = {"cmap": ACTIVITY, "vmin": 0, "vmax": top}, maps[step]
+        shown = picture(axes, values, **look)
+        if self.outline is not None:
+            axes.contour(self.outline, levels=[0.5], colors=SKY, linewidths=line)
+        return shown
+
 
 def example(data: Any, label: int) -> int:
-    """Number of the first image of that label in a data set.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Number of the first image of that label in a data set; UserError where there is none."""
     for index in range(len(data)):
         if data[index][1] == label:
             return index
     raise UserError(f"{data.describe()} has no image of label {label}")
 
 
-@torch.no_grad()
 def watch(run: TrainedRun, data: Any, index: int, seed: int = 0) -> Seen:
-    """Show a run one image of a data set and record its circuit.
-
-    Raises:
-        UserError: the network has no circuit.
-    """
+    """Show a run one image of a data set and record its circuit; UserError where it has none."""
     image, label = data[index]
     images = prepare_images(run, np.array(image)[None], seed)
     seen = record(run.network, images, ("G1", "H1", "G2", "H2"), seed)
@@ -96,22 +99,19 @@ def strip(seen: Seen, run: TrainedRun) -> Figure:
     cell = PAGE / (columns + 0.55)
     figure = new_figure(PAGE, 2 * cell + 0.5)
     grid = figure.subplots(2, columns)
-    _picture(grid[0, 0], seen.image, seen, **GREY)
+    seen.map(grid[0, 0], "image", 0)
     grid[0, 0].set_title("image", **PLAIN)
     grid[1, 0].axis("off")
-    for row, symbol in enumerate(("H1", "H2")):
-        maps = seen.strength[symbol]
-        for t, (axes, strength) in enumerate(zip(grid[row, 1:], maps, strict=True), start=1):
-            shown = _picture(axes, strength, seen, **_scale(maps))
-            if row == 0:
-                axes.set_title(f"t = {t}", **PLAIN)
-        bar = figure.colorbar(
-            shown, ax=grid[row, :], extend="max", fraction=0.02, pad=0.01, format="%.2g",
-            ticks=MaxNLocator(3),
-        )  # fmt: skip
+    how: Any = {"extend": "max", "fraction": 0.02, "pad": 0.01, "format": "%.2g"}
+    for row, symbol in zip(grid, ("H1", "H2"), strict=True):
+        for t, axes in enumerate(row[1:]):
+            shown = seen.map(axes, symbol, t)
+            if symbol == "H1":
+                axes.set_title(f"t = {t + 1}", **PLAIN)
+        bar = figure.colorbar(shown, ax=row, ticks=MaxNLocator(3), **how)
         bar.set_label(f"{symbol}, r.m.s.", fontsize=6)
         bar.ax.tick_params(labelsize=6)
-        grid[row, 1].set_ylabel(symbol, rotation=0, va="center", labelpad=8)
+        row[1].set_ylabel(symbol, rotation=0, va="center", labelpad=8)
     heading(figure, f"{run.model_name}: {seen.caption}")
     return figure
 
@@ -119,26 +119,23 @@ def strip(seen: Seen, run: TrainedRun) -> Figure:
 @style()
 def animation(seen: Seen, run: TrainedRun) -> bytes:
     """The image beside H2, a frame a step, as an endless GIF."""
-    maps = seen.strength["H2"]
-    frames = []
-    for t, strength in enumerate(maps, start=1):
+    frames, count = [], len(seen.strength["H2"])
+    for t in range(count):
         figure = Figure(figsize=(6.4, 3.5), dpi=110, layout="constrained")
         left, right = figure.subplots(1, 2)
-        _picture(left, seen.image, seen, 1.2, **GREY)
+        seen.map(left, "image", 0, 1.2)
         left.set_title("image")
-        shown = _picture(right, strength, seen, 1.2, **_scale(maps))
-        right.set_title(f"H2 (r.m.s. over channels), step {t} of {len(maps)}")
+        shown = seen.map(right, "H2", t, 1.2)
+        right.set_title(f"H2 (r.m.s. over channels), step {t + 1} of {count}")
         figure.colorbar(shown, ax=right, shrink=0.8, extend="max")
         figure.suptitle(f"{run.model_name}: {seen.caption}", fontsize=8.5)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         frame = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
         frames.append(frame.quantize(128, dither=Image.Dither.NONE))
-    content = io.BytesIO()
-    times = [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
-    frames[0].save(
-        content, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0, disposal=1
-    )
+    content, first = io.BytesIO(), frames[0]
+    how: Any = {"save_all": True, "append_images": frames[1:], "loop": 0, "disposal": 1}
+    first.save(content, "GIF", duration=[FRAME_MS] * (count - 1) + [LAST_FRAME_MS], **how)
     return content.getvalue()
 
 
@@ -149,39 +146,22 @@ def gradient_figure(
     """Some images, the SmoothGrad of the label's logit, and the gradient's absolute value."""
     figure = new_figure(PAGE, 1.95 * len(indices) + 0.2)
     grid = figure.subplots(len(indices), 3, squeeze=False)
-    batch = 1 if run.device.type == "cpu" else 10
-    progress = partial(Progress, unit="batch", desc="SmoothGrad")
+    how: Any = {"seed": seed, "batch": 1 if run.device.type == "cpu" else 10}
+    how["progress"] = partial(Progress, unit="batch", desc="SmoothGrad")
     bar: Any = {"shrink": 0.75, "label": "logit per unit of intensity"}
     for (left, middle, right), index in zip(grid, indices, strict=True):
         image, label = data[index]
         given = prepare_images(run, np.array(image)[None], seed)[0]
-        how: Any = {"seed": seed, "batch": batch, "progress": progress}
         gradient = smoothgrad(run.network, given, int(label), samples, **how).cpu().numpy()
         shown = given[0].cpu().numpy()
         scale = float(np.percentile(np.abs(gradient), 99.7)) or 1.0
-        left.imshow(shown, **GREY)
+        picture(left, shown, **GREY)
         left.set_title(f"label {label}: {LABELS[label]}")
-        signed = middle.imshow(gradient, cmap=SIGNED, vmin=-scale, vmax=scale)
+        signed = picture(middle, gradient, cmap=SIGNED, vmin=-scale, vmax=scale)
         middle.set_title(f"gradient, {samples} noisy cop{'y' if samples == 1 else 'ies'}")
         figure.colorbar(signed, ax=middle, extend="both", **bar)
-        strength = right.imshow(np.abs(gradient), cmap=ACTIVITY, vmin=0, vmax=scale)
+        strength = picture(right, np.abs(gradient), cmap=ACTIVITY, vmin=0, vmax=scale)
         right.contour(shown, levels=[0.5], colors=SKY, linewidths=0.4)
         right.set_title("its absolute value")
         figure.colorbar(strength, ax=right, extend="max", **bar)
-        for axes in (left, middle, right):
-            picture(axes)
     return figure
-
-
-def _scale(maps: np.ndarray) -> dict[str, Any]:
-    """One look for all steps: almost all of the largest values are in range."""
-    return {"cmap": ACTIVITY, "vmin": 0, "vmax": float(np.percentile(maps, 99.8)) or 1.0}
-
-
-def _picture(axes: Axes, values: np.ndarray, seen: Seen, line: float = 0.5, **look: Any) -> Any:
-    """A map, with the target contour's outline where it is known."""
-    shown = axes.imshow(values, **look)
-    if seen.outline is not None:
-        axes.contour(seen.outline, levels=[0.5], colors=SKY, linewidths=line)
-    picture(axes)
-    return shown

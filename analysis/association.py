@@ -53,14 +53,11 @@ class AssociationField:
 
 
 def orientation_of(filters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Orientation and selectivity of filters, from their power spectra.
+    """Orientation and selectivity of filters (K, h, w), from their power spectra.
 
     The power at each spatial frequency, the mean left out, counts for the orientation of that
     frequency's grating: the orientation is that of the mean vector over doubled angles, the
     selectivity its length (one minus the circular variance: Ringach et al. 2002).
-
-    Args:
-        filters: (K, h, w).
 
     Returns:
         (K,) degrees, 0–180; (K,) 0 (all orientations alike) to 1 (a grating).
@@ -89,15 +86,10 @@ def channel_orientation(network: nn.Module) -> np.ndarray:
 def connections(network: nn.Module, stage: str = "weights") -> np.ndarray:
     """The horizontal kernel (K, K, h, w) of a stage: [receiving, sending, row, column].
 
-    Args:
-        network: with a circuit.
-        stage: ``'weights'``: W itself (the first stage's, where there are two).
-            ``'second_weights'``: W of the second stage, the same where there is one only.
-            ``'excitation'``: κ_o γ_o W2[o], what E adds to the second stage where H1 is small.
-            ``'inhibition'``: −μ_o W1[o], what (μ C1) takes from the first stage.
-
-    Raises:
-        UserError: the stage is not known, or the network has no circuit.
+    ``'weights'``: W itself (the first stage's, where there are two). ``'second_weights'``: W of the
+    second stage, the same where there is one only. ``'excitation'``: κ_o γ_o W2[o], what E adds to
+    the second stage where H1 is small. ``'inhibition'``: −μ_o W1[o], what (μ C1) takes from the
+    first stage. UserError where the stage is not known, or the network has no circuit.
     """
     choose("stage", stage, STAGES)
     layer = circuit(network)
@@ -148,10 +140,8 @@ def association_field(
     random = np.random.default_rng(seed)
     null = [by_bin(_bins(random.permutation(degrees))) for _ in range(shuffles)]
     band = np.percentile(null, [2.5, 97.5], axis=0).transpose(1, 0, 2)
-    return AssociationField(
-        relative, distance, excitatory, inhibitory, np.array(fields), by_bin(bins), band,
-        len(oriented),
-    )  # fmt: skip
+    means = excitatory, inhibitory, np.array(fields), by_bin(bins)
+    return AssociationField(relative, distance, *means, band, len(oriented))
 
 
 def _bins(degrees: np.ndarray) -> np.ndarray:
@@ -171,13 +161,8 @@ def folded(angle: np.ndarray) -> np.ndarray:
 
 
 def turn(kernel: np.ndarray, orientation: np.ndarray) -> np.ndarray:
-    """Kernels (K, I, h, w), each turned clockwise by its receiving channel's orientation.
-
-    Bilinear between pixels, 0 outside. A channel of orientation φ then lies horizontal.
-
-    Args:
-        orientation: (K,) degrees.
-    """
+    """Kernels (K, I, h, w), each turned clockwise by its receiving channel's orientation (K,), in
+    degrees: bilinear between pixels, 0 outside. A channel of orientation φ then lies horizontal."""
     how: Any = {"axes": (1, 2), "reshape": False, "order": 1, "mode": "grid-constant"}
     pairs = zip(kernel, orientation, strict=True)
     return np.stack([ndimage.rotate(one, -degrees, **how) for one, degrees in pairs])

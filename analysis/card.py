@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from analysis.curves import Curve, curve
+from analysis.curves import curve
 from analysis.evaluate import percent
 from analysis.image_sets import title
 from analysis.pages import fill
-from analysis.probing import circuit, is_recurrent
+from analysis.probing import timesteps
 from analysis.record import NUMBERS, evaluations_kept, stages_text
 from analysis.trained import TrainedRun
 from training.experiment import DEFAULTS
@@ -58,16 +58,14 @@ def model_card(run: TrainedRun, file: str) -> str:
 
 def images_to_90(run: TrainedRun) -> int | None:
     """Training images at the first validation of 90%; None where there was none, or not known."""
-    found: Curve = curve(run, "")
-    known: int | None = run.record.get("images_to_90")
-    return found.images_to(0.9) if len(found.table) else known
+    found = curve(run, "")
+    return found.images_to(0.9) if len(found.table) else run.record.get("images_to_90")
 
 
 def evaluations(run: TrainedRun) -> list[dict[str, Any]]:
     """Numbers of these weights, whole circuit: what the file of weights has, and what was kept."""
     found = list(run.record.get("evaluations") or [])
-    own = fingerprint(run.network)
-    steps = circuit(run.network).timesteps if is_recurrent(run.network) else None
+    own, steps = fingerprint(run.network), timesteps(run.network)
     for one in evaluations_kept(run.config, run.name):
         whole = not one["lesion"] and one["timesteps"] in (None, steps)
         if whole and one.get("weights_fingerprint") == own:

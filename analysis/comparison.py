@@ -56,7 +56,6 @@ class Member:
 
     @property
     def name(self) -> str:
-        """Model and seed."""
         return f"{self.model}, seed {self.run.seed}"
 
 
@@ -72,11 +71,9 @@ def family(
     """
     members, paths = [], []
     for run, model in zip(runs, labels(runs, names), strict=True):
-        evaluations = {}
-        for name in datasets or [run.validated_on]:
-            evaluations[name], path = evaluated(run, name, **how)
-            paths.append(path)
-        members.append(Member(run, model, evaluations))
+        found = {name: evaluated(run, name, **how) for name in datasets or [run.validated_on]}
+        paths += [path for _, path in found.values()]
+        members.append(Member(run, model, {name: one for name, (one, _) in found.items()}))
     return members, paths
 
 
@@ -156,8 +153,7 @@ def images_text(group: Sequence[Point]) -> str:
 def reference_of(members: Sequence[Member], wanted: str | None = None) -> str:
     """The model that others are tested against: that wanted, else the first hGRU, else the first.
 
-    Raises:
-        UserError: no member is of the model wanted.
+    UserError where no member is of the model wanted.
     """
     known = {member.model: member for member in members}
     full = [member.model for member in members if member.run.model_name == "hgru"]
@@ -169,39 +165,28 @@ def paired_tests(members: Sequence[Member], reference: str) -> list[dict[str, An
 
     Pairs were trained on the same set from the same seed and saw the same images. Each test is of
     two trained networks: it does not say how another seed would do. P-values are adjusted together
-    by Holm's method.
-
-    Raises:
-        UserError: no member is of the reference, or a pair did not see the same images.
+    by Holm's method. UserError where no member is of the reference, or a pair did not see the same
+    images.
     """
     reference_of(members, reference)
-    full = {(m.run.dataset, m.run.seed): m for m in members if m.model == reference}
+    full = {(m.run.dataset, m.run.seed): m.evaluations for m in members if m.model == reference}
     found: list[dict[str, Any]] = []
     for member in members:
-        other = full.get((member.run.dataset, member.run.seed))
-        if member.model == reference or other is None:
-            continue
+        others = full.get((member.run.dataset, member.run.seed), {})
         for name, evaluation in member.evaluations.items():
-            theirs = other.evaluations.get(name)
-            if theirs is None:
+            if member.model == reference or name not in others:
                 continue
+            theirs = others[name]
             same = evaluation.about["set"] == theirs.about["set"]
             if not same or not np.array_equal(evaluation.record, theirs.record):
                 raise UserError(
                     f"{evaluation.run} and {theirs.run} did not see the same images of {name}; "
                     "evaluate both with the same --images and --seed on the same data"
                 )
-            found.append(
-                {
-                    "model": member.model,
-                    "reference": reference,
-                    "trained_on": member.run.dataset,
-                    "tested_on": name,
-                    "seed": member.run.seed,
-                    **statistics.mcnemar(evaluation.correct, theirs.correct),
-                }
-            )
-    adjusted = statistics.holm([float(row["p"]) for row in found])
+            row = {"model": member.model, "reference": reference, "trained_on": member.run.dataset}
+            of = {"tested_on": name, "seed": member.run.seed}
+            found.append(row | of | statistics.mcnemar(evaluation.correct, theirs.correct))
+    adjusted = statistics.holm([row["p"] for row in found])
     return [{**row, "p_holm": p} for row, p in zip(found, adjusted, strict=True)]
 
 
@@ -209,31 +194,26 @@ def tests_table(tests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row for each paired test, for reading."""
     rows = []
     for row in tests:
-        numbers = [100 * row[key] for key in ("difference", "low", "high")]
-        shown = [f"{number:+.1f}".replace("-", "−") for number in numbers]
+        numbers = [f"{100 * row[key]:+.1f}" for key in ("difference", "low", "high")]
+        points, low, high = (number.replace("-", "−") for number in numbers)
+        p, p_holm = ("< 0.0001" if row[k] < 1e-4 else f"{row[k]:.2g}" for k in ("p", "p_holm"))
         rows.append(
             {
                 "model − reference": f"{row['model']} − {row['reference']}",
                 "tested on": title(row["tested_on"]),
                 "seed": row["seed"],
-                "points (95% over images)": f"{shown[0]} ({shown[1]} to {shown[2]})",
+                "points (95% over images)": f"{points} ({low} to {high})",
                 "right alone": f"{row['only_model_right']:,}, {row['only_reference_right']:,}",
-                "p (McNemar, Holm)": f"{p_text(row['p'])}, {p_text(row['p_holm'])}",
+                "p (McNemar, Holm)": f"{p}, {p_holm}",
             }
         )
     return rows
-
-
-def p_text(p: float) -> str:
-    """A p-value with two digits, or a bound."""
-    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
 @style()
 def comparison_figure(found: Sequence[Point]) -> Figure:
     """Accuracy of every seed by model, a panel a set; and the training images it needed to 90%."""
     models = list(dict.fromkeys(point.model for point in found))
-    names = [textwrap.fill(model, LETTERS) for model in models]
     conditions = sorted({(point.trained_on, point.tested_on) for point in found}, key=_order)
     trained = list(dict.fromkeys(trained_on for trained_on, _ in conditions))
     count = len(conditions) + len(trained)
@@ -242,24 +222,24 @@ def comparison_figure(found: Sequence[Point]) -> Figure:
     seeds = max(len(group) for group in groups(found))
     height = 0.6 + (0.2 + 0.06 * min(seeds, 8)) * len(models)
     figure = new_figure(PAGE, down * height + 0.4)
-    grid = figure.subplots(down, across, squeeze=False).ravel()
-    for axes in grid[count:]:
+    panels, empty = np.split(figure.subplots(down, across, squeeze=False).ravel(), [count])
+    for axes in empty:
         axes.set_axis_off()
-    for axes, condition in zip(grid, conditions, strict=False):
+    least = min(0.48, *(point.low for point in found))
+    for axes, condition in zip(panels, conditions, strict=False):
         those = [point for point in found if (point.trained_on, point.tested_on) == condition]
         _accuracies(axes, those, models)
+        axes.set_xlim(max(0, least - 0.02), 1.01)
         on, tested = map(_name, condition)
         several = len(trained) > 1 and on != tested
         axes.set_title(f"{tested}, trained on {on}" if several else tested)
-    least = min(0.48, *(point.low for point in found))
-    for axes in grid[: len(conditions)]:
-        axes.set_xlim(max(0, least - 0.02), 1.01)
-    for axes, name in zip(grid[len(conditions) : count], trained, strict=True):
+    for axes, name in zip(panels[len(conditions) :], trained, strict=True):
         first = {(p.model, p.seed): p for p in found if p.trained_on == name}
         _images_needed(axes, list(first.values()), models)
         where = f", {_name(name)}" if len(trained) > 1 else ""
         axes.set_title(f"training images to {LEVEL:.0%}{where}")
-    for number, axes in enumerate(grid[:count]):
+    names = [textwrap.fill(model, LETTERS) for model in models]
+    for number, axes in enumerate(panels):
         axes.set_yticks(range(len(models)), names if number % across == 0 else [])
         axes.set_ylim(len(models) - 0.5, -0.5)
         axes.grid(axis="x")
@@ -283,10 +263,10 @@ def _seeds(found: Sequence[Point], models: Sequence[str]) -> Iterator[tuple[Poin
 
 
 def _accuracies(axes: Axes, found: Sequence[Point], models: Sequence[str]) -> None:
+    look: Any = {"fmt": "o", "color": BLUE, "markersize": 3.5, "capsize": 2, "elinewidth": 1}
     for point, y in _seeds(found, models):
         error = [[point.accuracy - point.low], [point.high - point.accuracy]]
-        look: Any = {"color": BLUE, "markersize": 3.5, "capsize": 2, "elinewidth": 1}
-        axes.errorbar(point.accuracy, y, xerr=error, fmt="o", **look)
+        axes.errorbar(point.accuracy, y, xerr=error, **look)
     axes.axvline(0.5, **CHANCE)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=TICKS))
@@ -301,9 +281,8 @@ def _images_needed(axes: Axes, found: Sequence[Point], models: Sequence[str]) ->
         else:
             axes.plot(point.images_to / 1000, y, "o", color=BLUE, ms=3.5)
     right = max(point.images_to or point.training_images for point in found) / 1000
-    axes.set_xlim(-0.04 * right, 1.08 * right)
+    axes.set(xlim=(-0.04 * right, 1.08 * right), xlabel="training images (thousands)")
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=TICKS))
-    axes.set_xlabel("training images (thousands)")
 
 
 def _order(condition: tuple[str, str]) -> tuple[Any, ...]:

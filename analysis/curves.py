@@ -39,8 +39,7 @@ class Curve:
 
     def reached(self, level: float) -> np.ndarray | None:
         """The row of the first validation that reached a level; None if none did."""
-        rows = self.table[self.table[:, 5] >= level]
-        return rows[0] if len(rows) else None
+        return next(iter(self.table[self.table[:, 5] >= level]), None)
 
     def images_to(self, level: float) -> int | None:
         """Training images at that validation; None if there is none."""
@@ -50,16 +49,15 @@ class Curve:
 
 def curve(run: TrainedRun, label: str) -> Curve:
     """The curve of a run up to its weights."""
-    lines, before = [], 0
-    history = run.history.until(run.step)
-    for number, step in enumerate(history.validation_step):
-        training = [
-            float(np.mean(values[before:step])) if values[before:step] else np.nan
-            for values in (history.train_loss, history.train_metric)
-        ]
-        counted = history.validation_images[number], history.validation_seconds[number]
-        measured = history.validation_loss[number], history.validation_metric[number]
-        lines.append([*counted, *training, *measured])
+    lines, before, history = [], 0, run.history.until(run.step)
+    validations = (
+        history.validation_step, history.validation_images, history.validation_seconds,
+        history.validation_loss, history.validation_metric,
+    )  # fmt: skip
+    for step, images, seconds, *measured in zip(*validations, strict=True):
+        training = history.train_loss[before:step], history.train_metric[before:step]
+        since = [float(np.mean(values)) if values else np.nan for values in training]
+        lines.append([images, seconds, *since, *measured])
         before = step
     return _curve(run, label, lines, run.files)
 
@@ -67,15 +65,15 @@ def curve(run: TrainedRun, label: str) -> Curve:
 def logged_curve(run: Run, label: str) -> Curve:
     """The curve of a run by its log alone, which may be thinned (see ``analysis.record``)."""
     record = RunRecord.of(run)
-    lines: list[list[float]] = []
-    training: list[tuple[float, float]] = []
+    lines, training = [], []
     for event in run.events():
+        if event["event"] in ("train", "validation"):
+            measured = event["loss"], event[record.metric]
         if event["event"] == "train":
-            training.append((event["loss"], event[record.metric]))
+            training.append(measured)
         elif event["event"] == "validation":
             since = np.mean(training, axis=0) if training else (np.nan, np.nan)
             seconds = np.nan if event.get("seconds") is None else event["seconds"]
-            measured = event["loss"], event[record.metric]
             lines.append([event["images"], seconds, *since, *measured])
             training = []
     return _curve(record, label, lines, run)
@@ -102,23 +100,19 @@ def labels(runs: Sequence[RunRecord], given: Sequence[str] = ()) -> list[str]:
     """What tables and figures call each run; runs of one label count as seeds of one thing.
 
     The label is the experiment's name without its data set and seed. Runs that share it but differ
-    in settings have these settings added.
-
-    Raises:
-        UserError: labels are given, but not as many as runs.
+    in settings have these settings added. UserError where labels are given, but not one for each.
     """
     if given:
         if len(given) != len(runs):
             raise UserError(f"--label: one for each of the {len(runs)} runs, found {len(given)}")
         return list(given)
-    names, settings = [_label(run) for run in runs], [_settings(run) for run in runs]
+    known = [(_label(run), _settings(run)) for run in runs]
     found = []
-    for name, own in zip(names, settings, strict=True):
-        others = [other for one, other in zip(names, settings, strict=True) if one == name]
-        keys = dict.fromkeys(key for other in others for key in other)
+    for name, own in known:
+        others = [other for one, other in known if one == name]
         differing = [
             f"{key} {own.get(key)}"
-            for key in keys
+            for key in dict.fromkeys(key for other in others for key in other)
             if any(other.get(key) != own.get(key) for other in others)
         ]
         found.append(f"{name} ({', '.join(differing)})" if differing else name)
@@ -144,10 +138,8 @@ def learning_curves(curves: Sequence[Curve]) -> Figure:
 
     Runs of one label share colour and marker. Where a curriculum goes on to another length, a
     stroke and that length stand on the line. Of a few runs, the training is shown too, thin. So
-    many labels that colours would repeat are spread over rows, each with its own legend.
-
-    Raises:
-        UserError: none of the runs has a validation.
+    many labels that colours would repeat are spread over rows, each with its own legend. UserError
+    where none of the runs has a validation.
     """
     drawn = [one for one in curves if len(one.table)]
     if not drawn:
@@ -183,10 +175,8 @@ def _row(
             every = max(1, len(x) // 10)
             for axes, validation, training in ((upper, 5, 3), (lower, 4, 2)):
                 told = name + many if axes is upper and not place else None
-                axes.plot(
-                    x, one.table[:, validation], label=told, markevery=every, markersize=3.2,
-                    linewidth=1.1, **look,
-                )  # fmt: skip
+                line: Any = {"markevery": every, "markersize": 3.2, "linewidth": 1.1, **look}
+                axes.plot(x, one.table[:, validation], label=told, **line)
                 if both:
                     between = (x[1:] + x[:-1]) / 2
                     axes.plot(between, one.table[1:, training], color=look["color"], linewidth=0.6)
@@ -194,24 +184,20 @@ def _row(
                 at = images / unit[0], np.interp(images, one.table[:, 0], one.table[:, 5])
                 upper.plot(*at, "|", color=look["color"], markersize=9)
                 if not place and length != before:  # further seeds' numbers would lie on these
-                    upper.annotate(
-                        str(length), at, (4, 2), textcoords="offset points", fontsize=6.5,
-                        color=look["color"],
-                    )  # fmt: skip
+                    how: Any = {"textcoords": "offset points", "fontsize": 6.5}
+                    upper.annotate(str(length), at, (4, 2), color=look["color"], **how)
     metric, thin = drawn[0].metric, ", training thin" if both else ""
-    upper.set_title(f"{metric} in validation{thin}")
-    lower.set_title(f"loss in validation{thin}")
-    upper.set_ylabel("accuracy (dashed: chance)" if metric == "accuracy" else metric)
-    lower.set_ylabel("cross-entropy (nats)")
+    named = "accuracy (dashed: chance)" if metric == "accuracy" else metric
+    upper.set(title=f"{metric} in validation{thin}", ylabel=named)
+    lower.set(title=f"loss in validation{thin}", ylabel="cross-entropy (nats)")
     if metric == "accuracy":
         upper.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         upper.axhline(0.5, **CHANCE)
         upper.set_ylim(top=min(1.02, upper.get_ylim()[1]))
-    for axes in (upper, lower):
+    staged = any(one.stages[1:] for one in drawn)
+    for axes, more in ((upper, "; | next contour length" if staged else ""), (lower, "")):
         axes.grid(axis="y")
-        axes.set_xlabel(f"training images{unit[1]}")
-    if any(one.stages[1:] for one in drawn):
-        upper.set_xlabel(f"training images{unit[1]}; | next contour length")
+        axes.set_xlabel(f"training images{unit[1]}{more}")
     handles, told = upper.get_legend_handles_labels()
     wrapped, columns, _ = legend_rows(told)
     figure.legend(handles, wrapped, loc="outside lower center", ncols=columns)

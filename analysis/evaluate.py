@@ -15,8 +15,8 @@ import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import torch
 
 from analysis import statistics
 from analysis.image_sets import marker_distance, open_images, title
-from analysis.probing import altered, circuit, hidden_generators, hidden_seed, is_recurrent
+from analysis.probing import altered, hidden_generators, hidden_seed, timesteps
 from analysis.trained import TrainedRun, load_runs
 from config import Config
 from dataset_processing import contour_length
@@ -51,8 +51,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Asked:
-    """What an evaluation is to be of."""
+    """What is to be evaluated."""
 
+    run: TrainedRun
+    dataset: str  # a set (see analysis.image_sets.open_images)
     images: int = IMAGES  # at most; generated sets have just as many
     seed: int = 0  # of generated images, of the choice among more, of the hidden state
     fold: str = "val"  # or 'train', of a data set or stream
@@ -60,14 +62,15 @@ class Asked:
     timesteps: int | None = None  # of the circuit; None: the run's own
     on_bad_record: str = "error"  # what to do with a corrupt record; 'skip' leaves it out
 
-    def open(self, run: TrainedRun, dataset: str) -> Any:
-        """The images (see :func:`analysis.image_sets.open_images`)."""
+    @cached_property
+    def data(self) -> Any:
         among = self.images, self.seed, self.fold, self.on_bad_record
-        return open_images(dataset, run.config, run.params, *among)
+        return open_images(self.dataset, self.run.config, self.run.params, *among)
 
-    def about(self, run: TrainedRun, data: Any) -> dict[str, Any]:
+    @cached_property
+    def about(self) -> Row:
         """What the numbers depend on."""
-        steps = circuit(run.network).timesteps if is_recurrent(run.network) else None
+        run = self.run
         found = {
             "weights_fingerprint": weights_fingerprint(run.network),
             "network": options_of(run.network),
@@ -77,19 +80,64 @@ class Asked:
             "model_name": run.model_name,
             "weights": run.weights,
             "step": run.step,
-            "set": data.fingerprint(),
-            "set_described": data.describe(),
+            "set": self.data.fingerprint(),
+            "set_described": self.data.describe(),
             "fold": self.fold,
             "images_at_most": self.images,
             "seed": self.seed,
             "lesion": sorted(self.lesion),
-            "timesteps": steps if self.timesteps is None else self.timesteps,
+            "timesteps": self.timesteps or timesteps(run.network),
             "batch_size": int(run.params["batch_size"]),
             "device": run.device.type,
             "torch": torch.__version__,
         }
         skip = {"on_bad_record": self.on_bad_record} if self.on_bad_record != "error" else {}
         return found | skip
+
+    def answers(self, workers: int | None) -> "Evaluation":
+        """What the network says to them (see :func:`evaluate`).
+
+        Images are taken in a random order that the seed fixes, in batches of the run's
+        ``batch_size``: a circuit that normalises by the batch at hand, and the random hidden state,
+        depend on it. The same arguments therefore give the same numbers, and two runs see the same
+        images.
+        """
+        run, data, about, seed = self.run, self.data, self.about, self.seed
+        count = min(self.images, len(data))
+        if workers is None:
+            workers = 0 if run.device.type == "cpu" else min(WORKERS, (os.cpu_count() or 2) // 2)
+        size = min(int(run.params["batch_size"]), len(data))
+        bad = self.on_bad_record
+        loader = Loader(data, size, seed, True, workers, run.device, on_bad_record=bad)
+        augment = Augmentations(run.params["val_augmentations"], [*run.image_size, 1])
+        generator = torch.Generator(run.device).manual_seed(seed)
+        rows: list[tuple[np.ndarray, ...]] = []
+        began, name = time.perf_counter(), f"{run.name} on {title(self.dataset)}"
+        with (
+            torch.no_grad(),
+            hidden_seed(run.network, seed),
+            altered(run.network, self.lesion, self.timesteps),
+            shared_images(run.network, loader.batch_size),
+            Progress(total=count, unit="image", desc=name) as bar,
+        ):
+            forward = GraphedForward(run.network, hidden_generators(run.network))
+            for batch in loader.batches(0):
+                n = min(len(batch.labels), count - bar.n)
+                if n:
+                    logits, _ = forward(augment(batch.images, generator))
+                    distances = marker_distance(batch.images[:n])
+                    tensors = (batch.records[:n], batch.labels[:n].cpu(), logits[:n].float().cpu())
+                    rows.append((*(tensor.numpy() for tensor in tensors), distances))
+                    bar.update(n)
+                if bar.n >= count:
+                    break
+        if not rows:
+            raise UserError(f"none of the images of {title(self.dataset)} could be read")
+        columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
+        order = np.argsort(columns[0], kind="stable")
+        about = {**about, "seconds": round(time.perf_counter() - began, 2)}
+        record, label, logits, distance = (column[order] for column in columns)
+        return Evaluation(run.name, self.dataset, record, label, logits, distance, about)
 
 
 @dataclass
@@ -116,6 +164,11 @@ class Evaluation:
         return self.logits[:, 1].astype(np.float64) - self.logits[:, 0]
 
     @property
+    def auc(self) -> float:
+        """Area under the ROC curve, 0–1."""
+        return statistics.area_under_curve(self.margin, self.label)
+
+    @property
     def loss(self) -> float:
         """Mean softmax cross-entropy, in nats."""
         signed = np.where(self.label == 1, self.margin, -self.margin)
@@ -125,16 +178,12 @@ class Evaluation:
         """Images, accuracy and its 95% interval, Wilson's or the exact one; of all images or those
         chosen, (n,) bool."""
         right = self.correct if chosen is None else self.correct[chosen]
-        if not len(right):
-            return {"images": 0, "accuracy": math.nan, "low": math.nan, "high": math.nan}
-        method = "exact" if exact else "wilson"
-        low, high = statistics.proportion(int(right.sum()), len(right), method=method)
-        return {"images": len(right), "accuracy": float(right.mean()), "low": low, "high": high}
+        return statistics.accuracy(int(right.sum()), len(right), "exact" if exact else "wilson")
 
     def confusion(self) -> list[list[int]]:
         """Numbers of images: row the label, column the answer."""
-        answer = self.logits.argmax(1)
-        return [[int(((self.label == r) & (answer == c)).sum()) for c in LABELS] for r in LABELS]
+        cells = np.bincount(2 * self.label + self.logits.argmax(1), minlength=4)
+        return cells.reshape(2, 2).tolist()
 
     def by_property(self, exact: bool = False) -> list[Row]:
         """Accuracy by label, and by distance between the markers within each label; images without
@@ -166,14 +215,13 @@ class Evaluation:
         return confusion, parts
 
     def summary(self, exact: bool = False) -> Row:
-        """All numbers of the evaluation."""
         return {
             "run": self.run,
             "dataset": self.dataset,
             **self.accuracy(exact=exact),
             "interval": "Clopper–Pearson, 95%" if exact else "Wilson, 95%",
             "loss": self.loss,
-            "auc": statistics.area_under_curve(self.margin, self.label),
+            "auc": self.auc,
             "confusion": self.confusion(),
             "by_property": self.by_property(exact),
             **self.about,
@@ -181,65 +229,15 @@ class Evaluation:
 
 
 def evaluate(
-    run: TrainedRun,
-    dataset: str,
-    images: int = IMAGES,
-    *,
-    workers: int | None = None,
-    data: Any = None,
-    **asked: Any,
+    run: TrainedRun, dataset: str, images: int = IMAGES, workers: int | None = None, **asked: Any
 ) -> Evaluation:
-    """A run's answers to a set of images (see :func:`analysis.image_sets.open_images`).
-
-    Images are taken in a random order that the seed fixes, in batches of the run's ``batch_size``:
-    a circuit that normalises by the batch at hand, and the random hidden state, depend on it. The
-    same arguments therefore give the same numbers, and two runs see the same images.
+    """A run's answers to a set of images; UserError where none could be read.
 
     Args:
-        images, asked: see :class:`Asked`.
+        dataset, images, asked: see :class:`Asked`.
         workers: processes that load; None: none on a CPU, half of the cores beside a GPU.
-        data: the set, where it is open already.
-
-    Raises:
-        UserError: the set cannot be had, a setting cannot be, or no image could be read.
     """
-    how = Asked(images, **asked)
-    data = data or how.open(run, dataset)
-    about = how.about(run, data)
-    count = min(images, len(data))
-    if workers is None:
-        workers = 0 if run.device.type == "cpu" else min(WORKERS, (os.cpu_count() or 2) // 2)
-    size = min(int(run.params["batch_size"]), len(data))
-    bad = how.on_bad_record
-    loader = Loader(data, size, how.seed, True, workers, run.device, on_bad_record=bad)
-    augment = Augmentations(run.params["val_augmentations"], [*run.image_size, 1])
-    generator = torch.Generator(run.device).manual_seed(how.seed)
-    rows: list[tuple[np.ndarray, ...]] = []
-    began = time.perf_counter()
-    with ExitStack() as stack, torch.no_grad():
-        stack.enter_context(hidden_seed(run.network, how.seed))
-        stack.enter_context(altered(run.network, how.lesion, how.timesteps))
-        stack.enter_context(shared_images(run.network, loader.batch_size))
-        name = f"{run.name} on {title(dataset)}"
-        bar = stack.enter_context(Progress(total=count, unit="image", desc=name))
-        forward = GraphedForward(run.network, hidden_generators(run.network))
-        for batch in loader.batches(0):
-            n = min(len(batch.labels), count - bar.n)
-            if n:
-                logits, _ = forward(augment(batch.images, generator))
-                distances = marker_distance(batch.images[:n])
-                tensors = (batch.records[:n], batch.labels[:n].cpu(), logits[:n].float().cpu())
-                rows.append((*(tensor.numpy() for tensor in tensors), distances))
-                bar.update(n)
-            if bar.n >= count:
-                break
-    if not rows:
-        raise UserError(f"none of the images of {title(dataset)} could be read")
-    columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
-    order = np.argsort(columns[0], kind="stable")
-    about["seconds"] = round(time.perf_counter() - began, 2)
-    record, label, logits, distance = (column[order] for column in columns)
-    return Evaluation(run.name, dataset, record, label, logits, distance, about)
+    return Asked(run, dataset, images, **asked).answers(workers)
 
 
 def evaluated(
@@ -260,15 +258,22 @@ def evaluated(
     Args:
         again: compute it anew, and keep that.
         resize: whether images of another size than those that the run was trained on may be
-            resized (by the run's own preprocessing), with a warning.
+            resized (by the run's own preprocessing), with a warning; else they are a UserError.
 
     Returns:
         The evaluation, and the ``.npz`` file of its answers, beside the ``.json`` of its numbers.
     """
-    how = Asked(images, **asked)
-    data = how.open(run, dataset)
-    check_size(run, dataset, data, resize)
-    wanted = how.about(run, data)
+    how = Asked(run, dataset, images, **asked)
+    height, width = (getattr(how.data, "im_size", None) or np.shape(how.data[0][0]))[:2]
+    if (height, width) != (expected := run.stimulus_size):
+        text = (
+            f"{title(dataset)}: the images are {height}×{width} pixels (height × width), the run "
+            f"takes {expected[0]}×{expected[1]}"
+        )
+        if not resize:
+            raise UserError(f"{text}; --resize resizes them")
+        warnings.warn(f"{text}: they are resized", stacklevel=2)
+    wanted = how.about
     known_by = [dataset, {k: v for k, v in wanted.items() if k not in NAMES}]
     key = hashlib.sha256(json.dumps(known_by, sort_keys=True).encode()).hexdigest()[:8]
     words = [title(dataset), f"step{run.step}", *(f"lesion_{x}" for x in wanted["lesion"])]
@@ -279,30 +284,11 @@ def evaluated(
         about = json.loads(str(arrays.pop("about"))) | {key: wanted[key] for key in NAMES}
         if {**wanted, "seconds": about.get("seconds")} == about:
             return Evaluation(run.name, dataset, **arrays, about=about, kept=True), path
-    found = evaluate(run, dataset, images, workers=workers, data=data, **asked)
+    found = how.answers(workers)
     arrays = {key: getattr(found, key) for key in ("record", "label", "logits", "distance")}
     write_arrays(path, {**arrays, "about": np.array(json.dumps(found.about))})
     write_json(path.with_suffix(".json"), found.summary())
     return found, path
-
-
-def check_size(run: TrainedRun, dataset: str, data: Any, resize: bool) -> None:
-    """Warn of images of another size than the run was trained on.
-
-    Raises:
-        UserError: they are of another size and not to be resized.
-    """
-    size = getattr(data, "im_size", None) or np.shape(data[0][0])
-    height, width = run.stimulus_size
-    if tuple(size[:2]) == (height, width):
-        return
-    text = (
-        f"{title(dataset)}: the images are {size[0]}×{size[1]} pixels (height × width), the run "
-        f"takes {height}×{width}"
-    )
-    if not resize:
-        raise UserError(f"{text}; --resize resizes them")
-    warnings.warn(f"{text}: they are resized", stacklevel=2)
 
 
 def percent(row: Mapping[str, Any]) -> str:
@@ -314,25 +300,22 @@ def percent(row: Mapping[str, Any]) -> str:
 
 def table(found: Sequence[Evaluation], exact: bool = False) -> list[Row]:
     """A row for each evaluation, for reading."""
-    rows = []
-    for one in found:
-        numbers = one.summary(exact)
-        rows.append(
-            {
-                "run": one.run,
-                "step": numbers["step"],
-                "set": title(one.dataset),
-                "length": contour_length(title(one.dataset)) or "–",
-                "lesion": " ".join(numbers["lesion"]) or "–",
-                "T": numbers["timesteps"] or "–",
-                "images": numbers["images"],
-                "accuracy (95%)": percent(numbers),
-                "loss": f"{numbers['loss']:.4f}",
-                "AUC": f"{numbers['auc']:.4f}",
-                "computed": "before (kept)" if one.kept else "now",
-            }
-        )
-    return rows
+    return [
+        {
+            "run": one.run,
+            "step": one.about["step"],
+            "set": title(one.dataset),
+            "length": contour_length(title(one.dataset)) or "–",
+            "lesion": " ".join(one.about["lesion"]) or "–",
+            "T": one.about["timesteps"] or "–",
+            "images": len(one.record),
+            "accuracy (95%)": percent(one.accuracy(exact=exact)),
+            "loss": f"{one.loss:.4f}",
+            "AUC": f"{one.auc:.4f}",
+            "computed": "before (kept)" if one.kept else "now",
+        }
+        for one in found
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -355,20 +338,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     parse.add_device()
     options = parse.parse_args(arguments)
+    asked = {one.name: getattr(options, one.name) for one in fields(Asked)[2:]}
+    asked |= {key: getattr(options, key) for key in ("workers", "again", "resize")}
     found, paths = [], []
     for run in load_runs(options):
         for name in options.dataset or [run.validated_on]:
-            one, path = evaluated(
-                run, name, workers=options.workers, again=options.again, resize=options.resize,
-                **{one.name: getattr(options, one.name) for one in fields(Asked)},
-            )  # fmt: skip
+            one, path = evaluated(run, name, **asked)
             found.append(one)
             paths += [path, path.with_suffix(".json")]
     print(text_table(table(found, options.exact)))
     for one in found:
-        confusion, parts = one.tables(options.exact)
-        print(f"\n{one.run} on {title(one.dataset)}")
-        print(f"{text_table(confusion)}\n{text_table(parts)}")
+        tables = map(text_table, one.tables(options.exact))
+        print(f"\n{one.run} on {title(one.dataset)}", *tables, sep="\n")
     rows = [
         {k: v for k, v in one.summary(options.exact).items() if not isinstance(v, list | dict)}
         | {"lesion": " ".join(one.about["lesion"])}

@@ -51,6 +51,7 @@ def export_safetensors(run: TrainedRun, path: Path) -> Path:
     if stages := curve(run, "").stages:
         record["stages"] = stages
     tensors = {name: t.contiguous().cpu() for name, t in run.network.state_dict().items()}
+    told = [f"{one['dataset']}: {percent(one)} of {one['images']:,} images" for one in measured]
     metadata = {
         "format": FORMAT,
         "run": run.name,
@@ -62,10 +63,7 @@ def export_safetensors(run: TrainedRun, path: Path) -> Path:
         "seed": str(run.seed),
         "command": run.command,
         "commit": run.commits or "not known",
-        "accuracy": "; ".join(
-            f"{one['dataset']}: {percent(one)} of {one['images']:,} images" for one in measured
-        )
-        or "not evaluated",
+        "accuracy": "; ".join(told) or "not evaluated",
         "record": json.dumps(plain(record), sort_keys=True),
     }
     return write_bytes(path, _ordered(safetensors.torch.save(tensors, metadata)))
@@ -87,12 +85,12 @@ def _ordered(content: bytes) -> bytes:
 
 def export_npy(run: TrainedRun, folder: Path) -> list[Path]:
     """Write the 2018 release's variables, one ``.npy`` file each, by the release's names."""
-    written = []
-    for name, array in tf_variables(run.network).items():
-        flat = name.removesuffix(":0").replace("/", "_")
-        path = folder / f"{run.experiment}_{run.step}_{flat}.npy"
-        written.append(write_bytes(path, npy_bytes(array)))
-    return written
+    stem = f"{run.experiment}_{run.step}"
+    files = {
+        folder / f"{stem}_{name.removesuffix(':0').replace('/', '_')}.npy": array
+        for name, array in tf_variables(run.network).items()
+    }
+    return [write_bytes(path, npy_bytes(array)) for path, array in files.items()]
 
 
 def export_program(
@@ -106,27 +104,22 @@ def export_program(
 
     Args:
         size: (H, W) in pixels; None: the run's own.
-        batch: images a call.
 
     Returns:
         The path, a ``.pt2`` file, and the largest difference to the network on random images,
-        relative to the largest value.
-
-    Raises:
-        RuntimeError: the program gives other numbers than the network.
+        relative to the largest value. RuntimeError where that is too large.
     """
     height, width = size or run.image_size
     random = torch.Generator().manual_seed(0)
     images = torch.rand(batch, 1, height, width, generator=random).to(run.device)
     content = io.BytesIO()
-    with torch.no_grad(), default_generator(run.network), horizontal_method("direct"):
-        program = torch.export.export(run.network, (images,), strict=False)
-    torch.export.save(program, content)
-    content.seek(0)
-    loaded = torch.export.load(content).module()
     with torch.no_grad(), default_generator(run.network):
+        with horizontal_method("direct"):
+            program = torch.export.export(run.network, (images,), strict=False)
+        torch.export.save(program, content)
+        content.seek(0)
         answers = []
-        for network in (run.network, loaded):
+        for network in (run.network, torch.export.load(content).module()):
             torch.manual_seed(0)
             answers.append(network(images))
     difference = max(
@@ -159,28 +152,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parse.add_device()
     parse.add_output("folder to write to; default: the run's, under experiment_evaluations")
     options = parse.parse_args(arguments)
-    config = Config()
+    config, formats = Config(), options.format
     run = load_run(options.run, options.weights, options.device, config)
     folder = options.output or config.experiment_evaluations / run.name / "export"
-    stem = folder / (options.name or f"{run.experiment}_step{run.step}")
-    weights = stem.with_name(f"{stem.name}.safetensors")
+    stem = options.name or f"{run.experiment}_step{run.step}"
+    weights = folder / f"{stem}.safetensors"
     paths: list[Path] = []
-    if "safetensors" in options.format:
+    if "safetensors" in formats:
         paths.append(export_safetensors(run, weights))
-    if "card" in options.format:
+    if "card" in formats:
         # As a command in the clone names it.
         whole = weights.resolve()
         name = whole.relative_to(CLONE) if whole.is_relative_to(CLONE) else whole.name
-        text = model_card(run, str(name))
-        paths.append(write_text(stem.with_name(f"{stem.name}.md"), text))
-    if "npy" in options.format:
-        paths.append(stem.with_name(f"{stem.name}_npy"))
+        paths.append(write_text(folder / f"{stem}.md", model_card(run, str(name))))
+    if "npy" in formats:
+        paths.append(folder / f"{stem}_npy")
         print(f"{len(export_npy(run, paths[-1]))} variables of the 2018 release")
-    if "torch" in options.format:
+    if "torch" in formats:
         size = options.size or run.image_size
         shape = "x".join(map(str, (options.batch, 1, *size)))
-        path = stem.with_name(f"{stem.name}_{shape}.pt2")
-        path, difference = export_program(run, path, size, options.batch)
+        program = folder / f"{stem}_{shape}.pt2"
+        path, difference = export_program(run, program, size, options.batch)
         print(f"the program differs from the network by {difference:.1e} of the largest value")
         paths.append(path)
     shell.name_outputs(paths)

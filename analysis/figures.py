@@ -14,8 +14,8 @@ gradients    SmoothGrad of the label's logit
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -53,27 +53,21 @@ def draw(
             like those that it trained on.
         index: number of one image in it; None takes the first of each label.
         stage: of the horizontal kernel (see ``analysis.association``).
-        samples: of SmoothGrad.
-        seed: of generated images, noise and hidden state.
+        samples, seed: of SmoothGrad; of generated images, noise and hidden state.
     """
     wanted = [k for k in KINDS if k in kinds and (k not in OF_CIRCUIT or is_recurrent(run.network))]
-    data: Any = None
-    examples: list[int] = []
+    data, examples = None, []
     if {"letters", "activity", "gradients"} & set(wanted):
         name = dataset or example_set(run.params)
         data = open_images(name, run.config, run.params, EXAMPLES, seed)
         examples = [index] if index is not None else [activity.example(data, n) for n in (1, 0)]
-
-    def letters() -> Figure:
-        gates = activity.watch(run, data, examples[0], seed).gates
-        return kernels.letter_figure(run.network, gates)
-
+    watch, network = partial(activity.watch, run, data, seed=seed), run.network
     pictures: dict[str, Callable[[], Figure]] = {
         "curves": lambda: curves.learning_curves(curves.of_runs([run])),
-        "gabors": lambda: kernels.gabor_figure(run.network),
-        "kernels": lambda: kernels.kernel_figure(run.network, stage),
-        "association": lambda: kernels.association_figure(run.network, stage),
-        "letters": letters,
+        "gabors": lambda: kernels.gabor_figure(network),
+        "kernels": lambda: kernels.kernel_figure(network, stage),
+        "association": lambda: kernels.association_figure(network, stage),
+        "letters": lambda: kernels.letter_figure(network, watch(examples[0]).gates),
         "gradients": lambda: activity.gradient_figure(run, data, examples, samples, seed),
     }
     written: dict[str, list[Path]] = {}
@@ -81,7 +75,7 @@ def draw(
         if kind in pictures and (kind != "curves" or run.history.validation_step):
             written[kind] = save(pictures[kind](), folder / kind)
         for index in examples if kind == "activity" else ():
-            seen = activity.watch(run, data, index, seed)
+            seen = watch(index)
             stem = folder / f"activity_label{seen.label}_image{index}"
             moving = write_bytes(stem.with_suffix(".gif"), activity.animation(seen, run))
             written.setdefault(kind, []).extend([*save(activity.strip(seen, run), stem), moving])
@@ -129,12 +123,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         kinds.remove("curves")
         stem = plots / f"curves_{runs[0].experiment}_and_{len(runs) - 1}_more"
         paths += save(curves.learning_curves(curves.of_runs(runs, options.label)), stem)
+    how = {key: getattr(options, key) for key in ("dataset", "index", "stage", "samples", "seed")}
     for run in runs:
         folder = plots / run.name if not options.output or len(runs) > 1 else plots
-        found = draw(
-            run, kinds, folder, dataset=options.dataset, index=options.index, stage=options.stage,
-            samples=options.samples, seed=options.seed,
-        )  # fmt: skip
+        found = draw(run, kinds, folder, **how)
         left_out = [kind for kind in kinds if kind not in found]
         if left_out:
             print(f"{run.name}: nothing to draw for {', '.join(left_out)}")

@@ -15,6 +15,7 @@ from config import Config
 from dataset_processing import data_sets, generator_settings, open_path, open_set
 from dataset_processing.folds import GeneratedFold
 from dataset_processing.pathfinder import Settings
+from dataset_processing.pathfinder.templates import disc
 from dataset_processing.sets import rescales
 from support.errors import MissingError, UserError
 
@@ -33,31 +34,23 @@ def open_images(
     fold: str = "val",
     on_bad_record: str = "error",
 ) -> Any:
-    """A set of images with labels.
+    """A set of images with labels, as :meth:`dataset_processing.DataSet.fold` gives.
 
     Args:
         name: ``pathfinder_<length>``: ``count`` images generated for the purpose, of any contour
             length; ``own``: the same, of the settings that the run trained on; or a data set or
             stream by name (its validation fold unless ``fold`` says otherwise); or the path of a
             .tfrecords file, or of a folder in the layout of 2018 (the folder of the positives),
-            2020 or 2025, all of whose images are taken.
+            2020 or 2025, all of whose images are taken. UserError where there is none.
         config, params: the paths, and the run's parameters (a stream's settings are among them).
         count, seed: of generated images.
         fold: 'train' or 'val', of a data set or stream.
         on_bad_record: see :func:`dataset_processing.open_set`.
-
-    Returns:
-        A fold as :meth:`dataset_processing.DataSet.fold` gives.
-
-    Raises:
-        UserError: there is no such set, or it cannot be read.
     """
     match = GENERATED.fullmatch(name)
     if match or name == OWN:
-        if match:
-            settings: Settings | None = Settings(contour_length=int(match[1]))
-        else:
-            settings = generator_settings(str(params["dataset"]), params)
+        own = None if match else generator_settings(str(params["dataset"]), params)
+        settings = Settings(contour_length=int(match[1])) if match else own
         if settings is None:
             raise UserError(f"the settings of {params['dataset']} are not known: name another set")
         return GeneratedFold(name, "test", settings, seed, count)
@@ -81,22 +74,15 @@ def title(name: str) -> str:
 
 
 def marker_distance(images: Tensor) -> np.ndarray:
-    """Distance between the two discs of Pathfinder images, found in the images themselves.
+    """Distance between the two discs of Pathfinder images (N, H, W), 0–255, on any device, found in
+    the images themselves: (N,) pixels; not a number where there are not two discs.
 
     What is left of the pixels above 127 after erosion by a disc of radius 2 belongs to the discs.
-
-    Args:
-        images: (N, H, W), 0–255, on any device.
-
-    Returns:
-        (N,) pixels; not a number where there are not two discs.
     """
-    r = MARKER_CORE
-    y, x = np.mgrid[-r : r + 1, -r : r + 1]
-    lit = functional.pad(images > 127, (r, r, r, r))
+    lit = functional.pad(images > 127, [MARKER_CORE] * 4)
     height, width = images.shape[1:]
     cores = torch.ones_like(images, dtype=torch.bool)
-    for top, left in np.argwhere(x * x + y * y <= r * r):
+    for top, left in np.argwhere(disc(MARKER_CORE)):
         cores &= lit[:, top : top + height, left : left + width]
     found = cores.nonzero().cpu().numpy()
     ends = np.searchsorted(found[:, 0], np.arange(1, len(images)))

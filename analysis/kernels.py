@@ -43,25 +43,23 @@ def gabor_figure(network: RecurrentNetwork | FeedforwardNetwork) -> Figure:
     grid = figure.subplots(4, ORIENTATIONS + 1)
     scale = max(np.abs(before[:BANK]).max(), np.abs(after[:BANK]).max())
     largest = 1.5 * np.abs(before[BANK]).max()
-    for row, axes_row in enumerate(grid):
+    for row, (*axes_row, last) in enumerate(grid):
         phase, trained = divmod(row, 2)
         bank = after if trained else before
-        for column, axes in enumerate(axes_row[:-1]):
+        for column, axes in enumerate(axes_row):
             channel = phase * ORIENTATIONS + column
-            shown = axes.imshow(bank[channel], cmap=style.SIGNED, vmin=-scale, vmax=scale)
-            style.picture(axes)
+            shown = style.picture(axes, bank[channel], cmap=style.SIGNED, vmin=-scale, vmax=scale)
             if row == 0:
                 axes.set_title(f"{NOMINAL[column]:g}°", **style.PLAIN)
             if trained:
                 axes.set_xlabel(_degrees(measured[channel]), fontsize=7, labelpad=2)
         name = "after" if trained else "before"
         axes_row[0].set_ylabel(f"phase {phase + 1}\n{name}", fontsize=7)
-        style.picture(axes_row[-1])
-        if phase == 0:
-            axes_row[-1].imshow(bank[BANK], cmap=style.SIGNED, vmin=-largest, vmax=largest)
+        disc: Any = {"cmap": style.SIGNED, "vmin": -largest, "vmax": largest}
+        style.picture(last, None if phase else bank[BANK], **disc)
     grid[0, -1].set_title("disc", **style.PLAIN)
-    disc = f"{_degrees(measured[BANK])}\nscale ±{largest:.2g}"
-    grid[1, -1].set_xlabel(disc, fontsize=7, labelpad=2)
+    told = f"{_degrees(measured[BANK])}\nscale ±{largest:.2g}"
+    grid[1, -1].set_xlabel(told, fontsize=7, labelpad=2)
     figure.colorbar(shown, ax=grid, shrink=0.7, label="weight (per unit of intensity)")
     style.heading(
         figure,
@@ -83,17 +81,19 @@ def kernel_figure(network: nn.Module, stage: str = "weights") -> Figure:
     names = [_degrees(orientation[channel]) for channel in order]
     figure = style.new_figure(style.PAGE * 0.86, style.PAGE * 0.78)
     axes = figure.subplots()
-    shown = axes.imshow(tiles, cmap=style.SIGNED, vmin=-scale, vmax=scale, interpolation="none")
+    look: Any = {"cmap": style.SIGNED, "vmin": -scale, "vmax": scale}
+    shown = style.picture(axes, tiles, interpolation="none", **look)
     for i in range(K):
         for line in (axes.axhline, axes.axvline):
             line(i * size - 0.5, color="#8c8c8c", linewidth=0.3)
     axes.set_xticks(centres, names, rotation=90)
     axes.set_yticks(centres, names)
     axes.tick_params(length=0, labelsize=6)
-    axes.set_xlabel("sending channel, by the orientation of its trained filter (–: none)")
-    axes.set_ylabel("receiving channel")
-    axes.set_title(f"horizontal kernels, {size}×{size} pixels each: {STAGES[stage]}")
-    axes.spines[:].set_visible(False)
+    axes.set(
+        xlabel="sending channel, by the orientation of its trained filter (–: none)",
+        ylabel="receiving channel",
+        title=f"horizontal kernels, {size}×{size} pixels each: {STAGES[stage]}",
+    )
     figure.colorbar(shown, ax=axes, shrink=0.6, extend="both", label="connection (weight)")
     return figure
 
@@ -109,30 +109,28 @@ def association_figure(network: nn.Module, stage: str = "weights") -> Figure:
     _fields(upper, found, stage)
     left, middle, right = lower.subplots(1, 3, width_ratios=[1, 1, 1.25])
     largest = np.nanmax([found.excitatory, found.inhibitory])
+    look: Any = {"cmap": style.SEQUENTIAL, "vmin": 0, "vmax": largest}
     for axes, values in ((left, found.excitatory), (middle, found.inhibitory)):
-        shown = axes.imshow(
-            values, cmap=style.SEQUENTIAL, vmin=0, vmax=largest, aspect="auto", origin="lower"
-        )
+        shown = axes.imshow(values, aspect="auto", origin="lower", **look)
         axes.set_xlabel("distance (pixels)")
         axes.set_yticks(range(len(angles)), angles)
-    left.set_title("mean excitatory")
+    left.set(title="mean excitatory", ylabel="relative orientation")
     middle.set_title("mean inhibitory")
-    left.set_ylabel("relative orientation")
     middle.tick_params(labelleft=False)
     lower.colorbar(shown, ax=[left, middle], shrink=0.9, label="connection (weight)")
-    for part, sign, name, colour, marker in (
-        (0, 1, "excitatory", style.RED, "o"), (1, -1, "inhibitory", style.BLUE, "s"),
-    ):  # fmt: skip
+    kinds = (1, "excitatory", style.RED, "o"), (-1, "inhibitory", style.BLUE, "s")
+    for means, null, (sign, name, colour, marker) in zip(
+        found.by_orientation, found.null, kinds, strict=True
+    ):
         band: Any = {"color": colour, "alpha": 0.2, "linewidth": 0, "label": "shuffled, 95%"}
-        right.fill_between(found.relative, *sign * found.null[part], **band)
-        means = sign * found.by_orientation[part]
-        right.plot(found.relative, means, color=colour, marker=marker, label=name)
+        right.fill_between(found.relative, *sign * null, **band)
+        right.plot(found.relative, sign * means, color=colour, marker=marker, label=name)
     right.axhline(0, color=style.MUTED, linewidth=0.7)
-    right.set_title("over all distances")
-    right.set_xlabel("relative orientation")
-    right.set_ylabel("mean connection")
+    right.set(
+        title="over all distances", xlabel="relative orientation", ylabel="mean connection",
+        ylim=(None, 1.9 * right.get_ylim()[1]),
+    )  # fmt: skip
     right.set_xticks(found.relative, angles)
-    right.set_ylim(top=1.9 * right.get_ylim()[1])
     right.legend(loc="upper center", ncols=2, fontsize=6.5, handlelength=1.5, columnspacing=1)
     return figure
 
@@ -142,12 +140,11 @@ def _fields(figure: Any, found: AssociationField, stage: str) -> None:
     grid = figure.subplots(1, len(found.relative))
     scale = np.nanpercentile(np.abs(found.field), 99.5) or 1.0
     edge = found.field.shape[-1] / 2  # the unit's own pixel is centred on 0
-    extent = (-edge, edge, edge, -edge)
+    look: Any = {"cmap": style.SIGNED, "vmin": -scale, "vmax": scale}
     for axes, angle, field in zip(grid, found.relative, found.field, strict=True):
-        shown = axes.imshow(field, cmap=style.SIGNED, vmin=-scale, vmax=scale, extent=extent)
+        shown = style.picture(axes, field, extent=(-edge, edge, edge, -edge), **look)
         axes.plot([-1.5, 1.5], [0, 0], color="#000000", linewidth=1.2, solid_capstyle="round")
         axes.set_title(f"{angle:g}°", **style.PLAIN)
-        style.picture(axes)
     figure.colorbar(shown, ax=grid, shrink=0.9, extend="both", label="connection")
     style.heading(
         figure,
@@ -160,9 +157,8 @@ def _fields(figure: Any, found: AssociationField, stage: str) -> None:
 def letter_figure(network: nn.Module, gates: dict[str, np.ndarray] | None = None) -> Figure:
     """The Greek letters by channel, η by step, and the gates (0: closed, 1: open).
 
-    Args:
-        gates: 'G1' and 'G2', each (T, K): the mean over images and positions at each step; None
-            leaves the gates out.
+    ``gates``: 'G1' and 'G2', each (T, K): the mean over images and positions at each step; None
+    leaves the gates on an image out.
     """
     layer = circuit(network)
     learned = {name: _numpy(letter).ravel() for name, letter in layer.letters().items()}
@@ -181,27 +177,26 @@ def letter_figure(network: nn.Module, gates: dict[str, np.ndarray] | None = None
             _absent(axes, f"the constant {constant:g}{lesioned}")
     eta.set_title("η  scale of H2")
     if layer.adaptation:
-        values = _numpy(layer.eta)
-        eta.plot(np.arange(1, len(values) + 1), values, marker="o", color=style.BLUE)
-        _steps(eta, len(values))
+        eta.plot(range(1, len(layer.eta) + 1), _numpy(layer.eta), marker="o", color=style.BLUE)
+        _steps(eta, len(layer.eta))
     else:
         _absent(eta, "none in this circuit")
     rest.set_title("gates at rest, σ(b)")
-    for _, bias, colour, marker in GATES:
+    seen.set_title("gates on an image")
+    for name, bias, colour, marker in GATES:
         opening = expit(_numpy(getattr(layer, bias)).ravel())
         rest.plot(place, opening, marker, color=colour, markersize=3)
-    _orientations(rest)
-    _gate_names(rest)
-    seen.set_title("gates on an image")
-    if gates is None:
-        _absent(seen, "no images given")
-    else:
-        for name, _, colour, marker in GATES:
-            step = np.arange(1, len(gates[name]) + 1)
+        if gates is not None:
+            step = range(1, len(gates[name]) + 1)
             low, high = np.percentile(gates[name], [10, 90], axis=1)
             seen.fill_between(step, low, high, color=colour, alpha=0.18, linewidth=0)
             seen.plot(step, gates[name].mean(1), marker=marker, color=colour, markersize=3)
-        _steps(seen, len(step))
+    _orientations(rest)
+    _gate_names(rest)
+    if gates is None:
+        _absent(seen, "no images given")
+    else:
+        _steps(seen, len(gates["G1"]))
         _gate_names(seen)
     style.note(
         figure,
@@ -243,6 +238,5 @@ def _gate_names(axes: Axes) -> None:
 
 def _steps(axes: Axes, count: int) -> None:
     """An axis of steps, whole numbers."""
-    axes.set_xlabel("step")
-    axes.set_xticks(range(1, count + 1, 1 if count <= 8 else 2))
+    axes.set(xlabel="step", xticks=range(1, count + 1, 1 if count <= 8 else 2))
     axes.grid(axis="y")

@@ -6,7 +6,7 @@ from typing import Any
 
 import jinja2
 
-from support.tables import markdown_table, number_columns
+from support.tables import number_columns
 
 TYPES = {".png": "image/png", ".gif": "image/gif"}
 
@@ -21,9 +21,7 @@ def fill(template: str, **values: Any) -> str:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["number_columns"] = number_columns
-    environment.filters["data_uri"] = _data_uri
-    environment.filters["markdown_table"] = markdown_table
+    environment.filters |= {"number_columns": number_columns, "data_uri": _data_uri}
     return environment.get_template(template).render(values)
 
 

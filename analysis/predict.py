@@ -50,24 +50,21 @@ class Prediction:
 
 
 def read_image(path: Path, size: Sequence[int], resize: bool = False) -> np.ndarray:
-    """A grey image (H, W), uint8, of this size, read as training reads it.
-
-    Raises:
-        UserError: it cannot be read, or is of another size and not to be resized (Lanczos).
-    """
+    """A grey image (H, W), uint8, of this size, read as training reads it. UserError where it
+    cannot be read, or is of another size and not to be resized (Lanczos)."""
     image = read_as_training(path)
     height, width = size
-    if image.shape == (height, width):
-        return image
-    if not resize:
-        raise UserError(
-            f"{path}: the image is {image.shape[0]}×{image.shape[1]} pixels (height × width), the "
-            f"run takes {height}×{width}; --resize resizes it"
-        )
-    if image.shape[0] * width != image.shape[1] * height:
-        warnings.warn(f"{path}: resizing changes the ratio of width to height", stacklevel=2)
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
-    return np.array(resized)
+    if image.shape != (height, width):
+        if not resize:
+            raise UserError(
+                f"{path}: the image is {image.shape[0]}×{image.shape[1]} pixels (height × width), "
+                f"the run takes {height}×{width}; --resize resizes it"
+            )
+        if image.shape[0] * width != image.shape[1] * height:
+            warnings.warn(f"{path}: resizing changes the ratio of width to height", stacklevel=2)
+        lanczos = Image.Resampling.LANCZOS
+        image = np.array(Image.fromarray(image).resize((width, height), lanczos))
+    return image
 
 
 def prepare_images(run: TrainedRun, images: np.ndarray, seed: int = 0) -> Tensor:
@@ -87,16 +84,16 @@ def predict(run: TrainedRun, image: np.ndarray, seed: int = 0) -> Prediction:
     if is_recurrent(run.network):
         shown = record(run.network, images, ["H2"], seed)["H2"][-1]
     evidence = F.conv2d(activity, run.network.readout.evidence)[0]  # (2, H, W)
-    width = evidence.shape[-1]
-    places = [divmod(int(which), width) for which in evidence.flatten(1).argmax(1)]
-    probabilities = logits[0].double().softmax(0)
+    first, second = (
+        divmod(int(which), evidence.shape[-1]) for which in evidence.flatten(1).argmax(1)
+    )
     answer = int(logits[0].argmax())
     return Prediction(
         answer,
-        float(probabilities[answer]),
+        float(logits[0].double().softmax(0)[answer]),
         logits[0].cpu().numpy(),
         shown[0].square().mean(0).sqrt().cpu().numpy(),
-        (places[0], places[1]),
+        (first, second),
         images[0, 0].cpu().numpy(),
     )
 
@@ -106,18 +103,16 @@ def prediction_figure(found: Prediction, name: str, run: TrainedRun) -> Figure:
     """The image beside the map of H2."""
     figure = new_figure(PAGE * 0.75, PAGE * 0.75 / 2 + 0.1)
     left, right = figure.subplots(1, 2)
-    left.imshow(found.image, cmap="gray", vmin=0, vmax=1)
+    picture(left, found.image, cmap="gray", vmin=0, vmax=1)
     left.set_title(name)
-    shown = right.imshow(found.strength, cmap=ACTIVITY, vmin=0)
+    shown = picture(right, found.strength, cmap=ACTIVITY, vmin=0)
+    look: Any = {"mec": SKY, "mfc": "none", "ms": 8, "mew": 1.4}
     for (row, column), marker, label in zip(found.maxima, "ox", "01", strict=True):
-        look: Any = {"mec": SKY, "mfc": "none", "ms": 8, "mew": 1.4}
         right.plot(column, row, marker, label=f"maximum of the readout's map {label}", **look)
     what = "H2" if is_recurrent(run.network) else "last layer"
     right.set_title(f"{LABELS[found.answer]} (softmax {found.probability:.3f})")
     figure.colorbar(shown, ax=right, label=f"{what}, r.m.s. over channels", shrink=0.85)
     figure.legend(loc="outside lower right", ncols=2)
-    picture(left)
-    picture(right)
     return figure
 
 
@@ -136,16 +131,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images = [read_image(path, run.stimulus_size, options.resize) for path in options.images]
     meant = not rescales(run.params["val_augmentations"])
     for path, image in zip(options.images, images, strict=True):
-        unusual = check_scale(image, str(path), meant)
-        if unusual:
+        if unusual := check_scale(image, str(path), meant):
             warnings.warn(unusual, stacklevel=1)
     folder = options.output or config.visualizations / run.name
     rows: list[dict[str, Any]] = []
-    paths = []
+    paths, stems = [], [path.stem for path in options.images]
     for number, (path, image) in enumerate(zip(options.images, Progress(images), strict=True)):
         with altered(run.network, options.lesion, options.timesteps):
             found = predict(run, image, options.seed)
-        same = [other.stem for other in options.images[:number]].count(path.stem)
+        same = stems[:number].count(path.stem)
         stem = f"predict_{path.stem}" + (f"_{same + 1}" if same else "")
         paths += save(prediction_figure(found, path.name, run), folder / stem)
         row = {"image": path, "answer": found.answer, "meaning": LABELS[found.answer]}

@@ -6,11 +6,13 @@ All of it works on a trained network as it is, as a physiologist would; nothing 
     recording = record(run.network, images)          # recording["H2"]: (T, N, K, H, W)
     with lesioned(run.network, "omega"), steps(run.network, 4):
         logits, _ = run.network(images)
+
+What needs an hGRU layer raises a UserError where the network has none (the feedforward control).
 """
 
-import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -25,11 +27,7 @@ SPREAD = 0.15
 
 
 def circuit(network: nn.Module) -> HGRU:
-    """The network's hGRU layer.
-
-    Raises:
-        UserError: it has none (the feedforward control).
-    """
+    """The network's hGRU layer."""
     layers = _layers(network)
     if len(layers) != 1:
         raise UserError(
@@ -41,6 +39,11 @@ def circuit(network: nn.Module) -> HGRU:
 def is_recurrent(network: nn.Module) -> bool:
     """Whether the network has an hGRU layer to look into."""
     return bool(_layers(network))
+
+
+def timesteps(network: nn.Module) -> int | None:
+    """Steps of the network's circuit; None where it has none."""
+    return circuit(network).timesteps if is_recurrent(network) else None
 
 
 def _layers(network: nn.Module) -> list[HGRU]:
@@ -57,14 +60,11 @@ def record(
         network: with an hGRU layer; it runs in the mode (training or evaluation) it is in.
         images: (N, 1, H, W), float32 in 0–1, on the network's device.
         symbols: which of ``SYMBOLS``: gates G1, G2, convolutions C1, C2, hidden states H1, H2, as
-            in section 3 of the paper; H2 is that at the end of the step.
+            in section 3 of the paper; H2 is that at the end of the step. UserError if unknown.
         seed: of the random hidden state; None draws on from where the network's generator stands.
 
     Returns:
         By symbol, (T, N, K, H, W), and ``logits`` (N, 2), on the network's device.
-
-    Raises:
-        UserError: a symbol is not known, or the network has no hGRU layer.
     """
     for symbol in symbols:
         choose("symbol", symbol, dict.fromkeys(SYMBOLS))
@@ -74,49 +74,41 @@ def record(
         for symbol in symbols:
             seen[symbol].append(tensors[symbol].clone())
 
-    with hidden_seed(network, seed), _instead(circuit(network), "probe", note):
+    with hidden_seed(network, seed), _instead([circuit(network)], "probe", note):
         logits, _ = network(images)
     return {**{symbol: torch.stack(steps) for symbol, steps in seen.items()}, "logits": logits}
 
 
-@contextlib.contextmanager
-def _instead(layer: HGRU, name: str, value: Any) -> Iterator[None]:
-    """Within the block, an attribute of the layer has this value."""
-    before = getattr(layer, name)
-    setattr(layer, name, value)
+@contextmanager
+def _instead(layers: Sequence[HGRU], name: str, value: Any) -> Iterator[None]:
+    """Within the block, an attribute of the layers has this value."""
+    before = [getattr(layer, name) for layer in layers]
     try:
+        for layer in layers:
+            setattr(layer, name, value)
         yield
     finally:
-        setattr(layer, name, before)
+        for layer, was in zip(layers, before, strict=True):
+            setattr(layer, name, was)
 
 
-@contextlib.contextmanager
-def lesioned(network: nn.Module, *letters: str) -> Iterator[nn.Module]:
-    """Within the block, hold these Greek letters at 0, whatever was learned.
-
-    Args:
-        letters: any of alpha, mu, gamma, kappa, omega (see ``layers.hgru.HGRU.lesion``).
-
-    Raises:
-        UserError: the circuit has no such letter, or the network no circuit.
-    """
+@contextmanager
+def lesioned(network: nn.Module, *letters: str) -> Iterator[None]:
+    """Within the block, hold these Greek letters at 0, whatever was learned: any of alpha, mu,
+    gamma, kappa, omega (see ``layers.hgru.HGRU.lesion``). UserError where the circuit lacks one."""
     layer = circuit(network)
-    with _instead(layer, "lesioned", layer.lesioned):
+    with _instead([layer], "lesioned", layer.lesioned):
         try:
             layer.lesion(*letters)
         except ValueError as error:
             raise UserError(str(error)) from error
-        yield network
+        yield
 
 
-@contextlib.contextmanager
-def steps(network: nn.Module, count: int) -> Iterator[nn.Module]:
-    """Within the block, let the circuit run this many timesteps.
+def steps(network: nn.Module, count: int) -> AbstractContextManager[None]:
+    """Within the block, let the circuit run this many timesteps; UserError where it cannot.
 
     More than it was built with is possible where neither η nor the normalisation is a step's own.
-
-    Raises:
-        UserError: the number cannot be, or the network has no circuit.
     """
     layer = circuit(network)
     if not isinstance(count, int) or count < 1:
@@ -130,49 +122,38 @@ def steps(network: nn.Module, count: int) -> Iterator[nn.Module]:
         raise UserError(
             f"timesteps is {count}, but this circuit has η or normalisation for {most} steps only"
         )
-    with _instead(layer, "timesteps", count):
-        yield network
+    return _instead([layer], "timesteps", count)
 
 
-@contextlib.contextmanager
+@contextmanager
 def altered(
     network: nn.Module, lesion: Sequence[str] = (), timesteps: int | None = None
 ) -> Iterator[None]:
     """Within the block, both: letters at 0 (see :func:`lesioned`), another number of steps."""
-    with contextlib.ExitStack() as stack:
-        if lesion:
-            stack.enter_context(lesioned(network, *lesion))
-        if timesteps is not None:
-            stack.enter_context(steps(network, timesteps))
+    shorter = nullcontext() if timesteps is None else steps(network, timesteps)
+    with lesioned(network, *lesion) if lesion else nullcontext(), shorter:
         yield
 
 
-@contextlib.contextmanager
-def hidden_seed(network: nn.Module, seed: int | None) -> Iterator[None]:
+def hidden_seed(network: nn.Module, seed: int | None) -> AbstractContextManager[None]:
     """Within the block, draw the random hidden state from a generator of this seed; None: as it
     is drawn now."""
-    if seed is None or not is_recurrent(network):
-        yield
-        return
-    layer = circuit(network)
-    generator = torch.Generator(layer.W1.device).manual_seed(seed)
-    with _instead(layer, "noise_generator", generator):
-        yield
+    layers = _layers(network)
+    if seed is None or not layers:
+        return nullcontext()
+    generator = torch.Generator(layers[0].W1.device).manual_seed(seed)
+    return _instead(layers, "noise_generator", generator)
+
+
+def default_generator(network: nn.Module) -> AbstractContextManager[None]:
+    """Within the block, draw the random hidden state from PyTorch's default generator."""
+    return _instead(_layers(network), "noise_generator", None)
 
 
 def hidden_generators(network: nn.Module) -> list[torch.Generator]:
     """What the random hidden state is drawn from at present, PyTorch's default one left out."""
-    generator = circuit(network).noise_generator if is_recurrent(network) else None
-    return [] if generator is None else [generator]
-
-
-@contextlib.contextmanager
-def default_generator(network: nn.Module) -> Iterator[None]:
-    """Within the block, draw the random hidden state from PyTorch's default generator."""
-    with contextlib.ExitStack() as stack:
-        for layer in _layers(network):
-            stack.enter_context(_instead(layer, "noise_generator", None))
-        yield
+    found = [layer.noise_generator for layer in _layers(network)]
+    return [generator for generator in found if generator is not None]
 
 
 def smoothgrad(
@@ -195,16 +176,13 @@ def smoothgrad(
         network: in evaluation mode.
         image: (1, H, W), float32 in 0–1, on the network's device.
         label: the logit's index, 0 or 1.
-        spread: noise, as a share of the image's range.
+        spread: noise, as a share of the image's range. UserError where it or samples cannot be.
         seed: of the noise and the hidden state.
         batch: copies at once.
         progress: wraps the list of batches, e.g. a progress bar.
 
     Returns:
         (H, W): the mean of the signed gradients, logit units per unit of intensity.
-
-    Raises:
-        UserError: samples or spread are out of range.
     """
     if samples < 1 or spread < 0:
         raise UserError(
@@ -214,9 +192,8 @@ def smoothgrad(
     noise = torch.Generator(image.device).manual_seed(seed)
     sd = spread * (image.max() - image.min())
     total = torch.zeros_like(image[0])
-    like: Any = {"device": image.device, "dtype": image.dtype}
     for count in progress([min(batch, samples - start) for start in range(0, samples, batch)]):
-        copies = torch.randn(count, *image.shape, generator=noise, **like)
+        copies = image.new_empty(count, *image.shape).normal_(generator=noise)
         noisy = (image + sd * copies).requires_grad_()
         with torch.enable_grad(), hidden_seed(network, seed):
             logits, _ = network(noisy)

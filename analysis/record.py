@@ -8,7 +8,7 @@ kept of the last weights (``"event": "evaluation"``). ``python -m analysis.resul
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,32 +56,26 @@ class RunRecord:
 
     @property
     def model_name(self) -> str:
-        """The network's name: that of its script."""
         return str(self.params["model_name"])
 
     @property
     def script(self) -> str:
-        """File name of the script that trained it."""
         return Path(self.record.get("script") or f"{self.model_name}.py").name
 
     @property
     def metric(self) -> str:
-        """Name of the metric of its validations."""
         return str(self.params.get("score_metric") or "accuracy")
 
     @property
     def dataset(self) -> str:
-        """Name of the set that it trained on."""
         return str(self.params["dataset"])
 
     @property
     def validated_on(self) -> str:
-        """Name of the set that it validated on."""
         return str(self.params.get("val_dataset") or self.dataset)
 
     @property
     def is_stream(self) -> bool:
-        """Whether its images were generated while it trained."""
         return self.dataset.endswith("_stream")
 
     @property
@@ -112,41 +106,34 @@ class RunRecord:
     @property
     def devices(self) -> str | None:
         """Names of the devices that trained it; None where they are not known."""
-
-        def told(session: dict[str, Any]) -> str | None:
-            where = session.get("environment") or {}
+        told = []
+        for where in (session.get("environment") or {} for session in self.sessions):
             several = f"{where['processes']} × " if where.get("processes", 1) > 1 else ""
-            return several + where["device"] if where.get("device") else None
-
-        return self._each(told)
+            told.append(several + where["device"] if where.get("device") else "")
+        return _each(told)
 
     @property
     def commits(self) -> str | None:
         """Commits of the code that trained it; None where git did not say."""
-
-        def told(session: dict[str, Any]) -> str | None:
-            code = session.get("code") or {}
+        told = []
+        for code in (session.get("code") or {} for session in self.sessions):
             dirty = " (with uncommitted changes)" if code.get("dirty") else ""
-            return code["commit"][:12] + dirty if code.get("commit") else None
-
-        return self._each(told)
+            told.append(code["commit"][:12] + dirty if code.get("commit") else "")
+        return _each(told)
 
     @property
     def fingerprints(self) -> str | None:
         """Fingerprints of the code that trained it, by part; None of an earlier version's run."""
-
-        def told(session: dict[str, Any]) -> str | None:
-            parts = (session.get("code") or {}).get("fingerprint") or {}
-            return "; ".join(f"{part} {found}" for part, found in parts.items()) or None
-
-        return self._each(told)
+        return _each("; ".join(self._code(session, 16)) for session in self.sessions)
 
     @property
     def version(self) -> str:
         """Its commits; where git did not say, the first digits of the code's fingerprints."""
-        parts = (self.sessions[0].get("code") or {}).get("fingerprint") or {}
-        digits = ", ".join(f"{part} {found[:6]}" for part, found in parts.items())
-        return self.commits or digits or "not known"
+        return self.commits or ", ".join(self._code(self.sessions[0], 6)) or "not known"
+
+    def _code(self, session: dict[str, Any], digits: int) -> list[str]:
+        parts = (session.get("code") or {}).get("fingerprint") or {}
+        return [f"{part} {found[:digits]}" for part, found in parts.items()]
 
     @property
     def overrides(self) -> dict[str, str]:
@@ -192,10 +179,6 @@ class RunRecord:
         kept = {key: value for key, value in self.record.items() if key not in ("run", "sessions")}
         return kept | {"sessions": sessions, "data": data}
 
-    def _each(self, told: Callable[[dict[str, Any]], str | None]) -> str | None:
-        """What is told of the sessions, each thing once."""
-        return ", ".join(dict.fromkeys(filter(None, map(told, self.sessions)))) or None
-
 
 def ended(run: Run) -> bool:
     """Whether a run trained to its end: what the last line of its log says."""
@@ -204,11 +187,8 @@ def ended(run: Run) -> bool:
 
 
 def validations(run: Run) -> list[dict[str, Any]]:
-    """The validations of a run's log.
-
-    Raises:
-        UserError: there is none that counts its images, or the metric is not accuracy.
-    """
+    """The validations of a run's log; UserError where there is none that counts its images, or the
+    metric is not accuracy."""
     metric = RunRecord.of(run).metric
     if metric != "accuracy":
         raise UserError(f"{run.settings}: score_metric must be accuracy, found {metric!r}")
@@ -225,16 +205,13 @@ def evaluations_kept(config: Config, name: str) -> list[dict[str, Any]]:
 
 
 def keep_record(which: str | Path, place: Path, config: Config) -> Path:
-    """Write a run's record to a folder of its name; the folder.
+    """Write a run's record to a folder of its name; the folder. UserError where there is no such
+    run, nothing to keep of it (see :func:`validations`), or what is kept reaches further.
 
     Args:
         which: a run by name or path (``Run.find``), or a folder that holds its two files alone.
         place: the folder of kept records.
         config: the project's paths: its evaluations are kept along.
-
-    Raises:
-        UserError: there is no such run, nothing to keep of it (see :func:`validations`), or what is
-            kept reaches further.
     """
     folder = Path(which)
     alone = (folder / "settings.yaml").is_file()
@@ -259,11 +236,7 @@ def keep_record(which: str | Path, place: Path, config: Config) -> Path:
 
 
 def kept_records(place: Path, config: Config) -> list[Run]:
-    """The records that are kept in a folder.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The records that are kept in a folder; UserError where there is none."""
     found = [Run(config, file.parent.name, file.parent) for file in place.glob("*/settings.yaml")]
     if not found:
         raise UserError(f"{place} holds no run's record: name the runs to keep there")
@@ -282,6 +255,11 @@ def stages_text(stages: Sequence[tuple[int, int]]) -> str:
 
 def _short(value: Any) -> Any:
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def _each(told: Iterable[str]) -> str | None:
+    """What is told of the sessions, each thing once."""
+    return ", ".join(dict.fromkeys(filter(None, told))) or None
 
 
 def _only(keys: tuple[str, ...], values: dict[str, Any] | None) -> dict[str, Any]:

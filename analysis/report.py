@@ -32,6 +32,7 @@ CARDS = 8  # large numbers at the top, at most
 STYLE = Path(__file__).with_name("report.css")
 VERSIONS = ("torch", "python", "numpy", "cuda", "device", "processes", "system")
 Rows = list[dict[str, Any]]
+Pair = tuple[Member, str, Evaluation]  # the second: the set's title
 
 
 def report(
@@ -54,25 +55,22 @@ def report(
             those that each run trained on.
         samples: of SmoothGrad.
         names: what the runs are called; none: see :func:`analysis.curves.labels`.
-        images, seed, workers: see :func:`analysis.evaluate.evaluate`; the seed is that of figures
-            too.
+        images, seed, workers: see :func:`analysis.evaluate.evaluate`; the seed is of figures too.
     """
-    how: dict[str, Any] = {"images": images, "seed": seed, "workers": workers}
-    members, _ = comparison.family(runs, datasets, names, **how)
+    members, _ = comparison.family(runs, datasets, names, images=images, seed=seed, workers=workers)
     drawn = path.with_name(f"{path.stem}_figures")
-    learned = []
+    kinds, learned = [kind for kind in figures.KINDS if kind != "curves"], []
+    how: Any = {"dataset": examples, "samples": samples, "seed": seed}
     for member in members:
-        kinds = [kind for kind in figures.KINDS if kind != "curves"]
-        place = drawn / member.run.name
-        files = figures.draw(member.run, kinds, place, dataset=examples, samples=samples, seed=seed)
-        heading = "What it learned" if len(runs) == 1 else f"What {member.name} learned"
+        files = figures.draw(member.run, kinds, drawn / member.run.name, **how)
         shown = [
             ("animation" if file.suffix == ".gif" else kind, file)
             for kind, written in files.items()
             for file in written
             if file.suffix in TYPES
         ]
-        learned.append((heading, shown))
+        who = "it" if len(runs) == 1 else member.name
+        learned.append((f"What {who} learned", shown))
     compared: dict[str, Any] = {}
     if len(runs) > 1:
         points = comparison.points(members)
@@ -81,7 +79,9 @@ def report(
         compared = {"figure": figure, "table": comparison.table(points)}
         compared["tests"] = comparison.tests_table(tests)
     settings, changed = _settings(runs)
-    pairs = [(one, *pair) for one in members for pair in one.evaluations.items()]
+    pairs = [
+        (one, title(name), found) for one in members for name, found in one.evaluations.items()
+    ]
     text = fill(
         "report.html.jinja",
         names=", ".join(dict.fromkeys(member.model for member in members)),
@@ -91,7 +91,7 @@ def report(
         numbers=_numbers(pairs),
         about=pairs[0][2].about,
         accuracy=_accuracy(pairs),
-        details=[(f"{one.name} on {title(name)}", *found.tables()) for one, name, found in pairs],
+        details=[(f"{one.name} on {name}", *found.tables()) for one, name, found in pairs],
         comparison=compared,
         curves=_curves(members, drawn),
         learned=learned,
@@ -103,45 +103,40 @@ def report(
     return write_text(path, text)
 
 
-def _numbers(pairs: Sequence[tuple[Member, str, Evaluation]]) -> list[tuple[str, str, str]]:
+def _numbers(pairs: Sequence[Pair]) -> list[tuple[str, str, str]]:
     """The large numbers: name, value, what stands small below."""
-    items, runs = [], {id(member): member.run for member, _, _ in pairs}
+    items, alone = [], all(member is pairs[0][0] for member, _, _ in pairs)
     for member, name, evaluation in pairs:
         found = evaluation.accuracy()
-        which = title(name) if len(runs) == 1 else f"{member.name}, on {title(name)}"
+        which = name if alone else f"{member.name}, on {name}"
         interval = f"{100 * found['low']:.1f}–{100 * found['high']:.1f}%"
         small = f"95%: {interval}, {found['images']:,} images"
         items.append((f"accuracy, {which}", f"{100 * found['accuracy']:.1f}%", small))
-    if len(runs) == 1:
-        (run,) = runs.values()
+    if alone:
+        run = pairs[0][0].run
         items.append(("trained parameters", f"{run.parameters:,}", run.model_name))
         batch = f"batches of {run.params['batch_size']}"
         items.append(("training images", f"{run.images_seen:,}", batch))
     return items[:CARDS]
 
 
-def _accuracy(pairs: Sequence[tuple[Member, str, Evaluation]]) -> Rows:
-    rows = []
-    for member, name, evaluation in pairs:
-        numbers = evaluation.summary()
-        rows.append(
-            {
-                "run": member.name,
-                "tested on": title(name),
-                "accuracy (95%)": percent(numbers),
-                "AUC": f"{numbers['auc']:.4f}",
-                "loss (nats)": f"{numbers['loss']:.4f}",
-                "images": f"{numbers['images']:,}",
-            }
-        )
-    return rows
+def _accuracy(pairs: Sequence[Pair]) -> Rows:
+    return [
+        {
+            "run": member.name,
+            "tested on": name,
+            "accuracy (95%)": percent(found.accuracy()),
+            "AUC": f"{found.auc:.4f}",
+            "loss (nats)": f"{found.loss:.4f}",
+            "images": f"{len(found.record):,}",
+        }
+        for member, name, found in pairs
+    ]
 
 
 def _curves(members: Sequence[Member], drawn: Path) -> dict[str, Any] | None:
     """The learning curves' figure and table; None where no run has a validation."""
     found = [curves.curve(member.run, member.model) for member in members]
-    if not any(len(one.table) for one in found):
-        return None
     rows, staged = [], any(one.stages for one in found)
     for member, one in zip(members, found, strict=True):
         if not len(one.table):
@@ -159,23 +154,23 @@ def _curves(members: Sequence[Member], drawn: Path) -> dict[str, Any] | None:
         if staged:
             row["contour length"] = stages_text(one.stages) or "–"
         rows.append(row)
+    if not rows:
+        return None
     return {"figure": save(curves.learning_curves(found), drawn / "curves")[0], "table": rows}
 
 
 def _settings(runs: Sequence[TrainedRun]) -> tuple[Rows, set[tuple[int, str]]]:
     """Parameters of each run, and the cells that differ from the script's own."""
     defaults = [Experiment.of(script_of(run.record).experiment_params()) for run in runs]
-    keys = list(dict.fromkeys(key for run in runs for key in run.params))
+    keys = dict.fromkeys(key for run in runs for key in run.params)
+    values = {key: [plain(run.params.get(key)) for run in runs] for key in keys}
     changed = {
         (place, column)
-        for place, key in enumerate(keys)
-        for column, run, default in zip(_columns(runs), runs, defaults, strict=True)
-        if plain(run.params.get(key)) != plain(default.get(key))
+        for place, (key, found) in enumerate(values.items())
+        for column, value, default in zip(_columns(runs), found, defaults, strict=True)
+        if value != plain(default.get(key))
     }
-    rows = [
-        _row("parameter", key, runs, [plain(run.params.get(key)) for run in runs]) for key in keys
-    ]
-    return [*rows, _row("parameter", "seed", runs, [run.seed for run in runs])], changed
+    return _rows("parameter", {**values, "seed": [run.seed for run in runs]}, runs), changed
 
 
 def _versions(runs: Sequence[TrainedRun]) -> Rows:
@@ -183,32 +178,33 @@ def _versions(runs: Sequence[TrainedRun]) -> Rows:
     found: dict[str, list[Any]] = {
         "commit": [run.commits or "–" for run in runs],
         "code (fingerprints)": [run.fingerprints or "–" for run in runs],
+        **{key: [run.environment.get(key) for run in runs] for key in VERSIONS},
+        "command": [shlex.join(run.environment.get("command") or []) or None for run in runs],
+        "the network is given": ["×".join(map(str, run.image_size)) for run in runs],
+        "training data": [
+            f"{one.get('description', '–')} (fingerprint {one.get('fingerprint')})"
+            for one in (run.data("train") for run in runs)
+        ],
     }
-    for key in VERSIONS:
-        found[key] = [run.environment.get(key) for run in runs]
-    found["command"] = [shlex.join(run.environment.get("command") or []) or None for run in runs]
-    found["the network is given"] = ["×".join(map(str, run.image_size)) for run in runs]
-    data = [run.data("train") for run in runs]
-    found["training data"] = [
-        f"{one.get('description', '–')} (fingerprint {one.get('fingerprint')})" for one in data
+    return _rows("what", found, runs)
+
+
+def _rows(head: str, found: dict[str, list[Any]], runs: Sequence[TrainedRun]) -> Rows:
+    """Rows of a table with a column for each run."""
+    columns = _columns(runs)
+    return [
+        {head: key} | dict(zip(columns, map(_text, values), strict=True))
+        for key, values in found.items()
     ]
-    return [_row("what", key, runs, values) for key, values in found.items()]
-
-
-def _row(head: str, key: str, runs: Sequence[TrainedRun], values: Sequence[Any]) -> dict[str, Any]:
-    """A row of a table with a column for each run."""
-    return {head: key} | dict(zip(_columns(runs), map(_text, values), strict=True))
 
 
 def _columns(runs: Sequence[TrainedRun]) -> list[str]:
     """A heading for each run; the same twice where the same run was given twice."""
-    if len(runs) == 1:
-        return ["value"]
-    return [f"{run.name} (step {run.step})" for run in runs]
+    return ["value"] if len(runs) == 1 else [f"{run.name} (step {run.step})" for run in runs]
 
 
 def _text(value: Any) -> str:
-    if value is None or value == {} or value == []:
+    if value in (None, {}, []):
         return "none"
     if isinstance(value, list):
         return ", ".join(map(str, value))

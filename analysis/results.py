@@ -30,7 +30,7 @@ from analysis.evaluate import percent
 from analysis.image_sets import title
 from analysis.pages import fill
 from analysis.record import RunRecord, ended, keep_record, kept_records, stages_text, validations
-from analysis.statistics import proportion
+from analysis.statistics import accuracy, proportion
 from analysis.style import save
 from config import CLONE, Config
 from dataset_processing import contour_length
@@ -103,9 +103,8 @@ def result(run: Run, label: str) -> Result:
     counted = [event for event in run.events() if "images" in event and "seconds" in event]
     evaluations = run.events("evaluation")
     own = [one for one in evaluations if _is_own(one, record)]
-    count, accuracy = last["validation_images"], last["accuracy"]
-    low, high = proportion(round(accuracy * count), count)
-    validated = {"images": count, "accuracy": accuracy, "low": low, "high": high}
+    count, share = last["validation_images"], last["accuracy"]
+    validated = {**accuracy(round(share * count), count), "accuracy": share}
     tested = own[-1] if own else validated
     curve = curves.logged_curve(run, label)
     return Result(
@@ -138,24 +137,14 @@ def _is_own(evaluation: dict[str, Any], run: RunRecord) -> bool:
     )
 
 
-@dataclass(frozen=True)
-class Reached:
-    """How many seeds of one thing reached an accuracy in validation, and when."""
-
-    count: int
-    seeds: int
-    low: float  # Wilson's 95% interval of the share of seeds
-    high: float
-    images: np.ndarray  # (count,) training images at the first validation that did
-    minutes: np.ndarray  # (count,) of training
-
-    @classmethod
-    def of(cls, group: Sequence[Result], level: float) -> "Reached":
-        """What a group of seeds reached."""
-        reached = [one.curve.reached(level) for one in group]
-        images, seconds = np.array([row[:2] for row in reached if row is not None]).reshape(-1, 2).T
-        interval = proportion(len(images), len(group))
-        return cls(len(images), len(group), *interval, images, seconds / 60)
+def reached(group: Sequence[Result], level: float) -> Row:
+    """How many seeds of one thing reached an accuracy in validation, Wilson's 95% interval of their
+    share, and the training images and minutes (count,) of the first validations that did."""
+    rows = [row for one in group if (row := one.curve.reached(level)) is not None]
+    images, seconds = np.array([row[:2] for row in rows]).reshape(-1, 2).T
+    low, high = proportion(len(rows), len(group))
+    found = {"count": len(rows), "seeds": len(group), "low": low, "high": high}
+    return {**found, "images": images, "minutes": seconds / 60}
 
 
 def spread(values: np.ndarray, form: str) -> str:
@@ -186,6 +175,11 @@ def section(name: str, runs: Sequence[Run], page: Path) -> dict[str, Any]:
     groups: dict[tuple[str, str], list[Result]] = {}
     for one in found:
         groups.setdefault((one.model, one.began_with), []).append(one)
+    seeds = [
+        (group, [reached(group, level) for level in LEVELS])
+        for group in groups.values()
+        if len(group) > 1
+    ]
     figures = {
         "accuracy": comparison.comparison_figure(found),
         "curves": curves.learning_curves([one.curve for one in found]),
@@ -195,8 +189,6 @@ def section(name: str, runs: Sequence[Run], page: Path) -> dict[str, Any]:
         what: save(figure, page.parent / "figures" / f"{page.stem}_{what}_{slug}", ("png",))[0]
         for what, figure in figures.items()
     }
-    several = [group for group in groups.values() if len(group) > 1]
-    seeds = [(group, [Reached.of(group, level) for level in LEVELS]) for group in several]
     return {"name": name, "seeds": seeds, "runs": found, "figures": paths}
 
 
@@ -220,8 +212,8 @@ def write_page(page: Path, runs: Sequence[Run]) -> list[Path]:
         | {"device": one.run.devices, "commit": one.run.version, "command": one.run.command}
         for one in found
     ]
-    forms = {"percent": percent, "duration": duration, "spread": spread, "stages": stages_text}
-    forms["percent_of"] = lambda one: percent(vars(one))
+    forms: dict[str, Any] = {"percent": percent, "duration": duration, "spread": spread}
+    forms |= {"stages": stages_text, "percent_of": lambda one: percent(vars(one))}
     text = fill("results.md.jinja", above=above, mark=mark, sections=sections, **forms)
     commands = fill("results.sh.jinja", page=page.name, runs=[one.run for one in found])
     return [

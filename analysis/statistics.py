@@ -10,29 +10,33 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+Row = dict[str, Any]
+
 
 def proportion(
     successes: int, count: int, confidence: float = 0.95, method: str = "wilson"
 ) -> tuple[float, float]:
-    """Interval of a proportion.
-
-    Args:
-        method: 'wilson', the score interval (Wilson 1927; Brown, Cai & DasGupta 2001), or 'exact',
-            which never covers too seldom (Clopper & Pearson 1934).
-    """
+    """Interval of a proportion: 'wilson', the score interval (Wilson 1927; Brown, Cai & DasGupta
+    2001), or 'exact', which never covers too seldom (Clopper & Pearson 1934)."""
     low, high = stats.binomtest(successes, count).proportion_ci(confidence, method)
     return float(low), float(high)
 
 
-def mcnemar(model: Sequence[bool] | np.ndarray, reference: Sequence[bool] | np.ndarray) -> Any:
+def accuracy(right: int, count: int, method: str = "wilson") -> Row:
+    """``images``, ``accuracy`` and its 95% interval, ``low`` and ``high``; of none, not numbers."""
+    if not count:
+        return {"images": 0, "accuracy": math.nan, "low": math.nan, "high": math.nan}
+    low, high = proportion(right, count, method=method)
+    return {"images": count, "accuracy": right / count, "low": low, "high": high}
+
+
+def mcnemar(model: Sequence[bool] | np.ndarray, reference: Sequence[bool] | np.ndarray) -> Row:
     """Exact McNemar test of whether two classifiers are right equally often on the same images.
 
     Of the images that one alone gets right, half belong to each under the hypothesis: a binomial
     test. The interval of the difference adds ½ to each of the four cells and takes Wald's (Agresti
-    & Min 2005).
-
-    Args:
-        model, reference: for each image, in the same order, whether the classifier was right.
+    & Min 2005). ``model`` and ``reference`` say of each image, in the same order, whether the
+    classifier was right.
 
     Returns:
         ``images``; ``difference`` of the accuracies, model minus reference, ``low`` and ``high`` of
@@ -68,16 +72,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Area under the ROC curve: how often a positive image scores above a negative one, ties half.
+    """Area under the ROC curve, 0–1: how often a positive image scores above a negative one, ties
+    half; Mann–Whitney's U over the number of pairs. Not a number where a class has no image.
 
-    Mann–Whitney's U over the number of pairs.
-
-    Args:
-        scores: (n,), larger for label 1.
-        labels: (n,), 0 or 1.
-
-    Returns:
-        0–1; not a number where a class has no image.
+    ``scores``: (n,), larger for label 1; ``labels``: (n,), 0 or 1.
     """
     positive = np.asarray(labels).astype(bool)
     above, below = np.asarray(scores)[positive], np.asarray(scores)[~positive]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.style
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -71,11 +72,11 @@ def legend_rows(names: Sequence[str]) -> tuple[list[str], int, float]:
     return wrapped, columns, LEGEND_ROW * rows + 0.1
 
 
-def picture(axes: Axes) -> None:
-    """Axes that hold a picture: no ticks, no frame."""
-    axes.set_xticks([])
-    axes.set_yticks([])
+def picture(axes: Axes, values: np.ndarray | None = None, **look: Any) -> Any:
+    """Axes that hold a picture: no ticks, no frame; the picture, if its values (H, W) are given."""
+    axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
+    return None if values is None else axes.imshow(values, **look)
 
 
 @style()

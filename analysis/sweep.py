@@ -52,23 +52,16 @@ class Cell:
 
     @property
     def experiment(self) -> str:
-        """Its experiment's name."""
         return str(self.settings["exp_name"])
 
     def command(self, device: str = "auto") -> list[str]:
         """The command that trains it, or goes on with it."""
         sets = [word for text in self.overrides for word in ("--set", text)]
-        return [
-            sys.executable, str(CLONE / f"{self.script}.py"), *sets, "--seed", str(self.seed),
-            "--device", device, "--resume", "auto",
-        ]  # fmt: skip
+        script = [sys.executable, str(CLONE / f"{self.script}.py")]
+        return [*script, *sets, "--seed", str(self.seed), "--device", device, "--resume", "auto"]
 
     def run(self, config: Config) -> Run | None:
-        """Its newest run.
-
-        Raises:
-            UserError: that run has other settings than this sweep.
-        """
+        """Its newest run; UserError where that has other settings than this sweep."""
         known = runs(config, self.experiment)
         if not known:
             return None
@@ -87,21 +80,16 @@ class Cell:
 
     def is_complete(self, config: Config) -> bool:
         """Whether its newest run trained to the end, for as many epochs as wanted."""
-        run = self.run(config)
-        if run is None or run.record()["parameters"]["epochs"] < self.settings["epochs"]:
-            return False
-        return ended(run)
+        run, epochs = self.run(config), self.settings["epochs"]
+        return bool(run and run.record()["parameters"]["epochs"] >= epochs and ended(run))
 
 
 def cells(name: str, axes: dict[str, list[str]], overrides: Sequence[str] = ()) -> list[Cell]:
-    """All combinations of scripts, data sets and seeds.
+    """All combinations of scripts, data sets and seeds; UserError where one is not known.
 
     Args:
         name: of the sweep; experiments' names begin with it.
         axes: ``scripts``; optionally ``datasets`` (else each script's own) and ``seeds`` (else 0).
-
-    Raises:
-        UserError: a script, a parameter or a seed is not known.
     """
     if not axes.get("scripts"):
         raise UserError("a sweep needs scripts=NAME,NAME (--help shows examples)")
@@ -136,17 +124,13 @@ def axes_of(texts: Iterable[str]) -> dict[str, list[str]]:
 def train(wanted: Sequence[Cell], config: Config, device: str = "auto") -> list[str]:
     """Train what is not complete, one after another; a line for each that failed.
 
-    Raises:
-        SystemRefusal: a run left early; the same call goes on.
+    SystemRefusal where a run left early; the same call goes on.
     """
     failed = []
     for number, cell in enumerate(wanted, start=1):
-        head = f"[{number}/{len(wanted)}] {cell.experiment}"
-        if cell.is_complete(config):
-            print(f"{head}: complete", flush=True)
-            continue
-        print(f"{head}: training", flush=True)
-        code = run_forwarding_signals(cell.command(device))
+        head, complete = f"[{number}/{len(wanted)}] {cell.experiment}", cell.is_complete(config)
+        print(f"{head}: {'complete' if complete else 'training'}", flush=True)
+        code = COMPLETE if complete else run_forwarding_signals(cell.command(device))
         if code in (LEFT_EARLY, -signal.SIGTERM, -signal.SIGINT):
             raise SystemRefusal(f"stopped during {cell.experiment}; the same command goes on")
         if code != COMPLETE:
@@ -172,12 +156,8 @@ def run_forwarding_signals(command: Sequence[str]) -> int:
 def submit(wanted: Sequence[Cell], config: Config, template: str, device: str = "auto") -> int:
     """Hand each combination that is not complete to a job system; how many.
 
-    Args:
-        template: a command in which a word with ``{command}`` takes the training command.
-
-    Raises:
-        UserError: the template has no such word.
-        SystemRefusal: a submission fails.
+    ``template``: a command in which a word with ``{command}`` takes the training command. UserError
+    where it has no such word; SystemRefusal where a submission fails.
     """
     words = shlex.split(template)
     if not any("{command}" in word for word in words):
@@ -213,10 +193,8 @@ def collect(
 def compare(trained: Sequence[TrainedRun], names: Sequence[str], options: Any) -> list[Path]:
     """Evaluate runs, print the comparison and write it; the files."""
     config = Config()
-    members, paths = comparison.family(
-        trained, options.dataset or [], names, images=options.images, seed=options.seed,
-        workers=options.workers,
-    )  # fmt: skip
+    how = {key: getattr(options, key) for key in ("images", "seed", "workers")}
+    members, paths = comparison.family(trained, options.dataset or [], names, **how)
     points = comparison.points(members)
     reference = comparison.reference_of(members, options.reference)
     tests = comparison.paired_tests(members, reference)
@@ -267,8 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parse.add_images(IMAGES)
     parse.add_device()
     options = parse.parse_args(arguments)
-    config = Config()
-    failed: list[str] = []
+    config, failed = Config(), []
     if options.runs:
         if options.axes:
             raise UserError("give either axes (scripts=…) or --runs, not both")

@@ -1,6 +1,6 @@
 """A run as it was trained: its record, its network with the weights of a step, its history."""
 
-import importlib.util
+import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,6 @@ class TrainedRun(RunRecord):
 
     @property
     def parameters(self) -> int:
-        """Numbers that were trained."""
         return sum(p.numel() for p in self.network.parameters())
 
     @property
@@ -87,37 +86,37 @@ def load_run(
 
     Raises:
         UserError, MissingError: there is no such run, or no such weights in it, or they do not fit
-            the script's network; the message says what and where.
+            the script's network.
     """
     config = config or Config()
     place = device_of(device)
     if place.type == "cpu":
         keep_memory()
     found = find_weights(which, config, weights)
-    if found.record is None or found.step is None:
+    record, files = found.record, found.run
+    if record is None or found.step is None:
         raise UserError(
             f"{found.path} does not say how its weights were trained, so their network cannot be "
             "built; a script can begin with them: --set initial_weights=…"
         )
-    network = build_network(found.record)
+    network = build_network(record)
     found.into(network)
-    record = found.record
-    history = history_of(found.run, record) if found.run else History()
+    history = history_of(files, record) if files else History()
     if not history.validation_step and found.history:
         history = found.history
     return TrainedRun(
-        str(record.get("run") or (found.run.name if found.run else found.path.stem)),
+        str(record.get("run") or (files.name if files else found.path.stem)),
         dict(record["parameters"]),
         record,
         found.step,
         network.to(place).eval(),
-        str(weights) if found.run is None or found.run.file is None else found.path.stem,
+        str(weights) if files is None or files.file is None else found.path.stem,
         place,
         config,
         found.images or 0,
         found.seconds,
         history,
-        found.run,
+        files,
     )
 
 
@@ -128,33 +127,29 @@ def load_runs(options: Any) -> list[TrainedRun]:
 
 
 def build_network(record: dict[str, Any]) -> nn.Module:
-    """The network of a run, with the options that it was built with, whatever its script says now.
-
-    Raises:
-        MissingError: the clone has no such script.
-        UserError: the script cannot build that network any more.
-    """
+    """The network of a run, with the options that it was built with, whatever its script says now;
+    UserError where the script cannot build it any more, MissingError where it is gone."""
     module, parameters = script_of(record), record["parameters"]
     recorded = record.get("network") or {}
     options = {**(parameters.get("aux") or {}), **(recorded.get("options") or {})}
     try:
         network: nn.Module = module.build_model(parameters)
-        if recorded and _other(recorded, network):
+        if _other(recorded, network):
             network = module.build_model({**parameters, "aux": options})
     except TypeError as error:
         raise UserError(f"{module.__file__} cannot build the run's network: {error}") from error
-    if recorded and _other(recorded, network):
+    if other := _other(recorded, network):
         raise UserError(
-            f"{module.__file__} builds another network than the run's: "
-            f"{'; '.join(_other(recorded, network))}. Set it back"
+            f"{module.__file__} builds another network than the run's: {'; '.join(other)}. Set it "
+            "back"
         )
     return network
 
 
 def _other(recorded: dict[str, Any], network: nn.Module) -> list[str]:
-    """What a network has otherwise than a record says."""
+    """What a network has otherwise than a record, if there is one, says."""
     here = options_of(network)
-    pairs = {"class": (recorded.get("class"), here["class"])}
+    pairs = {"class": (recorded.get("class"), here["class"])} if recorded else {}
     for key, value in (recorded.get("options") or {}).items():
         pairs[key] = value, here["options"].get(key)
     return [
@@ -167,8 +162,7 @@ def _other(recorded: dict[str, Any], network: nn.Module) -> list[str]:
 def script_of(record: dict[str, Any]) -> Any:
     """The script that trained a run, as a module: that of its name, or of its ``model_name``.
 
-    Raises:
-        MissingError: the clone has no such script.
+    MissingError where the clone has no such script.
     """
     names = [Path(str(record.get("script") or "")).stem, str(record["parameters"]["model_name"])]
     for name in filter(_is_script, names):
@@ -181,23 +175,13 @@ def script_of(record: dict[str, Any]) -> Any:
 
 
 def script_module(name: str) -> Any:
-    """The script ``<name>.py`` of the clone, as a module.
-
-    Raises:
-        UserError: the clone has no script of that name with ``build_model``.
-    """
+    """The script ``<name>.py`` of the clone, as a module; UserError where there is none of that
+    name with ``build_model``."""
     if not _is_script(name):
         known = filter(_is_script, (path.stem for path in CLONE.glob("*.py")))
         raise unknown("script", name, sorted(known))
-    path = CLONE / f"{name}.py"
-    loader: Any = type(__spec__.loader)  # what this module was loaded by
-    spec = importlib.util.spec_from_file_location(
-        f"script_{name}", path, loader=loader(f"script_{name}", str(path))
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    package = __name__.removesuffix("analysis.trained")  # hgru_pytorch's, or none
+    return importlib.import_module(f"{package}{name}")
 
 
 def _is_script(name: str) -> bool:

@@ -42,7 +42,6 @@ def problem(batch: int, channels: int, size: int, taps: int, device: torch.devic
 
 
 def forward(given: Problem, method: str) -> Tensor:
-    """The convolution alone."""
     with torch.no_grad():
         return HorizontalKernel(given[1], method=method)(given[0])
 

@@ -31,7 +31,6 @@ CPU = torch.device("cpu")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the comparison and prints a line for each length, twice."""
     parse = shell.Parser("generator", __doc__, package="benchmarks")
     parse.add_argument("--lengths", type=int, nargs="+", default=[6, 9, 14, 25])
     parse.add_argument("--rounds", type=int, default=5)

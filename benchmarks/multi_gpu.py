@@ -43,6 +43,8 @@ EXCHANGE = ("nccl", "gloo", "all_reduce", "allreduce", "allgather", "all_gather"
 SAME_STEPS = 20  # compared without TF32
 LOOP_STEPS = 400
 Cases = list[tuple[int, int]]  # processes, total batch
+Times = dict[tuple[int, int], list[float]]
+Who = dict[int, Ranks]  # by number of processes: one, and all
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -108,7 +110,6 @@ class Side:
         self.losses: list[Tensor] = []
 
     def train(self, steps: int) -> None:
-        """So many updates."""
         for _ in range(steps):
             self.generators.begin("benchmark", len(self.losses))
             self.ranks.place(self.step.model, self.sizes)
@@ -135,33 +136,28 @@ def measure(chosen: argparse.Namespace) -> None:
     if device.type == "cpu":
         keep_memory()
     with Ranks(device) as ranks:
-        alone, large = Ranks(device, alone=True), chosen.large
+        who, large = {1: Ranks(device, alone=True), chosen.processes: ranks}, chosen.large
         found: dict[str, Any] = {"machine": machine(device), "profiles": {}}
-        found["times"] = compare(chosen, ranks, alone, cases(chosen))
-        if chosen.profile:
-            for who, (n, total) in zip((alone, ranks), cases(chosen), strict=False):
-                if n > 1 or ranks.is_first:
-                    found["profiles"][n] = profiled(chosen, who, total)
-                ranks.barrier()
+        found["times"] = compare(chosen, who, cases(chosen))
+        for n, total in cases(chosen)[:2] if chosen.profile else ():
+            if n > 1 or ranks.is_first:
+                found["profiles"][n] = profiled(chosen, who[n], total)
+            ranks.barrier()
         if large:
-            found["times"] |= compare(chosen, ranks, alone, [(1, large), (ranks.world_size, large)])
-        found["same"] = equality(chosen, ranks, alone)
+            found["times"] |= compare(chosen, who, [(n, large) for n in who])
+        found["same"] = equality(chosen, who)
         if ranks.is_first:
             torch.save(found, chosen.measure)
 
 
-def compare(
-    chosen: argparse.Namespace, ranks: Ranks, alone: Ranks, cases: Cases
-) -> dict[tuple[int, int], list[float]]:
+def compare(chosen: argparse.Namespace, who: Who, cases: Cases) -> Times:
     """Seconds a step of each case, round after round in turn."""
     set_tf32(True)
     tidy()
-    times: dict[tuple[int, int], list[float]] = {case: [] for case in cases}
-    sides = {
-        (n, total): Side(chosen, total, alone if n == 1 else ranks)
-        for n, total in cases
-        if n > 1 or ranks.is_first
-    }
+    ranks = who[chosen.processes]
+    times: Times = {case: [] for case in cases}
+    there = [(n, total) for n, total in cases if n > 1 or ranks.is_first]
+    sides = {(n, total): Side(chosen, total, who[n]) for n, total in there}
     warm_up = 5 if ranks.device.type == "cuda" else 1  # the step captures itself at the fourth
     for number in range(chosen.rounds + 1):
         for case in cases:
@@ -173,12 +169,13 @@ def compare(
     return {case: spent[1:] for case, spent in times.items()}
 
 
-def equality(chosen: argparse.Namespace, ranks: Ranks, alone: Ranks) -> dict[str, Any]:
+def equality(chosen: argparse.Namespace, who: Who) -> dict[str, Any]:
     """The same steps by one process and by all, without TF32: the largest relative difference of a
     step's losses, and of each weight ‖difference‖ / ‖weight‖."""
     set_tf32(False)
     tidy()
-    sides = [Side(chosen, chosen.batch_size, who) for who in (ranks, alone)[: 1 + ranks.is_first]]
+    ranks = who[chosen.processes]
+    sides = [Side(chosen, chosen.batch_size, one) for one in (ranks, who[1])[: 1 + ranks.is_first]]
     for side in sides:
         side.train(SAME_STEPS)
     sides[0].wait()

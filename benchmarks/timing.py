@@ -127,7 +127,6 @@ def machine(device: torch.device) -> str:
 
 
 def processor() -> str:
-    """The processor's name."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
