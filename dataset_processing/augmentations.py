@@ -203,13 +203,9 @@ def rotate(images: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
 def crop(
     name: str, images: torch.Tensor, size: tuple[int, int], place: Callable[[int], torch.Tensor]
 ) -> torch.Tensor:
-    """A window of ``size`` of each image.
+    """A window of ``size`` of each image, (N, C, H, W); ``name`` is for the message.
 
-    Args:
-        name: of the augmentation, for the message.
-        images: (N, C, H, W).
-        size: (h, w), each at most the image's.
-        place: of the pixels by which the window can move down or right, those it does: (N,) int64.
+    ``place``: of the pixels by which the window can move down or right, those it does, (N,) int64.
     """
     height, width = images.shape[2:]
     if height < size[0] or width < size[1]:

@@ -41,8 +41,8 @@ def encode(asked: Namespace, config: Config) -> list[str]:
 
     Raises:
         UserError: there are no images, the metadata or too many images cannot be used, a fold is
-            left without images of a class, or the folder holds other records of the set.
-        SystemRefusal: a file cannot be written (a full disk).
+            left without images of a class, the folder holds other records of the set, or a file
+            cannot be written (a full disk).
     """
     name, folder = asked.dataset, asked.output or config.tf_records
     source = load_set(name, config)

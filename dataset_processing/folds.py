@@ -160,13 +160,11 @@ class GeneratedFold:
     """Pathfinder images that are drawn when they are asked for.
 
     Args:
-        name: of the set.
+        name: of the set, in messages.
         fold: 'train': an index means the image of that number, however large, so an epoch that
             asks for ``epoch * len + i`` sees fresh images. 'val' and 'test': fixed sets, indices
             modulo len, that no training reaches.
-        settings: of the images.
-        seed: of the images.
-        count: images an epoch, or images of the fixed set.
+        settings, seed, count: of the images; ``count`` is that of an epoch or of the fixed set.
     """
 
     def __init__(self, name: str, fold: str, settings: Settings, seed: int, count: int) -> None:

@@ -1,13 +1,6 @@
 """The forms in which a generated set is written: what a set is, its shards, and how each is filled.
 
-| form | files |
-|---|---|
-| compact, float32 | ``<name>_<fold>-00000-of-00004.tfrecords``, see `records` |
-| webdataset | tar files of that name, with ``sample_<index>.png``, ``.cls``, ``.json`` |
-| png | layout of 2018: ``<name>/`` and ``<name>_neg/`` with ``imgs/<shard>/`` and ``metadata/`` |
-| png2020 | ``<name>/`` with ``imgs/<shard>/`` and ``metadata/<shard>.npy``, the label in column 3 |
-| lra | the same with metadata as plain text, as Long Range Arena's release has it |
-| png2025 | ``<name>/imgs/pos`` and ``neg``; the metadata beside them are not needed to read it |
+docs/data.md describes the forms; ``compact`` and ``float32`` are both records (see `records`).
 
 A file of records or a tar file takes its name when it is whole. A shard of a folder is whole once
 its metadata are there: what a killed run leaves is not listed, and written over by the same bytes.

@@ -43,18 +43,15 @@ FORMATS = ("tfrecords", "webdataset", *FOLDERS)
 
 
 def generate_set(job: Job, workers: int = 1) -> str:
-    """Writes a set, or what is missing of it.
+    """Writes a set, or what is missing of it; returns a line on what was written.
 
     Args:
         job: the set.
         workers: processes; the files do not depend on their number.
 
-    Returns:
-        One line on what was written.
-
     Raises:
-        UserError: the images cannot be made, or other data stands in the place.
-        SystemRefusal: a file cannot be written (a full disk), or another process writes the set.
+        UserError: the images cannot be made, other data stands in the place, a file cannot be
+            written (a full disk), or another process writes the set.
     """
     begin = time.monotonic()
     with described(job):
@@ -90,11 +87,7 @@ def generate_set(job: Job, workers: int = 1) -> str:
 
 
 def generate_small(config: Config, count: int = SMALL_COUNT, seed: int = 0) -> None:
-    """Writes the demonstration's set; a tenth of it validates.
-
-    Raises:
-        SystemRefusal: the files cannot be written.
-    """
+    """Writes the demonstration's set; a tenth of it validates."""
     print(
         f"Demonstration: generating {count} easy images ({SMALL_SET}, seed {seed}) in "
         f"{config.tf_records}. The first start on a machine also compiles the generator.",
@@ -109,8 +102,7 @@ def described(job: Job) -> Iterator[None]:
     """Holds the set's description file, which tells a later run whether it goes on with this set.
 
     Raises:
-        UserError: other data stands in the place.
-        SystemRefusal: another process is writing the set.
+        UserError: other data stands in the place, or another process is writing the set.
     """
     path = job.folder / f"{job.name}.generated.json"
     wanted = job.description()
@@ -127,37 +119,29 @@ def described(job: Job) -> Iterator[None]:
                 "with its files, or name another --output"
             )
     else:
-        refuse_foreign(job)
+        if job.form in FOLDERS:
+            there = [job.root(label) for label in (1, 0) if job.root(label).exists()]
+        else:
+            patterns = [
+                f"{job.name}_{fold}{end}.{job.suffix}" for fold in FOLDS for end in ("", "-*")
+            ]
+            there = sorted(path for pattern in patterns for path in job.folder.glob(pattern))
+        if there:
+            raise UserError(
+                f"{there[0]}: is there already and was not written by this command; move it away, "
+                "or name another --output"
+            )
         write_json(path, wanted)
     with open(path, "rb") as held:
         hold(held.fileno(), path)
         yield
 
 
-def refuse_foreign(job: Job) -> None:
-    """UserError if the set's place holds files that this command did not write."""
-    if job.form in FOLDERS:
-        there = [job.root(label) for label in (1, 0) if job.root(label).exists()]
-    else:
-        there = [
-            path
-            for fold in FOLDS
-            for end in ("", "-*")
-            for path in sorted(job.folder.glob(f"{job.name}_{fold}{end}.{job.suffix}"))
-        ]
-    if there:
-        raise UserError(
-            f"{there[0]}: is there already and was not written by this command; move it away, or "
-            "name another --output"
-        )
-
-
 def hold(descriptor: int, path: Path) -> None:
     """Locks a set for this process; workers of a killed run let go within a moment."""
     for _ in range(30):
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             time.sleep(0.1)
     raise SystemRefusal(f"{path}: another process is writing this set; let that one finish")

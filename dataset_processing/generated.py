@@ -41,12 +41,8 @@ def is_arena(name: str) -> bool:
 
 
 def set_settings(name: str, length: int | None = None) -> dict[str, Any]:
-    """The generator's settings of a set, by its name; without contour_length if it has none.
-
-    Args:
-        name: of the set.
-        length: paddles in a target contour; None: what the name says.
-    """
+    """The generator's settings of a set, by its name or of another contour length in paddles;
+    without contour_length if its name has none."""
     size, _, rest = name.partition("_")
     found = dict(GENERATED.get(name, {}))
     if is_arena(name):

@@ -42,8 +42,7 @@ def read_image(path: Path) -> np.ndarray:
     """An image file as :func:`decode_image` gives it; a warning says how it was converted.
 
     Raises:
-        BadImageError: it is no image of 8 bits, or is damaged.
-        MissingError, SystemRefusal: there is no such file, or it cannot be read.
+        UserError: it cannot be read, is no image of 8 bits, or is damaged.
     """
     image, converted = decode_image(read_bytes(path), str(path))
     if converted:
@@ -58,11 +57,8 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode_image(data: bytes, name: str) -> tuple[np.ndarray, str]:
-    """The image in the contents of a file that messages call ``name``.
-
-    Returns:
-        The image, (H, W) uint8, perhaps read-only; and what it was before it was converted, ""
-        where the file's own numbers are grey.
+    """The image in the contents of a file that messages call ``name``: (H, W) uint8, perhaps
+    read-only; and what it was before it was converted, "" where the file's own numbers are grey.
 
     Raises:
         BadImageError: it is no image of 8 bits, or is damaged.
@@ -137,15 +133,12 @@ def kind_of(data: bytes) -> str:
 
 
 def check_scale(image: np.ndarray, name: str, meant: bool = False) -> str:
-    """Whether an image's pixels are on the scale 0–255; a blank image is on every scale.
+    """Whether the pixels of an image, (H, W) uint8 or float32, that messages call ``name`` are on
+    the scale 0–255; a blank image is on every scale.
 
-    Args:
-        image: (H, W), uint8 or float32.
-        name: what messages call it.
-        meant: another scale may be meant, as the network's preprocessing does not divide by 255.
+    ``meant``: another may be meant, as the network's preprocessing does not divide by 255.
 
-    Returns:
-        What to warn of; "" where there is nothing.
+    Returns what to warn of, or "".
 
     Raises:
         BadImageError: a pixel is not finite, or the scale is another and cannot be meant.

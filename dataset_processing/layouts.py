@@ -33,14 +33,12 @@ def list_images(folder: Path, negative: Path, meta: str) -> Classes:
     """Paths of a set's positive and of its negative images, in the order they are listed.
 
     Args:
-        folder: the set's folder.
-        negative: the folder of its negatives in the layout of 2018.
+        folder, negative: of the set, and of its negatives in the layout of 2018.
         meta: the metadata file inside each of the two, ``metadata/combined.npy``.
 
     Raises:
-        MissingError: the folder, or what belongs into it, is missing.
-        UserError: the metadata cannot be read or has another shape; or the folders and column 3
-            of the metadata say different things about the labels.
+        UserError: something is missing; the metadata cannot be read or have another shape; or the
+            folders and column 3 of the metadata say different things about the labels.
     """
     with refusals(folder, "cannot be read"):
         pos, neg = folder / "imgs" / "pos", folder / "imgs" / "neg"
@@ -161,8 +159,7 @@ def read_metadata(file: Path, columns: int) -> np.ndarray:
     Reads numpy's files and, under the same name, text. Runs no code that such a file may hold.
 
     Raises:
-        UserError: it is neither, or not a table of at least one row and ``columns`` columns.
-        MissingError, SystemRefusal: it cannot be read.
+        UserError: it cannot be read, is neither, or is not such a table of at least one row.
     """
     data = read_bytes(file)
     try:

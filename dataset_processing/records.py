@@ -35,12 +35,10 @@ checksum = TFRecordWriter.masked_crc
 
 
 class RecordWriter(WholeFile):
-    """Writes a TFRecord file that appears under its name only once it is whole.
+    """Writes a TFRecord file that appears under its name only once it is whole; see `WholeFile`.
 
-    Args:
-        path: see :class:`WholeFile`.
-        compact: PNG images; False writes the 2018 release's raw float32 pixels, byte for byte as
-            TensorFlow does.
+    ``compact``: PNG images; False writes the 2018 release's raw float32 pixels, byte for byte as
+    TensorFlow does.
     """
 
     def __init__(self, path: str | Path, compact: bool = True) -> None:
@@ -153,15 +151,13 @@ class RecordReader(Sequence):
 def scan(path: Path, keep_damaged: bool = False) -> np.ndarray:
     """Offsets of a file's records and, last, of its end: int64. Reads the length fields alone.
 
-    Args:
-        path: the file.
-        keep_damaged: count what lies between two whole records as one record, which cannot be
-            read, instead of raising.
+    ``keep_damaged``: count what lies between two whole records as one record, which cannot be read,
+    instead of raising.
 
     Raises:
-        MissingError, SystemRefusal: there is no such file, or it cannot be read.
         BadImageError: it is another kind of file, a length does not match its checksum, or the
             file ends inside a record.
+        UserError: there is no such file, or it cannot be read.
     """
     if not path.is_file():
         raise MissingError(f"{path}: no such record file")
@@ -250,7 +246,7 @@ def example_bytes(image: bytes, label: int) -> bytes:
 
 
 def decode(payload: bytes, name: str) -> tuple[np.ndarray, int, str]:
-    """Image and label of a serialised example; see :meth:`RecordReader.read`.
+    """What :meth:`RecordReader.read` gives, of a serialised example.
 
     Raises:
         BadImageError: it is no example, has other features (the message lists those it has), or

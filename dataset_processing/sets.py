@@ -58,8 +58,7 @@ class DataSet:
         ``name(index)``; ``fingerprint()``; ``describe()``; ``im_size``.
 
         Raises:
-            UserError: the fold is not known, or its files cannot be used.
-            MissingError: it is not there.
+            UserError: it is not known or not there, or its files cannot be used.
         """
         if fold not in FOLDS:
             raise unknown("fold", fold, FOLDS)
@@ -196,8 +195,7 @@ def open_set(
 
     Raises:
         UserError: the name is not known, or the files cannot be used.
-        MissingError: there is no data; the message has the paths looked at, what was found near
-            them, and the commands that fill them.
+        MissingError: there is no data; see :meth:`PathfinderSet.missing`.
     """
     kind = StreamSet if is_stream(name) else DiskSet
     return kind(name, config, params or {}, on_bad_record)
@@ -253,11 +251,8 @@ def is_stream(name: str) -> bool:
 
 
 def generator_settings(name: str, params: Mapping[str, Any]) -> Settings | None:
-    """The generator's settings of a stream or of a set that has a name; else None.
-
-    Raises:
-        UserError: ``stream_settings`` cannot be used.
-    """
+    """The generator's settings of a stream or of a set that has a name; else None. UserError:
+    ``stream_settings`` cannot be used."""
     match = STREAM.fullmatch(name)
     named = GENERATED.get(name)
     if match:

@@ -140,8 +140,8 @@ def check_set(name: str, config: Config, threads: int = 8) -> list[Findings]:
     """Checks both folds of a data set, records or else images.
 
     Raises:
-        UserError: the name is not known, is that of a stream, or the set's labels are in doubt.
-        MissingError: there is nothing to check.
+        UserError: the name is not known or is that of a stream, the set's labels are in doubt, or
+            there is nothing to check.
     """
     if is_stream(name):
         raise UserError(f"{name!r} is drawn while training; there are no files to check")

@@ -17,11 +17,8 @@ _stop: Any = None  # in a worker: a byte that becomes 1 when it is to end
 
 @contextmanager
 def processes(what: str, count: int) -> Iterator[Callable[..., Iterator[Any]]]:
-    """``map`` over worker processes, which end with the block, at the next `heed` if it raises.
-
-    Args:
-        what: is written by them, for the message.
-        count: processes; 1: this one.
+    """``map`` over ``count`` worker processes (1: this one), which end with the block, at the next
+    `heed` if it raises. ``what`` they write is for the message.
 
     Raises:
         SystemRefusal: a process was ended from outside.

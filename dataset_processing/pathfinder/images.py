@@ -70,11 +70,7 @@ class Stimulus:
 
 
 class Pathfinder:
-    """An endless, numbered set of Pathfinder images.
-
-    Args:
-        settings: of the set.
-        seed: 0 … 2**64 - 1; another seed gives other images.
+    """An endless, numbered set of Pathfinder images; each seed, 0 … 2**64 - 1, gives others.
 
     Raises:
         UserError: the seed is out of range.

@@ -19,11 +19,8 @@ MARKERS = (255, 80, 90)
 def write_sheet(path: Path, chosen: list[Settings], seed: int = 0) -> str:
     """Writes the sheet as a PNG file: a row for each of the settings, of one window, and labels.
 
-    Returns:
-        One line that says what was written.
-
-    Raises:
-        UserError: the snakes do not fit, or the file cannot be written.
+    Returns a line that says what was written. UserError: the snakes do not fit, or the file cannot
+    be written.
     """
     rows = [(settings, label) for settings in chosen for label in (1, 0)]
     sheet = Image.fromarray(np.vstack([strip(settings, label, seed) for settings, label in rows]))

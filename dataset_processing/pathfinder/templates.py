@@ -14,6 +14,7 @@ from collections import defaultdict
 from functools import lru_cache
 
 import numpy as np
+from scipy import ndimage
 
 from dataset_processing.pathfinder.kernel import COLLISION, WEIGHT_ONE, Pixels, Tables
 from dataset_processing.pathfinder.settings import Settings
@@ -43,7 +44,11 @@ def tables(s: Settings, margin: int) -> Tables:
     distinct = sorted(set(ends))
     thickness = round(s.paddle_thickness * s.antialias)
     blown = [thick_line(end, thickness, radius * s.antialias) for end in distinct]
-    masks = [shrink(dilate(line, margin * s.antialias), side, side) for line in blown]
+    zone = disc(margin * s.antialias)
+    masks = [
+        shrink(ndimage.maximum_filter(line, footprint=zone, mode="constant"), side, side)
+        for line in blown
+    ]
     mask, hit = pixels(masks, 1), pixels(masks, COLLISION - 255)
     fits = [fit_zone(mask, length + margin) for mask in masks]
 
@@ -185,15 +190,6 @@ def disc(radius: int) -> np.ndarray:
     """(2 radius + 1)² bool: pixels within ``radius`` of the centre."""
     row, col = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     return np.asarray(row**2 + col**2 <= radius**2)
-
-
-def dilate(image: np.ndarray, radius: int) -> np.ndarray:
-    """Maximum over a disc round each pixel."""
-    height, width = image.shape
-    padded, result = np.pad(image, radius), np.zeros_like(image)
-    for row, col in np.argwhere(disc(radius)):
-        np.maximum(result, padded[row : row + height, col : col + width], out=result)
-    return result
 
 
 def shrink(image: np.ndarray, height: int, width: int) -> np.ndarray:
