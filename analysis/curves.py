@@ -10,11 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from analysis.record import RunRecord
+from analysis.record import CHANGEABLE, RunRecord
 from analysis.style import CHANCE, PAGE, SERIES, legend_rows, new_figure, series, style
 from analysis.trained import TrainedRun
 from support.errors import UserError
-from training.experiment import SETTINGS
 from training.run import Run
 
 AXES = 2.4  # inches: height of the axes of a row
@@ -126,8 +125,7 @@ def _label(run: RunRecord) -> str:
 
 def _settings(run: RunRecord) -> dict[str, Any]:
     """What was set, without what does not bear on learning and without names of runs."""
-    left = {key for key, setting in SETTINGS.items() if setting.metadata["resume"]}
-    left |= {"exp_name", "dataset", "initial_weights", "aux"}
+    left = {*CHANGEABLE, "exp_name", "dataset", "initial_weights", "aux"}
     told = {key: value for key, value in run.params.items() if key not in left}
     return told | {f"aux.{key}": value for key, value in (run.params.get("aux") or {}).items()}
 

@@ -17,10 +17,13 @@ from analysis.image_sets import title
 from config import Config
 from support.errors import UserError
 from support.files import write_text
+from training.experiment import SETTINGS
 from training.run import TIMESTAMP, Run
 
 TRAIN_LINES = 40  # of a kept log
 DIGITS = 6  # of a kept log's numbers
+# Settings that have no part in what is learned.
+CHANGEABLE = {key for key, setting in SETTINGS.items() if setting.metadata["resume"]}
 NUMBERS = ("fold", "images", "seed", "accuracy", "low", "high", "loss", "auc")
 # What goes with a record to other machines; the machine's name, its folders and the command lines
 # of the sessions stay behind.

@@ -29,7 +29,15 @@ from analysis.curves import Curve
 from analysis.evaluate import percent
 from analysis.image_sets import title
 from analysis.pages import fill
-from analysis.record import RunRecord, ended, keep_record, kept_records, stages_text, validations
+from analysis.record import (
+    CHANGEABLE,
+    RunRecord,
+    ended,
+    keep_record,
+    kept_records,
+    stages_text,
+    validations,
+)
 from analysis.statistics import accuracy, proportion
 from analysis.style import save
 from config import CLONE, Config
@@ -37,7 +45,6 @@ from dataset_processing import contour_length
 from support import shell
 from support.errors import UserError
 from support.files import write_csv, write_text
-from training.experiment import SETTINGS
 from training.run import Run
 
 MARK = "<!-- Below: written by python -m analysis.results -->"
@@ -69,9 +76,8 @@ class Result(Point):
     @property
     def settings(self) -> str:
         """The script, and what was set that bears on learning and stands nowhere else."""
-        left = {key for key, setting in SETTINGS.items() if setting.metadata["resume"]}
-        overrides = self.run.overrides.items()
-        told = [text for key, text in overrides if key not in left and key not in HEADINGS]
+        overrides, left = self.run.overrides.items(), {*CHANGEABLE, *HEADINGS}
+        told = [text for key, text in overrides if key not in left]
         return " ".join([self.run.script, *told])
 
     @property

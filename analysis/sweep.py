@@ -25,7 +25,7 @@ from typing import Any
 from analysis import comparison, curves
 from analysis.evaluate import IMAGES
 from analysis.figures import add_label
-from analysis.record import ended
+from analysis.record import CHANGEABLE, ended
 from analysis.style import save
 from analysis.trained import TrainedRun, load_run, load_runs, script_module
 from config import CLONE, Config
@@ -65,12 +65,8 @@ class Cell:
         known = runs(config, self.experiment)
         if not known:
             return None
-        found = plain(known[-1].record()["parameters"])
-        other = [
-            line
-            for line in differences(found, plain(self.settings))
-            if not line.startswith(("epochs:", "log_iters:", "checkpoint_minutes:"))
-        ]
+        lines = differences(plain(known[-1].record()["parameters"]), plain(self.settings))
+        other = [line for line in lines if line.split(":")[0] not in CHANGEABLE]
         if other:
             raise UserError(
                 f"{known[-1].name} has other settings than this sweep (there: the run; here: the "
