@@ -1,6 +1,6 @@
 """Batch normalisation by the original's rules (TensorFlow's), over one process or several."""
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +9,24 @@ from torch import Tensor, nn
 from layers.methods import wants_kernels
 
 EPSILON = 1e-3
-OverRanks = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor, int | Tensor]]
-SumOverRanks = Callable[[Tensor], Tensor]
+
+
+class OverRanks(Protocol):
+    """The processes that share a batch."""
+
+    @property
+    def shares(self) -> Tensor:
+        """Each one's share of the batch at hand (ranks,)."""
+
+    def total(self, count: int) -> int:
+        """How many values all have, where this one has `count`; in proportion to the images."""
+
+    def gather(self, own: Tensor) -> Tensor:
+        """Every process's numbers (ranks, n) from this one's, differentiably: what one process's
+        values do to another one's loss is counted."""
+
+    def sum(self, own: Tensor) -> Tensor:
+        """The sum of all processes' tensors, in place of this one's or anew; no gradient."""
 
 
 class BatchNormalisation(nn.Module):
@@ -30,10 +46,7 @@ class BatchNormalisation(nn.Module):
         epsilon: added to the variance, above 0.
 
     Attributes:
-        over_ranks: None, or a function that turns this process's (mean, variance, count) into
-            those of the batch over all processes, differentiably (set by ``training``).
-        sum_over_ranks: None, or a function that sums a tensor up over all processes, in its place
-            or anew.
+        over_ranks: None, or the processes that share the batch (set by ``training``).
     """
 
     running_mean: Tensor
@@ -61,7 +74,6 @@ class BatchNormalisation(nn.Module):
         self.validation = validation
         self.biased_running_variance = biased_running_variance
         self.over_ranks: OverRanks | None = None
-        self.sum_over_ranks: SumOverRanks | None = None
         self.weight = nn.Parameter(torch.full((channels,), scale))
         self.bias = nn.Parameter(torch.zeros(channels)) if shift else None
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -98,21 +110,23 @@ class BatchNormalisation(nn.Module):
             self._move_running_averages(mean, variance)
         return y
 
-    def observe(self, mean: Tensor, variance: Tensor, count: int | Tensor) -> None:
+    def observe(self, mean: Tensor, variance: Tensor, count: int) -> None:
         """In training, move the running averages towards a batch's mean and its variance over n,
         (K,), which were taken over `count` values."""
         if self.training:
             if not self.biased_running_variance:
-                below = count - 1
-                below = below.clamp(min=1) if isinstance(below, Tensor) else max(below, 1)
-                variance = variance * (count / below)
+                variance = variance * (count / max(count - 1, 1))
             self._move_running_averages(mean, variance)
 
     def _by_all_processes(self, x: Tensor) -> Tensor:
+        over_ranks = self.over_ranks
+        assert over_ranks is not None
         variance, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
-        assert self.over_ranks is not None
-        mean, variance, count = self.over_ranks(mean, variance, x.numel() // x.shape[1])
-        self.observe(mean, variance, count)
+        means, variances = over_ranks.gather(torch.cat([mean, variance])).chunk(2, dim=1)
+        shares = over_ranks.shares.to(x.dtype)
+        mean = shares @ means
+        variance = shares @ (variances + (means - mean).square())
+        self.observe(mean, variance, over_ranks.total(x.numel() // x.shape[1]))
 
         def per_channel(v: Tensor) -> Tensor:
             return v.view((1, -1) + (1,) * (x.dim() - 2))

@@ -181,8 +181,7 @@ class Ranks:
     def join(self, model: nn.Module) -> None:
         """Give all ranks the first one's weights, and join the model's batch statistics.
 
-        A layer with the attribute ``over_ranks`` (batch normalisation) is given the functions that
-        join its statistics and the sums of its backward pass.
+        A layer with the attribute ``over_ranks`` (batch normalisation) is given these ranks.
         """
         if self.world_size > 1:
             for tensor in model.state_dict().values():
@@ -221,8 +220,7 @@ class Ranks:
 
     def _hook(self, model: nn.Module, joined: bool) -> None:
         for module in _with(model, "over_ranks"):
-            module.over_ranks = self.join_statistics if joined else None
-            module.sum_over_ranks = sum_over_ranks if joined else None
+            module.over_ranks = self if joined else None
 
     def joined(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (N, C) and labels (N,) of all ranks, in their order, from this rank's own.
@@ -236,24 +234,25 @@ class Ranks:
         table = _Join.apply(own, self.sizes, self.rank)
         return table[:, :-1], table[:, -1].detach().to(labels.dtype)
 
-    def join_statistics(
-        self, mean: Tensor, variance: Tensor, count: int
-    ) -> tuple[Tensor, Tensor, int]:
-        """Mean and variance over n of the values of all ranks, from each rank's own.
+    # What batch normalisation is to know of the others (layers.normalisation.OverRanks).
 
-        Args:
-            mean, variance: (K,), this rank's, the variance over n.
-            count: number of values that they were taken over; in proportion to its images.
+    @property
+    def shares(self) -> Tensor:
+        """Each rank's share of the images at hand (ranks,)."""
+        return self._shares[tuple(self.sizes)]
 
-        Returns:
-            Mean (K,), variance (K,) and count over all ranks; differentiable: what one rank's
-            values do to another rank's loss is counted.
-        """
-        table = _Gather.apply(torch.cat([mean, variance]))  # (ranks, 2 K)
-        share = self._shares[tuple(self.sizes)].to(table.dtype)  # (ranks,)
-        joint, within = (share @ table).chunk(2)
-        between = share @ (table[:, : len(mean)] - joint).square()
-        return joint, within + between, count // self.sizes[self.rank] * sum(self.sizes)
+    def total(self, count: int) -> int:
+        """How many values all ranks have, where this one has ``count``."""
+        return count // self.sizes[self.rank] * sum(self.sizes)
+
+    def gather(self, own: Tensor) -> Tensor:
+        """Every rank's numbers (ranks, n), from this rank's own (n,); differentiable."""
+        return _Gather.apply(own)
+
+    def sum(self, own: Tensor) -> Tensor:
+        """The sum of all ranks' tensors, in place of ``own``; without a gradient of its own."""
+        _exchange(dist.all_reduce, own)
+        return own
 
     @torch.no_grad()
     def sum_gradients(self, model: nn.Module) -> None:
@@ -400,12 +399,6 @@ def _with(model: nn.Module, attribute: str) -> list[Any]:
     return [module for module in model.modules() if hasattr(module, attribute)]
 
 
-def sum_over_ranks(own: Tensor) -> Tensor:
-    """The sum of all ranks' tensors, in place of ``own``; without a gradient of its own."""
-    _exchange(dist.all_reduce, own)
-    return own
-
-
 class _Join(torch.autograd.Function):
     """Rows of all ranks, through a sum over ranks of tables that are zero elsewhere."""
 
@@ -435,4 +428,6 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return sum_over_ranks(gradient.contiguous().clone())[dist.get_rank()]
+        total = gradient.contiguous().clone()
+        _exchange(dist.all_reduce, total)
+        return total[dist.get_rank()]

@@ -249,20 +249,28 @@ class _Gradients:
         self.etas = one.new_zeros(T, len(self.mixing))
         self.u, self.letters = one.new_zeros(2, K, K), one.new_zeros(5, K)
 
-    def gate(self, norms: Normalised, t: int, which: int) -> Tensor:
-        """After a gate's backward kernel, with normalisation: its correction."""
-        u = self.circuit.u[which]
-        return norms.gate_back(t, 2 * which, self.squares[which], u, self.u[which])
+    def gained(self, norms: Normalised, t: int) -> Tensor:
+        """After `gain_back`, with normalisation: the correction of H2's gradient."""
+        u, means = self.circuit.u[0], norms.new_means(1)
+        squares = norms.gate_back(t, G1, self.squares[0], u, means)
+        return norms.correction(t, G1, squares, u, norms.exchange_back(means), self.u[0])
 
     def inhibited(self, norms: Normalised, t: int) -> Tensor:
         """After `inhibit_back`, with normalisation: the means that C1's correction takes."""
-        letters = self.circuit.p.alpha, self.circuit.p.mu
-        return norms.line_back(t, C1, self.inhibition, letters, self.letters[:2])
+        means, letters = norms.new_means(1), (self.circuit.p.alpha, self.circuit.p.mu)
+        norms.line_back(t, C1, self.inhibition, letters, means, self.letters[:2])
+        return norms.exchange_back(means)
 
-    def mixed(self, norms: Normalised, t: int) -> Tensor:
-        """After `mix_back`, with normalisation: the means that C2's correction takes."""
-        letters = self.circuit.p.gamma, None
-        return norms.line_back(t, C2, self.mixing, letters, self.letters[2:])
+    def mixed(self, norms: Normalised, t: int) -> tuple[Tensor, Tensor]:
+        """After `mix_back`, with normalisation: the means that C2's correction takes, and the
+        correction of H1's gradient; exchanged together."""
+        u, means = self.circuit.u[1], norms.new_means(2)
+        norms.line_back(
+            t, C2, self.mixing, (self.circuit.p.gamma, None), means[0], self.letters[2:]
+        )
+        squares = norms.gate_back(t, G2, self.squares[1], u, means[1])
+        of_c2, of_gate = norms.exchange_back(means)
+        return of_c2, norms.correction(t, G2, squares, u, of_gate, self.u[1])
 
     def all(self) -> Parameters:
         norms = self.circuit.norms
@@ -295,8 +303,8 @@ def _step_back(circuit: _Circuit, sums: _Gradients, kernels: _KernelGradients, t
     )  # fmt: skip
     correction = None
     if norms is not None:
-        point.correct(dc2, step.c2, sums.mixed(norms, t), circuit.of[t, C2], largest)
-        correction = sums.gate(norms, t, 1)
+        means, correction = sums.mixed(norms, t)
+        point.correct(dc2, step.c2, means, circuit.of[t, C2], largest)
     through = circuit.convolve_back(1, dc2, largest, spectra)
     largest, spectra = kernels.place(t, 0)
     dc1 = point.inhibit_back(
@@ -309,7 +317,7 @@ def _step_back(circuit: _Circuit, sums: _Gradients, kernels: _KernelGradients, t
     grad = point.gain_back(
         dh2, dp, step.h2, gate=circuit.gate(t, 0), squares=sums.squares[0], add=add
     )
-    return grad, None if norms is None else sums.gate(norms, t, 0)
+    return grad, None if norms is None else sums.gained(norms, t)
 
 
 class _CircuitFunction(torch.autograd.Function):

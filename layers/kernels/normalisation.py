@@ -45,19 +45,14 @@ def take_statistics(
     )  # fmt: skip
 
 
-def share_statistics(
-    of: Tensor, weights: Tensor, epsilons: Sequence[float], over_ranks: OverRanks, own: int
-) -> int | Tensor:
-    """Make the statistics (n, 4, K) of n normalisations, over so many values of this process, those
-    over all processes. Returns over how many. (Nothing here may copy from the host: a training step
-    is captured.)"""
-    mean, variance, values = over_ranks(of[:, MEAN].flatten(), of[:, VARIANCE].flatten(), own)
-    mean, variance = mean.view_as(weights), variance.view_as(weights)
-    inverse = torch.stack(
-        [torch.rsqrt(v + epsilon) for v, epsilon in zip(variance, epsilons, strict=True)]
-    )
-    of.copy_(torch.stack([weights * inverse, mean, inverse, variance], 1))
-    return values
+def join_statistics(
+    of: Tensor, weights: Tensor, epsilons: Sequence[float], over_ranks: OverRanks
+) -> None:
+    """Make this process's statistics (n, 4, K) of one or two normalisations those of all processes
+    (nothing here may copy from the host: a training step is captured)."""
+    rows, shares = over_ranks.gather(of.flatten()), over_ranks.shares
+    ends = epsilons[0], epsilons[-1]
+    launch("join_ranks", (len(of),), of, rows, shares, len(rows), of.shape[-1], weights, *ends, of)
 
 
 def move_averages(
@@ -79,13 +74,14 @@ class _BatchNormalisation(torch.autograd.Function):
         of, count = x.new_empty(1, 4, x.shape[1]), x.numel() // x.shape[1]
         take_statistics(x, weight, norm.epsilon, of[0])
         if norm.over_ranks is not None:
-            count = share_statistics(of, weight[None], [norm.epsilon], norm.over_ranks, count)
+            count = norm.over_ranks.total(count)
+            join_statistics(of, weight, [norm.epsilon], norm.over_ranks)
         values = x.new_empty(1).fill_(count)
         move_averages(norm, of, values)
         y = torch.empty_like(x)
         launch("normalise", _chunks(x), x, x, of, bias, y, x.shape[1], x[0, 0].numel())
         ctx.save_for_backward(x, of, values)
-        ctx.has_bias, ctx.sum_over_ranks = bias is not None, norm.sum_over_ranks
+        ctx.has_bias, ctx.over_ranks = bias is not None, norm.over_ranks
         return y
 
     @staticmethod
@@ -100,8 +96,8 @@ class _BatchNormalisation(torch.autograd.Function):
         launch(
             "chunk_means", (channels,), x, parts, of, values, len(x), grid[1], dweight, dbias, means
         )
-        if ctx.sum_over_ranks is not None:
-            means = ctx.sum_over_ranks(means)
+        if ctx.over_ranks is not None:
+            means = ctx.over_ranks.sum(means)
         launch("normalise_back", grid, x, gradient, x, of, means, dx, channels, pixels)
         return dx, dweight[0], dbias[0] if ctx.has_bias else None, None
 

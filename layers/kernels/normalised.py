@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from layers.kernels.normalisation import (
+    join_statistics,
     launch,
     move_averages,
-    share_statistics,
     take_statistics,
 )
 from layers.normalisation import BatchNormalisation
@@ -46,7 +46,9 @@ class Normalised:
         self.norms, self.weights, self.pixels, self.images = norms, weights, pixels, len(like)
         self.of = like.new_empty(T, 4, 4, K)
         self.squares = like.new_empty(T, 2, K, K + 1)
-        self.values = like.new_full((1,), self.own)
+        self.over_ranks = norms[0].over_ranks
+        values = self.own if self.over_ranks is None else self.over_ranks.total(self.own)
+        self.values = like.new_full((1,), values)
         self.gradient = like.new_empty(T, 4, K)
 
     @property
@@ -73,49 +75,55 @@ class Normalised:
 
     def exchange(self, t: int, first: int, last: int) -> None:
         """Where several processes share the batch, make statistics of step t those of all."""
-        over_ranks = self.norms[0].over_ranks
-        if over_ranks is None:
-            return
-        weights, epsilons = zip(*(self.weight(t, n) for n in range(first, last + 1)), strict=True)
-        of = self.of[t, first : last + 1]
-        count = share_statistics(of, torch.stack(weights), epsilons, over_ranks, self.own)
-        self.values.fill_(count)
+        if self.over_ranks is not None:
+            places, row = slice(first, last + 1), t % len(self.weights)
+            epsilons = [norm.epsilon for norm in self.norms[4 * t :][places]]
+            of, weights = self.of[t, places], self.weights[row, places]
+            join_statistics(of, weights, epsilons, self.over_ranks)
 
-    def _over_ranks(self, means: Tensor) -> Tensor:
-        sum_over_ranks = self.norms[0].sum_over_ranks
-        return means if sum_over_ranks is None else sum_over_ranks(means)
+    def new_means(self, count: int) -> Tensor:
+        """For so many normalisations' means (2, K) over the batch in backward."""
+        return self.of.new_empty(count, 2, self.of.shape[-1])
 
-    def gate_back(self, t: int, place: int, parts: Tensor, u: Tensor, du: Tensor) -> Tensor:
-        """The parts of Σ g hᵀ and Σ g, g the gradient of the normalised gate, → the correction (K,
-        K + 1) of h's gradient; adds to U's."""
+    def exchange_back(self, means: Tensor) -> Tensor:
+        """Means of this process's values → of those of all."""
+        return means if self.over_ranks is None else self.over_ranks.sum(means)
+
+    def gate_back(self, t: int, place: int, parts: Tensor, u: Tensor, means: Tensor) -> Tensor:
+        """The parts of Σ g hᵀ and Σ g, g the gradient of the normalised gate, → their sums, and
+        the `means` that :meth:`correction` takes."""
+        squares = torch.empty_like(self.squares[t, place // 2])
+        known = u, self.of[t, place], self.values
+        self._launch("add_squares", parts, len(parts), squares, *known, means, threads=512)
+        return squares
+
+    def correction(
+        self, t: int, place: int, squares: Tensor, u: Tensor, means: Tensor, du: Tensor
+    ) -> Tensor:
+        """What a gate's normalisation adds to h's gradient (K, K + 1), from the sums and means of
+        :meth:`gate_back`; adds to U's gradient."""
         of, taken = self.of[t, place], self.squares[t, place // 2]
-        squares, correction = torch.empty_like(taken), torch.empty_like(taken)
-        means = of.new_empty(2, len(taken))
-        self._launch(
-            "add_squares", parts, len(parts), squares, u, of, self.values, means, threads=512
-        )
-        means = self._over_ranks(means)
+        correction = torch.empty_like(squares)
         self._launch(
             "gate_correction", squares, taken, u, of, means, correction, du, self.gradient[t, place]
         )
         return correction
 
     def line_back(
-        self, t: int, place: int, parts: Tensor, letters: tuple[Tensor, Tensor | None], out: Tensor
-    ) -> Tensor:
-        """The parts of a convolution's sums in backward → the means (2, K) that `correct` takes.
+        self, t: int, place: int, parts: Tensor, letters: tuple[Tensor, Tensor | None],
+        means: Tensor, out: Tensor,
+    ) -> None:  # fmt: skip
+        """The parts of a convolution's sums in backward → the `means` that `correct` takes.
 
         Args:
             letters: α and μ, or γ and None.
             out: the gradients of α and μ, or of γ, κ and ω, are added here.
         """
-        of = self.of[t, place]
-        means = of.new_empty(2, of.shape[1])
+        known = self.of[t, place], self.values
         self._launch(
-            "line_means", parts, *parts.shape[:2], *letters, of, self.values, out,
+            "line_means", parts, *parts.shape[:2], *letters, *known, out,
             self.gradient[t, place], means,
         )  # fmt: skip
-        return self._over_ranks(means)
 
     def observe(self, b_gain: Tensor, b_mix: Tensor) -> None:
         """In training, move the running averages; gates go without their biases until here."""

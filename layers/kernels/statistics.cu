@@ -55,6 +55,23 @@ extern "C" __global__ void chunk_statistics(const float2* parts, const float* we
   if (!threadIdx.x) put_statistics(of, k, channels, mean, spread / all, weight, epsilon);
 }
 
+// Statistics over all processes (grid: one or two normalisations, each with its epsilon) from the
+// `rows` of each, of which it has a share of the values.
+extern "C" __global__ void join_ranks(const float* rows, const float* shares, int ranks, int channels, const float* weight,
+                                      float first_epsilon, float last_epsilon, float* of) {
+  int size = 4 * channels, row = size * gridDim.x;
+  rows += blockIdx.x * size, of += blockIdx.x * size, weight += blockIdx.x * channels;
+  for (int k = threadIdx.x; k < channels; k += 128) {
+    float mean = 0.f, variance = 0.f;
+    for (int r = 0; r < ranks; r++) mean += shares[r] * rows[r * row + channels + k];
+    for (int r = 0; r < ranks; r++) {
+      float away = rows[r * row + channels + k] - mean;
+      variance += shares[r] * (rows[r * row + 3 * channels + k] + away * away);
+    }
+    put_statistics(of, k, channels, mean, variance, weight, blockIdx.x ? last_epsilon : first_epsilon);
+  }
+}
+
 // Running averages move by so many steps' statistics, which lie `stride` numbers apart; the mean is less
 // `bias`, where there is one, and the variance over `values`.
 extern "C" __global__ void move_averages(const float* of, int steps, int stride, const float* bias, const float* values,

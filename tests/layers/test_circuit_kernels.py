@@ -16,6 +16,7 @@ from layers.horizontal import horizontal_method
 from layers.kernels import compiled
 from layers.normalisation import BatchNormalisation
 from tests.layers import host
+from tests.layers.ranks import Twice
 
 pytestmark = [
     pytest.mark.skipif(host.COMPILER is None, reason="no C++ compiler"),
@@ -177,8 +178,7 @@ def test_processes_that_share_a_batch(kernels):
     whole = copy.deepcopy(layer).double()
     for norm in layer.norms.modules():
         if isinstance(norm, BatchNormalisation):
-            norm.over_ranks = lambda mean, variance, n: (mean, variance, mean.new_tensor(2.0 * n))
-            norm.sum_over_ranks = lambda sums: 2 * sums
+            norm.over_ranks = Twice(X.device)
     both = [torch.cat([t.detach(), t.detach()]).double() for t in (X, g)]
     y, x, *others = results(whole, both[0].requires_grad_(), both[1], "direct")
     found = results(layer, X, g, "triton")
@@ -186,6 +186,29 @@ def test_processes_that_share_a_batch(kernels):
     assert apart(found[:2], (y[:2], x[:2])) < 1e-5
     assert apart([2 * a for a in found[2:-averages]], others[:-averages]) < 1e-5
     assert apart(found[-averages:], others[-averages:]) < 1e-5
+
+
+def test_statistics_of_unequal_processes(kernels):
+    """Three processes' images of two normalisations, with a count of channels above a block's."""
+    from layers.kernels.normalisation import join_statistics
+
+    x = torch.randn(2, 12, 140, 10, dtype=torch.float64) * 3 + 10
+    weights, parts = torch.rand(2, 140), (slice(0, 5), slice(5, 6), slice(6, 12))
+
+    def statistics(values, epsilon):
+        variance, mean = torch.var_mean(values, (1, 3), correction=0)
+        inverse = (variance + torch.tensor(epsilon)[:, None]).rsqrt()
+        return torch.stack([weights * inverse, mean, inverse, variance], 1)
+
+    class Three:
+        shares = torch.tensor([5 / 12, 1 / 12, 6 / 12])
+
+        def gather(self, own):
+            return torch.stack([statistics(x[:, part], [0, 0]).float().flatten() for part in parts])
+
+    of = torch.empty(2, 4, 140)
+    join_statistics(of, weights, [1.0, 0.1], Three())
+    torch.testing.assert_close(of, statistics(x, [1.0, 0.1]).float(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shift", [True, False])

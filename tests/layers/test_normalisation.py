@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from layers.normalisation import BatchNormalisation
+from tests.layers.ranks import Twice
 
 
 def by_definition(x, scale, shift, epsilon=1e-3):
@@ -30,7 +31,7 @@ def test_training_normalises_by_the_batch(shape):
 def test_epsilon(over_ranks):
     norm = BatchNormalisation(3, epsilon=0.5).double()
     if over_ranks:
-        norm.over_ranks = lambda mean, variance, n: (mean, variance, torch.tensor(n))
+        norm.over_ranks = Twice()
     x = torch.randn(4, 3, 5, 6, dtype=torch.float64)
     expected = by_definition(x.numpy(), np.ones(3), np.zeros(3), 0.5)
     np.testing.assert_allclose(norm(x).detach(), expected, atol=1e-10)
@@ -66,13 +67,18 @@ def test_several_processes_compute_what_one_would():
     part = BatchNormalisation(3).double()
     y = x.detach().clone().requires_grad_()
 
-    def over_ranks(mean, variance, count):
-        everything = torch.var_mean(y, (0, 2, 3), correction=0)
-        total = torch.tensor(y.numel() / 3, dtype=y.dtype)
-        assert count in (4 * 20, 2 * 20)
-        return everything[1], everything[0], total
+    class Halves:
+        shares = torch.tensor([4 / 6, 2 / 6], dtype=torch.float64)
 
-    part.over_ranks = over_ranks
+        def gather(self, own):
+            each = (torch.var_mean(half, (0, 2, 3), correction=0) for half in y.split([4, 2]))
+            return torch.stack([torch.cat([mean, variance]) for variance, mean in each])
+
+        def total(self, count):
+            assert count in (4 * 20, 2 * 20)
+            return 6 * 20
+
+    part.over_ranks = Halves()
     z = torch.cat([part(y[:4]), part(y[4:])])
     z.square().mul(torch.arange(6.0).view(6, 1, 1, 1)).sum().backward()
     torch.testing.assert_close(y.grad, x.grad)
