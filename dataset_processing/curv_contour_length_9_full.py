@@ -4,7 +4,5 @@ from dataset_processing.base import PathfinderSet
 
 
 class data_processing(PathfinderSet):
-    """Settings and ``get_data`` are those of :class:`PathfinderSet`."""
-
     name = "curv_contour_length_9_full"
     data_name = "curv_contour_length_9"

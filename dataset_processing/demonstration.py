@@ -8,8 +8,11 @@ from dataset_processing.generate import generate_small
 from dataset_processing.generated import SMALL_SET
 from dataset_processing.sets import has_records, is_stream, load_set
 
-# What suits its small images.
 DEMONSTRATION = (f"dataset={SMALL_SET}", "batch_size=16", "validation_iters=250")
+
+
+def _nothing_set(config: Config) -> bool:
+    return config.data_root_is_default and config.project_directory_is_default
 
 
 def demonstration(
@@ -21,7 +24,7 @@ def demonstration(
     There are none where a path or the data set was set (``set_by_user`` has the parameters that the
     command line sets), or records or images are there, under whatever name.
     """
-    if is_stream(name) or "dataset" in set_by_user or not _all_default(config):
+    if is_stream(name) or "dataset" in set_by_user or not _nothing_set(config):
         return []
     source = load_set(name, config)
     others = [path for path in near_records(config) if not path.name.startswith(SMALL_SET)]
@@ -42,10 +45,6 @@ def demonstration_notice(name: str) -> str:
 
 def prepare(name: str, config: Config) -> None:
     """Makes the demonstration's set where it is asked for by its name and no path has been set."""
-    if name == SMALL_SET and _all_default(config):
+    if name == SMALL_SET and _nothing_set(config):
         if not load_set(name, config).on_disk() and not has_records(name, config):
             generate_small(config)
-
-
-def _all_default(config: Config) -> bool:
-    return config.data_root_is_default and config.project_directory_is_default

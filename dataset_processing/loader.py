@@ -133,10 +133,10 @@ class Loader:
         if self._data is None:  # its workers are kept from epoch to epoch
             self._closing.value = 0
             self._data = DataLoader(
-                _Guarded(self.dataset),
-                batch_sampler=self._order,
+                _Batches(self.dataset),
+                sampler=self._order,
+                batch_size=None,
                 num_workers=self.workers,
-                collate_fn=_collate,
                 pin_memory=self.device.type == "cuda",
                 persistent_workers=self.workers > 0,
                 worker_init_fn=partial(_ignore_signals, self._closing) if self.workers else None,
@@ -197,33 +197,31 @@ class _Order:
         return self.batches
 
 
-class _Guarded(Dataset[Any]):
-    """Reads records so that one's error becomes a value: it reaches the main process as it is."""
+class _Batches(Dataset[Any]):
+    """Whole batches by lists of indices; one record's error becomes a value, so that it reaches the
+    main process as it is."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
-    def __getitems__(self, indices: list[int]) -> list[tuple[int, Any]]:
+    def __getitem__(self, indices: list[int]) -> tuple[Any, ...]:
+        """Images, labels, record numbers, and the records that failed with their errors."""
+        numbers, items, failures = indices, [], []
         if hasattr(self.dataset, "__getitems__"):  # drawn, so never bad
-            return list(zip(indices, self.dataset.__getitems__(indices), strict=True))
-        items: list[tuple[int, Any]] = []
-        for index in indices:
-            number = self.dataset.number(index) if hasattr(self.dataset, "number") else index
-            try:
-                items.append((number, self.dataset[number]))
-            except UserError as error:
-                items.append((number, error.with_traceback(None)))
-        return items
-
-
-def _collate(items: list[tuple[int, Any]]) -> tuple[Any, ...]:
-    """Images, labels, record numbers, and the records that failed with their errors."""
-    good = [(index, *item) for index, item in items if not isinstance(item, Exception)]
-    failures = [(index, item) for index, item in items if isinstance(item, Exception)]
-    images = np.stack([image for _, image, _ in good]) if good else np.empty((0, 0, 0), np.uint8)
-    labels = torch.tensor([label for _, _, label in good], dtype=torch.int64)
-    records = torch.tensor([index for index, _, _ in good], dtype=torch.int64)
-    return torch.from_numpy(images), labels, records, failures
+            items = self.dataset.__getitems__(indices)
+        else:
+            numbers = []
+            for index in indices:
+                number = self.dataset.number(index) if hasattr(self.dataset, "number") else index
+                try:
+                    items.append(self.dataset[number])
+                    numbers.append(number)
+                except UserError as error:
+                    failures.append((number, error.with_traceback(None)))
+        images = np.stack([image for image, _ in items]) if items else np.empty((0, 0, 0), np.uint8)
+        labels = torch.tensor([label for _, label in items], dtype=torch.int64)
+        records = torch.tensor(numbers, dtype=torch.int64)
+        return torch.from_numpy(images), labels, records, failures
 
 
 def _ignore_signals(closing: Any, worker: int) -> None:

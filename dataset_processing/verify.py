@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -46,40 +47,37 @@ class Findings:
         """Adds a finding."""
         self.wrong.setdefault(kind, []).append(what)
 
-    @classmethod
-    def of(cls, fold: StoredFold, seen: dict[bytes, str], threads: int) -> "Findings":
-        """Of every record; ``seen`` has the images met so far, by a hash of their pixels."""
-        found = cls(fold.describe())
+    def read(self, fold: StoredFold, seen: dict[bytes, str], threads: int) -> Self:
+        """Takes account of every record; ``seen`` has the images met so far, by a hash of their
+        pixels."""
         records = read_all(fold.reader.read, len(fold), threads, "verify", UserError)
         for number, record in enumerate(records):
             if isinstance(record, UserError):
-                found.note("corrupt records", str(record))
-            else:
-                found.add(fold.name(number), record[0], record[1], seen)
-        found.close()
-        return found
-
-    def add(self, name: str, image: np.ndarray, label: int, seen: dict[bytes, str]) -> None:
-        """Takes account of a record."""
-        low, high = float(image.min()), float(image.max())
-        try:
-            unusual = check_scale(image, name)
-        except BadImageError as error:
-            unusual = str(error)
-        if unusual:
-            self.note("pixels that are not on the scale 0–255", unusual)
-        elif high - low <= 1:
-            self.note("images without contrast", f"{name}: {low:g} to {high:g}")
-        elif not has_discs(image):
-            self.no_discs.append(name)
-        self.labels[label] += 1
-        self.sizes[image.shape] += 1
-        self.low, self.high = min(self.low, low), max(self.high, high)
-        if len(self.sizes) == 1:
-            self.total = self.total + image
-        first = seen.setdefault(hashlib.blake2b(image.tobytes(), digest_size=16).digest(), name)
-        if first is not name:
-            self.note("duplicate images", f"{name} is the image of {first}")
+                self.note("corrupt records", str(record))
+                continue
+            image, label, _ = record
+            name, low, high = fold.name(number), float(image.min()), float(image.max())
+            try:
+                unusual = check_scale(image, name)
+            except BadImageError as error:
+                unusual = str(error)
+            if unusual:
+                self.note("pixels that are not on the scale 0–255", unusual)
+            elif high - low <= 1:
+                self.note("images without contrast", f"{name}: {low:g} to {high:g}")
+            elif not has_discs(image):
+                self.no_discs.append(name)
+            self.labels[label] += 1
+            self.sizes[image.shape] += 1
+            self.low, self.high = min(self.low, low), max(self.high, high)
+            if len(self.sizes) == 1:
+                self.total = self.total + image
+            digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+            first = seen.setdefault(digest, name)
+            if first is not name:
+                self.note("duplicate images", f"{name} is the image of {first}")
+        self.close()
+        return self
 
     def close(self) -> None:
         """Looks at the set as a whole: labels, sizes, discs."""
@@ -156,7 +154,7 @@ def check_set(name: str, config: Config, threads: int = 8) -> list[Findings]:
             result[-1].note("missing files", str(path))
             continue
         stored = data.raw(fold)
-        result.append(Findings.of(stored, seen, threads))
+        result.append(Findings(stored.describe()).read(stored, seen, threads))
         means = path.with_name(f"{path.stem}_means.npy")
         if data.paths is not None and means.is_file():
             result[-1].check_mean(means)
@@ -177,7 +175,7 @@ def check_files(paths: list[Path], threads: int = 8) -> list[Findings]:
     """Checks record files by themselves; MissingError if one is missing."""
     seen: dict[bytes, str] = {}
     folds = [StoredFold(path.name, RecordReader([path], keep_damaged=True)) for path in paths]
-    return [Findings.of(fold, seen, threads) for fold in folds]
+    return [Findings(fold.describe()).read(fold, seen, threads) for fold in folds]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

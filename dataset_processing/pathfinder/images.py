@@ -116,7 +116,11 @@ class Pathfinder:
         (placed,), (marked,) = self._make(np.array([index], np.int64), images, labels)
         margin = self.margin(index)
         drawn = tables(self.settings, margin)
-        ends = _ends(drawn, placed[placed[:, 0] >= 0], self.settings.antialias)
+        made = placed[placed[:, 0] >= 0]
+        near = made[:, 1:3].astype(np.float64)  # a snake's first tail; of other paddles the head
+        far = near + drawn.end[made[:, 0]] / self.settings.antialias
+        begins = made[:, 4, None, None] == 1
+        ends = np.where(begins, np.stack([near, far], 1), np.stack([far, near], 1))
         targets = 2 * self.settings.contour_length
         first, last = (int(row) % 2 for row in marked)
         return Stimulus(
@@ -188,17 +192,6 @@ def generate(
     check("start", start, int, 0)
     generator = Pathfinder(Settings(contour_length=contour_length, **settings), seed)
     return generator.images(range(start, start + count))
-
-
-def _ends(drawn: Tables, placed: np.ndarray, antialias: int) -> np.ndarray:
-    """(n, 2, 2) float64: tail and head, (row, column), of paddles as the kernel tells them.
-
-    A snake's first paddle is anchored at its tail, the others at their heads.
-    """
-    near = placed[:, 1:3].astype(np.float64)
-    far = near + drawn.end[placed[:, 0]] / antialias
-    ends = np.stack([near, far], axis=1)
-    return np.where(placed[:, 4, None, None] == 1, ends, ends[:, ::-1])
 
 
 def _contour(drawn: Tables, placed: np.ndarray) -> np.ndarray:

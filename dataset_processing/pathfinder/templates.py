@@ -33,7 +33,7 @@ def tables(s: Settings, margin: int) -> Tables:
     grown = [(row / math.hypot(row, col), col / math.hypot(row, col)) for row, col in candidates]
     turns = degrees + [math.atan2(row, col) for row, col in candidates]
     weight = np.array(
-        [[bend_weight(turn, row, col, s.continuity) for row, col in candidates] for turn in turns]
+        [[bend_weight(to - turn, s.continuity) for to in turns[360:]] for turn in turns]
     )
 
     radius = length + math.ceil(s.paddle_thickness) + margin  # that a template reaches
@@ -117,9 +117,9 @@ def candidate_heads(radius: int) -> list[tuple[int, int]]:
     return sorted({(math.floor(round(r, 9)), math.floor(round(c, 9))) for r, c in circle})
 
 
-def bend_weight(turn: float, row: int, col: int, continuity: float) -> int:
-    """max(cos(min(continuity · |θ − φ|, 90°)), 0)² of a candidate, in units of 1 / WEIGHT_ONE."""
-    bend = abs(math.atan2(row, col) - turn) % (2 * math.pi)
+def bend_weight(bend: float, continuity: float) -> int:
+    """max(cos(min(continuity · |bend|, 90°)), 0)² of a candidate, in units of 1 / WEIGHT_ONE."""
+    bend = abs(bend) % (2 * math.pi)
     bend = min(continuity * min(bend, 2 * math.pi - bend), math.pi / 2)
     return round(WEIGHT_ONE * max(math.cos(bend), 0.0) ** 2)
 
