@@ -1,9 +1,9 @@
 """A run as it was trained: its record, its network with the weights of a step, its history."""
 
-import importlib
+import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -180,8 +180,12 @@ def script_module(name: str) -> Any:
     if not _is_script(name):
         known = filter(_is_script, (path.stem for path in CLONE.glob("*.py")))
         raise unknown("script", name, sorted(known))
-    package = __name__.removesuffix("analysis.trained")  # hgru_pytorch's, or none
-    return importlib.import_module(f"{package}{name}")
+    kind: Any = type(__spec__.loader)  # what this module was loaded by
+    loader = kind(f"script_{name}", str(CLONE / f"{name}.py"))  # this file, whatever has its name
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    module = importlib.util.module_from_spec(cast(Any, spec))
+    loader.exec_module(module)
+    return module
 
 
 def _is_script(name: str) -> bool:
