@@ -32,7 +32,6 @@ def main(
     """
     from support.shell import keep_output
     from training.command_line import run_script
-    from training.launch import told
 
     keep_output()
     code = 1
@@ -41,5 +40,5 @@ def main(
     except SystemExit as left:  # --help, or a signal before the training began
         code = int(left.code or 0)
     finally:
-        code = told(code)
+        code = signals.told(code)
     raise SystemExit(code)

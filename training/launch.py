@@ -13,20 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-LEFT_EARLY = 75
-EXIT_CODES = "HGRU_EXIT_CODES"  # the file in which the processes leave theirs, a line each
+from training.signals import EXIT_CODES, LEFT_EARLY
+
 GRAVEST = (1, 4, 3, 2, 130, LEFT_EARLY, 0)
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-
-
-def told(code: int) -> int:
-    """The exit code of a process, as the one that launched it can use it."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return code
-    if EXIT_CODES in os.environ:
-        with open(os.environ[EXIT_CODES], "a") as file:
-            file.write(f"{code}\n")
-    return 0 if code == LEFT_EARLY else code
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,8 +9,8 @@ import time
 from types import FrameType
 from typing import Any
 
-from training.launch import LEFT_EARLY, told
-
+LEFT_EARLY = 75
+EXIT_CODES = "HGRU_EXIT_CODES"  # the file in which launched processes leave theirs, a line each
 INTERRUPTED = 130  # as a shell says of a program that Ctrl-C ended
 POLITE = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
@@ -81,6 +81,16 @@ def listen() -> None:
         for number in POLITE:
             if signal.getsignal(number) == signal.SIG_DFL:
                 signal.signal(number, _leave_alone)
+
+
+def told(code: int) -> int:
+    """The exit code of a process, as the one that launched it can use it."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return code
+    if EXIT_CODES in os.environ:
+        with open(os.environ[EXIT_CODES], "a") as file:
+            file.write(f"{code}\n")
+    return 0 if code == LEFT_EARLY else code
 
 
 def _leave_alone(number: int, frame: FrameType | None) -> None:
