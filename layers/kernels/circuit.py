@@ -20,7 +20,7 @@ from layers.kernels.folding import fold, unfold
 from layers.kernels.normalisation import MEAN, SCALE
 from layers.kernels.normalised import C1, C2, G1, G2, Normalised, Norms
 from layers.kernels.pointwise import Gate, Pointwise
-from layers.kernels.spectral import Kernel, Plan, Sizes, Spectrum
+from layers.kernels.spectral import Convolved, Kernel, Plan, Sizes, Spectrum
 from layers.methods import refuse_double_backward
 
 TOGETHER = 2  # steps whose kernel gradients are taken together
@@ -28,7 +28,7 @@ TOGETHER = 2  # steps whose kernel gradients are taken together
 
 class Step(NamedTuple):
     """What a step leaves for backward, folded: the hidden state that it began with, and what it
-    computed."""
+    computed; of the convolutions, the values of Convolved."""
 
     h2: Tensor
     h1: Tensor
@@ -110,14 +110,17 @@ class _Circuit:
 
     # -- forward --
 
-    def convolve(self, which: int, activity: Tensor, largest: Tensor, out: Tensor | None) -> Tensor:
-        """By W1 (0) or W2 (1). `largest` (N,): of the activity's pixels. Its spectra go into `out`,
-        if they are to be kept."""
+    def convolve(
+        self, which: int, activity: Tensor, largest: Tensor, out: Tensor | None, back: bool = False
+    ) -> Convolved:
+        """By W1 (0) or W2 (1); `back`: the gradient of what they made → that of what they took.
+        `largest` (N,): of the activity's pixels. Its spectra go into `out`, if they are to be kept.
+        """
         rows = self.plan.rows_there(activity, largest, folded=True)
         kernel = self.kernels[which]
-        return self.plan.rows_back(
-            self.plan.convolve(rows, kernel, out)[0], kernel.scale, folded=True
-        )
+        rows, _ = self.plan.convolve(rows, kernel, out, adjoint=back)
+        values = self.plan.rows_back(rows, kernel.scale, folded=True, units=self.norms is None)
+        return Convolved(values, largest, kernel.scale)
 
     def step(
         self, t: int, x: Tensor, h2: Tensor, p: Tensor | None, spectra, largest, new: bool
@@ -137,29 +140,36 @@ class _Circuit:
             p = self.point.gain(h2, self.gate(t, 0), largest[0])
         c1 = self.convolve(0, p, largest[0], first)
         if norms is not None:
-            norms.line(t, C1, c1)
+            norms.line(t, C1, c1.values)
             norms.exchange(t, C1, C1)
         h1, squares = self.point.inhibit(x, h2, c1, **self.inhibition(t), largest=largest[1])
         c2 = self.convolve(1, h1, largest[1], second)
         if norms is not None:
             assert squares is not None
             norms.gate(t, G2, squares, self.u[1])
-            norms.line(t, C2, c2)
+            norms.line(t, C2, c2.values)
             norms.exchange(t, G2, C2)
-        return Step(h2, h1, c1, c2)
+        return Step(h2, h1, c1.values, c2.values)
+
+    def convolved(self, which: int, values: Tensor, largest: Tensor) -> Convolved:
+        """The C1 (0) or C2 (1) of a Step, of whose P and H1 these (2, N) are the largest pixels."""
+        return Convolved(values, largest[which], self.kernels[which].scale)
 
     def gain_statistics(self, norms: Normalised, t: int, squares: Tensor) -> None:
         """Of step t's first gate, from the parts of H2's squares."""
         norms.gate(t, G1, squares, self.u[0])
         norms.exchange(t, G1, G1)
 
-    def mix(self, t: int, step: Step, largest: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The next H2. Unless `largest` is None there is a step after: without normalisation its P
-        comes too, its largest pixels into `largest`; with it, its first gate's statistics are put.
+    def mix(
+        self, t: int, step: Step, largest_now: Tensor, largest: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The next H2. `largest_now` (2, N) are those of P and H1. Unless `largest` is None there
+        is a step after: without normalisation its P comes too, its largest pixels into `largest`;
+        with it, its first gate's statistics are put.
         """
         out, more = self.point.mix(
-            step.h1, step.c2, step.h2, gate=self.gate(t, 1), **self.mixing(t),
-            gain=self.gate(min(t + 1, len(self.of) - 1), 0), largest=largest,
+            step.h1, self.convolved(1, step.c2, largest_now), step.h2, gate=self.gate(t, 1),
+            **self.mixing(t), gain=self.gate(min(t + 1, len(self.of) - 1), 0), largest=largest,
         )  # fmt: skip
         if more is not None and self.norms is not None:
             self.gain_statistics(self.norms, t + 1, more)
@@ -177,19 +187,9 @@ class _Circuit:
         for t in range(T):
             own = slice(2 * t, 2 * t + 2)
             step = self.step(t, x, h2, p, spectra[own] if keep_all else None, largest[own], True)
-            h2, p = self.mix(t, step, largest[2 * t + 2] if t + 1 < T else None)
+            h2, p = self.mix(t, step, largest[own], largest[2 * t + 2] if t + 1 < T else None)
             kept += step[:fields]
         return h2, kept
-
-    # -- backward --
-
-    def convolve_back(self, which: int, gradient: Tensor, largest: Tensor, out: Tensor) -> Tensor:
-        """The gradient of what W1 (0) or W2 (1) made → that of what it took; the gradient's spectra
-        go into `out`."""
-        rows = self.plan.rows_there(gradient, largest, folded=True)
-        kernel = self.kernels[which]
-        rows, _ = self.plan.convolve(rows, kernel, out, adjoint=True)
-        return self.plan.rows_back(rows, kernel.scale, folded=True)
 
 
 class _KernelGradients:
@@ -282,7 +282,7 @@ class _Gradients:
         else:
             squares = torch.stack([parts.sum(0) for parts in self.squares])
             u, b, weights = squares[:, :, :-1], squares[:, :, -1], None
-            letters = torch.cat([self.inhibition.sum(0), self.mixing.sum(0)[:3]])
+            letters = torch.cat([self.inhibition.sum(0), self.mixing.sum(0)])
         alpha, mu, gamma, kappa, omega = letters
         return Parameters(
             u[0], b[0], u[1], b[1], alpha, mu, gamma, kappa, omega, self.etas.sum(1), weights
@@ -290,30 +290,39 @@ class _Gradients:
 
 
 def _step_back(circuit: _Circuit, sums: _Gradients, kernels: _KernelGradients, t: int, step: Step,
-               grad, correction, dx):  # fmt: skip
-    """The next H2's gradient, from which `correction` is to be taken off, → that of H2 and its
-    correction; adds to `dx`, the drive's."""
+               largest_then, grad, more, dx):  # fmt: skip
+    """The next H2's gradient → that of H2; adds to `dx`, the drive's.
+
+    Args:
+        largest_then: of the step's P and H1, (2, N).
+        grad, more: with normalisation, a gradient and the correction that is to be taken off it;
+            otherwise its first part and the gradient of the P that the H2 made. None: nothing more.
+    """
     point, norms, first = circuit.point, circuit.norms, t + 1 == len(circuit.of)
     add = norms is None
+    c1, c2 = (circuit.convolved(n, (step.c1, step.c2)[n], largest_then) for n in (0, 1))
     largest, spectra = kernels.place(t, 1)
     dh2, dh1, dc2 = point.mix_back(
-        grad, step.h2, step.h1, step.c2, gate=circuit.gate(t, 1), **circuit.mixing(t),
-        correction=correction, largest=largest, squares=sums.squares[1], sums=sums.mixing,
-        etas=sums.etas[t], add=add,
+        grad, step.h2, step.h1, c2, gate=circuit.gate(t, 1), **circuit.mixing(t),
+        correction=more if norms else None, dp=None if norms else more,
+        gain=circuit.gate(0 if first else t + 1, 0), gain_squares=sums.squares[0],
+        largest=largest, squares=sums.squares[1], sums=sums.mixing, etas=sums.etas[t],
     )  # fmt: skip
     correction = None
     if norms is not None:
         means, correction = sums.mixed(norms, t)
-        point.correct(dc2, step.c2, means, circuit.of[t, C2], largest)
-    through = circuit.convolve_back(1, dc2, largest, spectra)
+        point.correct(dc2, c2, means, circuit.of[t, C2], largest)
+    through = circuit.convolve(1, dc2, largest, spectra, back=True)
     largest, spectra = kernels.place(t, 0)
     dc1 = point.inhibit_back(
-        through, dh1, step.h1, step.c1, step.h2, **circuit.inhibition(t), correction=correction,
+        through, dh1, step.h1, c1, step.h2, **circuit.inhibition(t), correction=correction,
         dx=dx, dh2=dh2, largest=largest, sums=sums.inhibition, first=first,
     )  # fmt: skip
     if norms is not None:
-        point.correct(dc1, step.c1, sums.inhibited(norms, t), circuit.of[t, C1], largest)
-    dp = circuit.convolve_back(0, dc1, largest, spectra)
+        point.correct(dc1, c1, sums.inhibited(norms, t), circuit.of[t, C1], largest)
+    dp = circuit.convolve(0, dc1, largest, spectra, back=True)
+    if norms is None and t > 0 and circuit.plan.precision != spectral.FLOAT32:
+        return dh2, dp  # the step before does the rest; float32 finds no room for it
     grad = point.gain_back(
         dh2, dp, step.h2, gate=circuit.gate(t, 0), squares=sums.squares[0], add=add
     )
@@ -364,15 +373,15 @@ class _CircuitFunction(torch.autograd.Function):
         T = len(p.eta)
         gradients = _KernelGradients(circuit, x, T, W2 is not None, together)
         sums = _Gradients(circuit)
-        grad, dx, correction = fold(grad_out, ctx.plan.sizes), torch.empty_like(x), None
+        grad, dx, more = fold(grad_out, ctx.plan.sizes), torch.empty_like(x), None
         for t in reversed(range(T)):
             step, spectra, largest = _kept(circuit, ctx.recompute, x, kept, steps, t)
-            grad, correction = _step_back(circuit, sums, gradients, t, step, grad, correction, dx)
+            grad, more = _step_back(circuit, sums, gradients, t, step, largest, grad, more, dx)
             gradients.take(t, spectra, largest)
         needs = ctx.needs_input_grad
-        if needs[1] and correction is not None:
+        if needs[1] and more is not None:
             h0 = step.h2.flatten(2)
-            grad = grad - (correction[:, :-1] @ h0 + correction[:, -1:]).view_as(grad)
+            grad = grad - (more[:, :-1] @ h0 + more[:, -1:]).view_as(grad)
         return (
             unfold(dx, ctx.plan.sizes) if needs[0] else None,
             unfold(grad, ctx.plan.sizes) if needs[1] else None,

@@ -22,6 +22,7 @@ from support.files import write_bytes
 
 HERE = Path(__file__).parent
 COMMON = "device.cuh"
+SHARED_LIMIT = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 
 
 class Unavailable(RuntimeError):
@@ -30,23 +31,26 @@ class Unavailable(RuntimeError):
 
 class Function:
     """A kernel of one device, to be called with its grid (up to three numbers), the threads of a
-    block, and its arguments.
+    block, its arguments, and the bytes of shared memory that it is to have besides its own.
 
     Arguments: tensors and None are pointers, int is `int`, float is `float`; for other types,
     a number of ctypes.
     """
 
     def __init__(self, handle: ctypes.c_void_p, device: torch.device):
-        self.handle, self.device = handle, device
+        self.handle, self.device, self.shared = handle, device, 0
 
-    def __call__(self, grid: tuple[int, ...], threads: int, *arguments) -> None:
+    def __call__(self, grid: tuple[int, ...], threads: int, *arguments, shared: int = 0) -> None:
         values = [_value(a) for a in arguments]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
         with torch.cuda.device(self.device):
+            if shared > self.shared:
+                _check(_driver().cuFuncSetAttribute(self.handle, SHARED_LIMIT, shared))
+                self.shared = shared
             stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
             size = (*grid, 1, 1)[:3]
             launch = _driver().cuLaunchKernel
-            _check(launch(self.handle, *size, threads, 1, 1, 0, stream, pointers, None))
+            _check(launch(self.handle, *size, threads, 1, 1, shared, stream, pointers, None))
 
 
 @functools.cache

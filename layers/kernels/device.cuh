@@ -1,7 +1,15 @@
-// What the CUDA C++ files share: the matrix units and their layouts.
+// What the CUDA C++ files share: the matrix units and their layouts, half precision, shared memory.
 // A lane is (g, q) = (lane / 4, lane % 4). tests/layers/host.h has the same for a CPU, where HOST is
 // defined.
 #ifndef HOST
+typedef unsigned short half;  // its bits
+#define SHARED(name) extern __shared__ __align__(16) char name[]
+// Two halves.
+__device__ __forceinline__ float2 to_floats(unsigned x) {
+  float2 y;
+  asm("{.reg .f16 a, b; mov.b32 {a, b}, %2; cvt.f32.f16 %0, a; cvt.f32.f16 %1, b;}" : "=f"(y.x), "=f"(y.y) : "r"(x));
+  return y;
+}
 // c += a b of TF32, 16 x 8 times 8 x 8. Rows of a: g, g + 8, g, g + 8; columns q, q, q + 4, q + 4;
 // b: rows q and q + 4, column g; c: (g, 2q), (g, 2q + 1), then row g + 8. What is below TF32's digits
 // is cut off.
@@ -28,7 +36,32 @@ __device__ __forceinline__ void load_rows(unsigned* x, const void* at) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
       : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"((unsigned)__cvta_generic_to_shared(at)) : "memory");
 }
+// Sixteen bytes from global to shared memory, some time before `copies_arrive` for the same thread.
+__device__ __forceinline__ void copy_later(void* to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+      :: "r"((unsigned)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+}
+__device__ __forceinline__ void copies_arrive() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 #endif
+
+// What a half of a convolution's result is in units of: the image's own, of its activity's largest pixel
+// and the kernel's scale (Plan.rows_back in spectral.py).
+__device__ __forceinline__ float unit(float largest, float kernel_scale) {
+  int exponent = (min(__float_as_int(largest), 0x7D000000) & 0x7F800000) + 0x00800000;
+  return __int_as_float(exponent) * kernel_scale * (1.f / 16384.f);
+}
+// Two and four neighbours of a convolution's result, halves in such units or float32.
+__device__ __forceinline__ float2 two(const float* at, float) { return *(const float2*)at; }
+__device__ __forceinline__ float2 two(const half* at, float unit) {
+  float2 x = to_floats(*(const unsigned*)at);
+  return make_float2(unit * x.x, unit * x.y);
+}
+__device__ __forceinline__ float4 four(const float* at, float) { return *(const float4*)at; }
+__device__ __forceinline__ float4 four(const half* at, float unit) {
+  uint2 x = *(const uint2*)at;
+  float2 a = to_floats(x.x), b = to_floats(x.y);
+  return make_float4(unit * a.x, unit * a.y, unit * b.x, unit * b.y);
+}
 
 // The nearest TF32 value.
 __device__ __forceinline__ float tf32(float x) { return __int_as_float((__float_as_int(x) + 0x1000) & ~0x1fff); }

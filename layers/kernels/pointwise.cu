@@ -20,6 +20,11 @@
 #define PITCH (PIXELS + 4)
 #define OWN ((MT * NT + WARPS - 1) / WARPS)
 
+#if STRICT || NORM
+typedef float Stored;  // of a convolution's result
+#else
+typedef half Stored;
+#endif
 typedef float Tile[NT][2][2];  // [eight][channel of the pair][pixel of the pair]
 typedef const float* __restrict__ In;
 typedef float* __restrict__ Out;
@@ -55,6 +60,47 @@ __device__ __forceinline__ float rounded(float x) { return __int_as_float(__floa
 #define PUT(to, a, b) if (KNOWN) *(float2*)((to) + AT + OFFSET) = make_float2(a, b)
 #define LOAD(tile, from) EACH { float2 v = PAIR(from); tile[j][e][0] = v.x, tile[j][e][1] = v.y; }
 #define STORE(to, tile) EACH PUT(to, tile[j][e][0], tile[j][e][1])
+
+// A convolution's result among a kernel's arguments, and the unit of an image's numbers.
+#define CONVOLVED(name) const Stored* __restrict__ name, const float* name##_largest, const float* name##_scale
+#define UNIT(name) float name##_unit = STRICT || NORM ? 1.f : unit(name##_largest[image], *name##_scale)
+
+// A pair of a tile that is loaded where it is computed on (NORM), or before: what a warp takes next is
+// copied to shared memory, so many tensors one after the other, while it computes. Rows are of 16 numbers
+// and as long as keeps a warp's pairs in different banks. FETCHING begins that for `TILES`, for so many
+// float32 tensors and so many of convolutions; ARRIVED: the tile's numbers are there; GO_ON: they have
+// been read, the next ones may take their place.
+#if NORM
+#define FETCHING(floats, convolved, all)
+#define ARRIVED (void)0
+#define GO_ON (void)0
+#define NEXT_PAIR(n, from) PAIR(from)
+#define NEXT_C_PAIR(n, m, name) PAIR(name)
+#else
+template <class T> struct Row { static constexpr int SIZE = sizeof(T) == 4 ? 80 : 48; };
+template <class T> __device__ __forceinline__ char* fetch(char* to, const T* from, int tile, int warp, int lane) {
+  constexpr int LANES = sizeof(T), ROWS = 32 / LANES;  // a lane takes sixteen bytes of each so-many-th row
+  int k = lane / LANES, part = lane % LANES;
+  from += (long)(tile / (P / PIXELS)) * K * P + tile % (P / PIXELS) * PIXELS + 16 * warp + k * P + part * 16 / LANES;
+#pragma unroll
+  for (int n = 0; n < K; n += ROWS)
+    if (n + ROWS <= K || n + k < K) copy_later(to + (n + k) * Row<T>::SIZE + part * 16, from + n * P);
+  return to + K * Row<T>::SIZE;
+}
+#define FETCH(to, from) fetch(to, from, tile, threadIdx.x / 32, threadIdx.x % 32)
+#define FETCHING(floats, convolved, all)                                                                       \
+  SHARED(memory);                                                                                              \
+  char* fetched = memory + threadIdx.x / 32 * K * (floats * Row<float>::SIZE + convolved * Row<Stored>::SIZE);  \
+  auto go_on = [&](int tile) { if (tile < images * (P / PIXELS)) { all; } };                                    \
+  go_on(blockIdx.x);
+#define ARRIVED copies_arrive(), __syncwarp()
+#define GO_ON __syncwarp(), go_on(tile + gridDim.x)
+// Of the n-th float32 tensor, or of the m-th convolution after so many of those.
+#define FETCHED(n, m, T) (const T*)(fetched + K * (n * Row<float>::SIZE + m * Row<Stored>::SIZE) + CHANNEL * Row<T>::SIZE) + 2 * g
+#define NEXT_PAIR(n, from) (KNOWN ? two(FETCHED(n, 0, float), 1.f) : make_float2(0.f, 0.f))
+#define NEXT_C_PAIR(n, m, name) (KNOWN ? two(FETCHED(n, m, Stored), name##_unit) : make_float2(0.f, 0.f))
+#endif
+#define NEXT_LOAD(tile, n, from) EACH { float2 v = NEXT_PAIR(n, from); tile[j][e][0] = v.x, tile[j][e][1] = v.y; }
 
 // A number a channel, in shared memory.
 struct __align__(16) Vector { float of[KP]; };
@@ -219,9 +265,12 @@ gain(In h2, const float* u1, const float* scale, const float* middle, Out out, f
   __shared__ Vector s, m;
   stage(w, u1, K, 1), stage(s, scale), stage(m, middle);
   __syncthreads();
+  FETCHING(1, 0, FETCH(fetched, h2))
   TILES {
     Tile h = {}, a;
-    LOAD(h, h2)
+    ARRIVED;
+    NEXT_LOAD(h, 0, h2)
+    GO_ON;
     drive(a, h, w, s, m, lane);
     float most = gated(h, a);
     STORE(out, h);
@@ -245,7 +294,7 @@ squares(In h, float* out, int images) {
 
 // H1 = f(X - (alpha H2 + mu) (C1 - middle)), its largest pixels, its squares.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, INHIBIT)
-inhibit(In x, In h2, In c1, const float* alpha, const float* mu, const float* middle,
+inhibit(In x, In h2, CONVOLVED(c1), const float* alpha, const float* mu, const float* middle,
                   const unsigned char* valid, Out h1, float* largest, float* squares, int images) {
   __shared__ Vector sa, sm, sc;
   __shared__ Waiting waiting;
@@ -276,7 +325,7 @@ inhibit(In x, In h2, In c1, const float* alpha, const float* mu, const float* mi
 // The next H2 = eta (G2 H2 + (1 - G2) f(kappa (H1 + E) + omega H1 E)), E = gamma (C2 - middle_c); and
 // unless they are null, with NORM its squares, otherwise P of it and its largest pixels.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, MIX)
-mix(In h1, In c2, In h2, const float* gamma, const float* kappa, const float* omega, const float* eta,
+mix(In h1, In h2, CONVOLVED(c2), const float* gamma, const float* kappa, const float* omega, const float* eta,
               const float* middle_c, const float* u2, const float* scale2, const float* middle2, const float* u1,
               const float* scale1, const float* middle1, const unsigned char* valid, Out out, Out p, float* largest,
               float* squares, int images) {
@@ -289,12 +338,15 @@ mix(In h1, In c2, In h2, const float* gamma, const float* kappa, const float* om
   __syncthreads();
   float n = *eta;
   Square square = {};
+  FETCHING(2, 1, FETCH(FETCH(FETCH(fetched, h1), h2), c2))
   TILES {
     Tile x1 = {}, h = {}, a;
-    LOAD(x1, h1)
+    UNIT(c2);
+    ARRIVED;
+    NEXT_LOAD(x1, 0, h1)
     drive(a, x1, w2, s2, m2, lane);
     EACH {
-      float2 C = PAIR(c2), H = PAIR(h2);
+      float2 H = NEXT_PAIR(1, h2), C = NEXT_C_PAIR(2, 0, c2);
       int k = CHANNEL;
       float c[2] = {C.x, C.y}, old[2] = {H.x, H.y};
       for (int r = 0; r < 2; r++) {
@@ -303,6 +355,7 @@ mix(In h1, In c2, In h2, const float* gamma, const float* kappa, const float* om
         h[j][e][r] = NORM && !valid[pixel + r] ? 0.f : n * (gate * old[r] + (1.f - gate) * candidate);
       }
     }
+    GO_ON;
     STORE(out, h);
     if (NORM && squares) gather(square, waiting, h, h, lane);
     if (!NORM && p) {
@@ -315,63 +368,89 @@ mix(In h1, In c2, In h2, const float* gamma, const float* kappa, const float* om
   if (NORM && squares) put_square(squares, square, false, lane);
 }
 
-// Backward of `mix`: `grad` is of the H2 that it makes, `correction` that of its gradient, or null.
-// Puts the gate's squares (before its scale), the sums for gamma, kappa, omega and of E's gradient, and
-// for eta (blocks,), or with `add` adds to them.
+// Backward of `mix`: `grad` is of the H2 that it makes. With NORM, `correction` is that of its gradient, or
+// null, and it puts the gate's squares (before its scale), the sums for gamma, kappa, omega and of E's
+// gradient, and for eta (blocks,); otherwise it adds to them, and unless `dp` is null, `grad` is what
+// `gain_back` takes, which is done first.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, MIX_BACK)
-mix_back(In grad, In h2, In h1, In c2, const float* gamma, const float* kappa, const float* omega,
+mix_back(In grad, In h2, In h1, CONVOLVED(c2), const float* gamma, const float* kappa, const float* omega,
                    const float* eta, const float* middle_c, const float* u2, const float* scale2,
-                   const float* middle2, const float* correction, const unsigned char* valid, Out dh2, Out dh1,
-                   Out dc2, float* largest, float* squares, float* sums, float* etas, int add, int images) {
-  __shared__ Matrix w, back, matrix;
-  __shared__ Vector sg, sk, so, sc, s2, m2, constant;
+                   const float* middle2, const float* correction, const unsigned char* valid, CONVOLVED(dp),
+                   const float* u1, const float* scale1, const float* middle1, float* squares1, Out dh2, Out dh1,
+                   Out dc2, float* largest, float* squares, float* sums, float* etas, int images) {
+  __shared__ Matrix w, back, matrix, back1;
+  __shared__ Vector sg, sk, so, sc, s2, m2, constant, s1;
   __shared__ Waiting waiting;
   __shared__ float eta_of[WARPS];
   stage(w, u2, K, 1), stage(back, u2, 1, K, scale2), stage(s2, scale2), stage(m2, middle2);
   stage(sg, gamma), stage(sk, kappa), stage(so, omega), stage(sc, middle_c);
-  // What is to be taken off, hence the signs.
-  if (NORM && correction) stage(matrix, correction, K + 1, 1, nullptr, -1.f), stage(constant, correction + K, K + 1);
+  bool before = NORM ? correction != nullptr : !STRICT && dp != nullptr;
+  // With NORM what is to be taken off, hence the signs; otherwise the gain's gate.
+  if (NORM && before) stage(matrix, correction, K + 1, 1, nullptr, -1.f), stage(constant, correction + K, K + 1);
+  if (!NORM && before) stage(matrix, u1, K, 1), stage(back1, u1, 1, K, scale1), stage(s1, scale1), stage(constant, middle1);
   __syncthreads();
   float n = *eta, sum_eta = 0.f;
-  Square square = {};
-  float sum[4][NT][2] = {};
+  Square square = {}, square1 = {};
+  float sum[3 + NORM][NT][2] = {};
+  FETCHING(3, 2, char* to = FETCH(FETCH(FETCH(FETCH(fetched, h1), h2), grad), c2); if (before) FETCH(to, dp))
   TILES {
     Tile G = {}, x1 = {}, a;
     float most = 0.f;
-    LOAD(x1, h1)
+    UNIT(c2);
+    ARRIVED;
+    NEXT_LOAD(x1, 0, h1)
     drive(a, x1, w, s2, m2, lane);
     EACH_PIXEL a[j][e][r] = sigmoid(a[j][e][r]);
-    if (NORM && correction) {
+    if (before) {
       Tile made = {};
       EACH {
-        float2 C = PAIR(c2), H = PAIR(h2);
+        float2 H = NEXT_PAIR(1, h2), C = NEXT_C_PAIR(3, 0, c2);
         int k = CHANNEL;
         float c[2] = {C.x, C.y}, h[2] = {H.x, H.y};
         for (int r = 0; r < 2; r++) {
           float x = x1[j][e][r], E = sg.of[k] * (c[r] - sc.of[k]);
           float candidate = f(sk.of[k] * (x + E) + so.of[k] * x * E);
           made[j][e][r] = n * (a[j][e][r] * h[r] + (1.f - a[j][e][r]) * candidate);
-          G[j][e][r] = -constant.of[k];
+          if (NORM) G[j][e][r] = -constant.of[k];
         }
       }
-      multiply(G, made, matrix, lane);
-      asm volatile("" : "+r"(pixel));  // what follows is read and computed again: registers are few
+      if (NORM) {
+        multiply(G, made, matrix, lane);
+        asm volatile("" : "+r"(pixel));  // what follows is read and computed again: registers are few
+      } else {
+        UNIT(dp);
+        Tile d;
+        drive(d, made, matrix, s1, constant, lane);
+        EACH {
+          float2 T = NEXT_PAIR(2, grad), D = NEXT_C_PAIR(3, 1, dp);
+          float t[2] = {T.x, T.y}, through[2] = {D.x, D.y};
+          for (int r = 0; r < 2; r++) {
+            float gate = sigmoid(d[j][e][r]);
+            G[j][e][r] = t[r] + through[r] * gate;
+            d[j][e][r] = through[r] * made[j][e][r] * gate * (1.f - gate);
+          }
+        }
+        multiply(G, d, back1, lane);
+        gather(square1, waiting, d, made, lane);
+        asm volatile("" : "+r"(g));  // likewise
+      }
     }
     EACH {
-      float2 C = PAIR(c2), H = PAIR(h2), D = PAIR(grad);
+      float2 H = NEXT_PAIR(1, h2), D = NEXT_PAIR(2, grad), C = NEXT_C_PAIR(3, 0, c2);
       int k = CHANNEL;
       float c[2] = {C.x, C.y}, h[2] = {H.x, H.y}, d[2] = {D.x, D.y};
       for (int r = 0; r < 2; r++) {
         float gate = a[j][e][r], x = x1[j][e][r], away = c[r] - sc.of[k], E = sg.of[k] * away;
         float candidate = f(sk.of[k] * (x + E) + so.of[k] * x * E);
         if (NORM) d[r] = valid[pixel + r] ? d[r] + G[j][e][r] : 0.f;
+        else if (before) d[r] = G[j][e][r];
         sum_eta += d[r] * (gate * h[r] + (1.f - gate) * candidate);
         d[r] *= n;
         float ds = d[r] * (1.f - gate) * slope(candidate), de = ds * (sk.of[k] + so.of[k] * x);
         sum[0][j][e] += de * away;
         sum[1][j][e] += ds * (x + E);
         sum[2][j][e] += ds * x * E;
-        sum[3][j][e] += de;
+        if (NORM) sum[2 + NORM][j][e] += de;
         G[j][e][r] = d[r] * (h[r] - candidate) * gate * (1.f - gate);  // the gate's
         a[j][e][r] = ds * (sk.of[k] + so.of[k] * E);                   // dh1, its own part
         h[r] = d[r] * gate;                                            // dh2
@@ -381,13 +460,15 @@ mix_back(In grad, In h2, In h1, In c2, const float* gamma, const float* kappa, c
       PUT(dh2, h[0], h[1]);
       PUT(dc2, c[0], c[1]);
     }
+    GO_ON;
     if (!NORM) put_largest(largest, image, most, lane);
     multiply(a, G, back, lane);
     STORE(dh1, a);
     gather(square, waiting, G, x1, lane);
   }
-  put_square(squares, square, add, lane);
-  put_sums<4>(sums, sum, add, lane);
+  put_square(squares, square, !NORM, lane);
+  if (!NORM && before) put_square(squares1, square1, true, lane);
+  put_sums<3 + NORM>(sums, sum, !NORM, lane);
   for (int i = 1; i < 32; i *= 2) sum_eta += __shfl_xor_sync(~0u, sum_eta, i);
   if (!lane) eta_of[threadIdx.x / 32] = sum_eta;
   __syncthreads();
@@ -402,7 +483,7 @@ mix_back(In grad, In h2, In h1, In c2, const float* gamma, const float* kappa, c
 // Backward of `inhibit`. H1's gradient is `through`, which came through its convolution, and `dh1`
 // with its correction. Adds to `dh2` and, unless `first`, to `dx`; sums for alpha, mu and of dc1.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, INHIBIT_BACK)
-inhibit_back(In through, In dh1, In h1, In c1, In h2, const float* alpha, const float* mu, const float* middle,
+inhibit_back(CONVOLVED(through), In dh1, In h1, CONVOLVED(c1), In h2, const float* alpha, const float* mu, const float* middle,
                        const float* correction, const unsigned char* valid, Out dx, Out dh2, Out dc1,
                        float* sums, int first, int images) {
   __shared__ Matrix matrix;
@@ -442,7 +523,7 @@ inhibit_back(In through, In dh1, In h1, In c1, In h2, const float* alpha, const 
 
 // Backward of `gain`: out = dh2 + P's share. Puts or adds the gate's squares (before its scale).
 extern "C" __global__ void __launch_bounds__(32 * WARPS, GAIN_BACK)
-gain_back(In dh2, In dp, In h2, const float* u1, const float* scale, const float* middle, Out out,
+gain_back(In dh2, CONVOLVED(dp), In h2, const float* u1, const float* scale, const float* middle, Out out,
                     float* squares, int add, int images) {
   __shared__ Matrix w, back;
   __shared__ Vector s, m;
@@ -450,19 +531,23 @@ gain_back(In dh2, In dp, In h2, const float* u1, const float* scale, const float
   stage(w, u1, K, 1), stage(back, u1, 1, K, scale), stage(s, scale), stage(m, middle);
   __syncthreads();
   Square square = {};
+  FETCHING(2, 1, FETCH(FETCH(FETCH(fetched, h2), dh2), dp))
   TILES {
     Tile G = {}, d = {}, h = {}, a;
-    LOAD(h, h2)
+    UNIT(dp);
+    ARRIVED;
+    NEXT_LOAD(h, 0, h2)
     drive(a, h, w, s, m, lane);
     EACH {
-      float2 D = PAIR(dp), T = PAIR(dh2);
-      float dp[2] = {D.x, D.y}, t[2] = {T.x, T.y};
+      float2 D = NEXT_C_PAIR(2, 0, dp), T = NEXT_PAIR(1, dh2);
+      float through[2] = {D.x, D.y}, t[2] = {T.x, T.y};
       for (int r = 0; r < 2; r++) {
         float gate = sigmoid(a[j][e][r]);
-        G[j][e][r] = t[r] + dp[r] * gate;
-        d[j][e][r] = dp[r] * h[j][e][r] * gate * (1.f - gate);
+        G[j][e][r] = t[r] + through[r] * gate;
+        d[j][e][r] = through[r] * h[j][e][r] * gate * (1.f - gate);
       }
     }
+    GO_ON;
     multiply(G, d, back, lane);
     STORE(out, G);
     gather(square, waiting, d, h, lane);
@@ -472,9 +557,10 @@ gain_back(In dh2, In dp, In h2, const float* u1, const float* scale, const float
 
 // -- by planes: what joins no channels -------------------------------------------------------------
 // Grid: planes, and so many blocks of 256 threads a plane (blockIdx.y); a thread takes four pixels at a time.
-#define PLANE int plane = blockIdx.x, k = plane % K; const long start = (long)plane * P
+#define PLANE int plane = blockIdx.x, k = plane % K, image = plane / K; const long start = (long)plane * P
 #define FOURS for (int p = 4 * (blockIdx.y * 256 + threadIdx.x); p < P; p += 1024 * gridDim.y)
 #define FOUR(from) (*(const float4*)((from) + start + p))
+#define C_FOUR(name) four(name + start + p, name##_unit)
 
 // Over a block, for its first thread: the sum, or the largest of numbers that are not negative.
 __device__ float over_block(float x, bool largest = false) {
@@ -499,12 +585,13 @@ __device__ void put_block_largest(float* largest, int image, float x) {
 // Takes a normalisation's share off dc (N, K, P): `means` over the batch of dc and of dc (c - mean)
 // (2, K), `of` c's statistics (4, K); its largest pixels.
 extern "C" __global__ void __launch_bounds__(256)
-correct(float* dc, In c, const float* means, const float* of, const unsigned char* valid, float* largest) {
+correct(float* dc, CONVOLVED(c), const float* means, const float* of, const unsigned char* valid, float* largest) {
   PLANE;
   float level = means[k], middle = of[K + k], slope = means[K + k] * of[2 * K + k] * of[2 * K + k], most = 0.f;
+  UNIT(c);
 #pragma unroll 4
   FOURS {
-    float4 d = FOUR(dc), x = FOUR(c);
+    float4 d = FOUR(dc), x = C_FOUR(c);
     float* to = &d.x;
     const float* from = &x.x;
     uchar4 known = *(const uchar4*)(valid + p);
@@ -515,18 +602,19 @@ correct(float* dc, In c, const float* means, const float* of, const unsigned cha
     }
     *(float4*)(dc + start + p) = d;
   }
-  put_block_largest(largest, plane / K, most);
+  put_block_largest(largest, image, most);
 }
 
 #else
 // `inhibit` without normalisation.
 extern "C" __global__ void __launch_bounds__(256)
-inhibit_plane(In x, In h2, In c1, const float* alpha, const float* mu, Out h1, float* largest) {
+inhibit_plane(In x, In h2, CONVOLVED(c1), const float* alpha, const float* mu, Out h1, float* largest) {
   PLANE;
   float A = alpha[k], M = mu[k], most = 0.f;
+  UNIT(c1);
 #pragma unroll 2
   FOURS {
-    float4 X = FOUR(x), H = FOUR(h2), C = FOUR(c1);
+    float4 X = FOUR(x), H = FOUR(h2), C = C_FOUR(c1);
     float* z = &X.x;
     const float *h = &H.x, *c = &C.x;
     for (int i = 0; i < 4; i++) {
@@ -535,17 +623,19 @@ inhibit_plane(In x, In h2, In c1, const float* alpha, const float* mu, Out h1, f
     }
     *(float4*)(h1 + start + p) = X;
   }
-  put_block_largest(largest, plane / K, most);
+  put_block_largest(largest, image, most);
 }
 
 // `inhibit_back` without normalisation: sums for alpha and mu of each block (N, blocks, 2, K).
 extern "C" __global__ void __launch_bounds__(256)
-inhibit_back_plane(In through, In dh1, In h1, In c1, In h2, const float* alpha, const float* mu, Out dx, Out dh2,
+inhibit_back_plane(CONVOLVED(through), In dh1, In h1, CONVOLVED(c1), In h2, const float* alpha, const float* mu, Out dx, Out dh2,
                    Out dc1, float* largest, float* sums, int first) {
   PLANE;
   float A = alpha[k], M = mu[k], most = 0.f, of_alpha = 0.f, of_mu = 0.f;
+  UNIT(through);
+  UNIT(c1);
   FOURS {
-    float4 D = FOUR(through), S = FOUR(dh1), Z = FOUR(h1), C = FOUR(c1), H = FOUR(h2), T = FOUR(dh2);
+    float4 D = C_FOUR(through), S = FOUR(dh1), Z = FOUR(h1), C = C_FOUR(c1), H = FOUR(h2), T = FOUR(dh2);
     float4 X = !first ? FOUR(dx) : make_float4(0.f, 0.f, 0.f, 0.f);
     float *d = &D.x, *t = &T.x, *c = &C.x, *x = &X.x;
     const float *s = &S.x, *z = &Z.x, *h = &H.x;
@@ -561,9 +651,9 @@ inhibit_back_plane(In through, In dh1, In h1, In c1, In h2, const float* alpha, 
     *(float4*)(dh2 + start + p) = T;
     *(float4*)(dx + start + p) = X;
   }
-  put_block_largest(largest, plane / K, most);
+  put_block_largest(largest, image, most);
   of_alpha = over_block(of_alpha), of_mu = over_block(of_mu);
-  float* place = sums + (plane / K * gridDim.y + blockIdx.y) * 2 * K + k;
+  float* place = sums + (image * gridDim.y + blockIdx.y) * 2 * K + k;
   if (!threadIdx.x) place[0] += of_alpha, place[K] += of_mu;
 }
 #endif

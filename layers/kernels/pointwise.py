@@ -1,6 +1,7 @@
 """The circuit's pointwise kernels on folded activities: pointwise.cu, launched by name.
 
-Each method is one kernel. Activities are (N, K, H', W'); a gate is (U, scale, middle), letters and
+Each method is one kernel. Activities are (N, K, H', W'), c1, c2, what came `through` a convolution
+and dp Convolved; a gate is (U, scale, middle), letters and
 middles (K,). Sums come as a part for each block, to be added up in a fixed order: `squares`
 (blocks, K, K + 1), Σ over pixels of a left side times a right one, and of the left side alone;
 `sums` (blocks, so many, K).
@@ -14,16 +15,23 @@ import torch
 from torch import Tensor
 
 from layers.kernels import compiled
+from layers.kernels.spectral import Convolved
 
 CHANNELS = 32  # at most
 TILE = 64  # pixels that a block takes at a time: folded planes hold a multiple of it
 THREADS = 128
 MULTIPROCESSORS = 132  # of an H100 or H200. A fixed number: sums repeat bit for bit anywhere
-# Blocks of a kernel that each of them is to hold, from measurements on an H100.
+# Blocks of a kernel that each of them is to hold, from measurements on an H100; those for float32
+# without batch normalisation, which need more shared memory.
 LAUNCH = {
     "gain": 5, "squares": 5, "inhibit": 5, "mix": 5,
     "mix_back": 3, "inhibit_back": 5, "gain_back": 4,
 }  # fmt: skip
+FLOAT32_LAUNCH = {**LAUNCH, "mix": 4, "mix_back": 2, "gain_back": 3}
+# Without batch normalisation, what a kernel's tiles take comes through shared memory ahead of time:
+# so many float32 tensors and convolutions' results. Bytes of 16 numbers, float32 and halves:
+AHEAD = {"gain": (1, 0), "mix": (2, 1), "mix_back": (3, 2), "gain_back": (2, 1)}
+ROW, HALF_ROW = 80, 48
 
 
 class Gate(NamedTuple):
@@ -48,20 +56,21 @@ class Pointwise:
     def __init__(self, like: Tensor, tanh: bool, strict: bool, valid: Tensor | None):
         self.images, self.channels = like.shape[:2]
         self.pixels, self.device, self.valid = like[0, 0].numel(), like.device, valid
+        self.launch = FLOAT32_LAUNCH if strict and valid is None else LAUNCH
         self.constants = {
             "K": self.channels, "TANH": tanh, "STRICT": strict, "NORM": valid is not None,
-            "P": self.pixels, **{name.upper(): blocks for name, blocks in LAUNCH.items()},
+            "P": self.pixels, **{name.upper(): blocks for name, blocks in self.launch.items()},
         }  # fmt: skip
 
     def blocks(self, name: str) -> int:
-        return min(MULTIPROCESSORS * LAUNCH[name], self.images * self.pixels // TILE)
+        return min(MULTIPROCESSORS * self.launch[name], self.images * self.pixels // TILE)
 
     def new_squares(self, name: str) -> Tensor:
         K = self.channels
         return torch.empty(self.blocks(name), K, K + 1, device=self.device)
 
     def new_sums(self, name: str) -> Tensor:
-        blocks, count = self.blocks(name), 4 if name == "mix_back" else 3
+        blocks, count = self.blocks(name), 3 + (name == "mix_back" and self.valid is not None)
         if self.valid is None and name == "inhibit_back":
             blocks, count = self.images * self.plane_blocks, 2
         return torch.empty(blocks, count, self.channels, device=self.device)
@@ -73,7 +82,12 @@ class Pointwise:
 
     def _launch(self, name: str, *arguments) -> None:
         kernel = compiled.function("pointwise.cu", name, self.device, **self.constants)
-        kernel((self.blocks(name),), THREADS, *arguments, self.images)
+        shared = 0
+        if self.valid is None:
+            single, convolved = AHEAD[name]
+            row = single * ROW + convolved * (ROW if self.constants["STRICT"] else HALF_ROW)
+            shared = THREADS // 32 * self.channels * row
+        kernel((self.blocks(name),), THREADS, *arguments, self.images, shared=shared)
 
     def _launch_planes(self, name: str, *arguments) -> None:
         kernel = compiled.function("pointwise.cu", name, self.device, **self.constants)
@@ -96,11 +110,11 @@ class Pointwise:
         normalisation, its squares."""
         out, squares = torch.empty_like(x), None
         if self.valid is None:
-            self._launch_planes("inhibit_plane", x, h2, c1, alpha, mu, out, largest)
+            self._launch_planes("inhibit_plane", x, h2, *c1, alpha, mu, out, largest)
         else:
             squares = self.new_squares("inhibit")
             letters = alpha, mu, middle
-            self._launch("inhibit", x, h2, c1, *letters, self.valid, out, largest, squares)
+            self._launch("inhibit", x, h2, *c1, *letters, self.valid, out, largest, squares)
         return out, squares
 
     def mix(
@@ -114,22 +128,27 @@ class Pointwise:
         elif largest is not None:
             squares = self.new_squares("mix")
         self._launch(
-            "mix", h1, c2, h2, gamma, kappa, omega, eta, middle, *gate, *gain, self.valid,
+            "mix", h1, h2, *c2, gamma, kappa, omega, eta, middle, *gate, *gain, self.valid,
             out, p, largest, squares,
         )  # fmt: skip
         return out, squares if p is None else p
 
     def mix_back(
-        self, grad, h2, h1, c2, *, gamma, kappa, omega, eta, middle, gate: Gate, correction,
-        largest, squares, sums, etas, add: bool,
+        self, grad, h2, h1, c2, *, gamma, kappa, omega, eta, middle, gate: Gate, correction, dp,
+        gain: Gate, gain_squares, largest, squares, sums, etas,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """The next H2's gradient `grad`, from which `correction` is to be taken off first, → the
-        shares of it of H2 and H1, and C2's gradient, its largest pixels into `largest` (without
-        batch normalisation). Sums for γ, κ, ω and of the gradient of γ C2; `etas` (blocks,)."""
+        """The next H2's gradient `grad` → the shares of it of H2 and H1, and C2's gradient.
+
+        With batch normalisation `correction` is to be taken off `grad` first; puts sums for γ, κ, ω
+        and of the gradient of γ C2. Without, `grad` and `dp` are what `gain_back` takes, unless
+        `dp` is None; adds to sums for γ, κ and ω; dC2's largest pixels go into `largest`. `etas`
+        (blocks,).
+        """
         dh2, dh1, dc2 = (torch.empty_like(grad) for _ in range(3))
         self._launch(
-            "mix_back", grad, h2, h1, c2, gamma, kappa, omega, eta, middle, *gate, correction,
-            self.valid, dh2, dh1, dc2, largest, squares, sums, etas, int(add),
+            "mix_back", grad, h2, h1, *c2, gamma, kappa, omega, eta, middle, *gate, correction,
+            self.valid, *(dp or 3 * [None]), *gain, gain_squares, dh2, dh1, dc2, largest, squares,
+            sums, etas,
         )  # fmt: skip
         return dh2, dh1, dc2
 
@@ -143,12 +162,12 @@ class Pointwise:
         dc1 = torch.empty_like(h1)
         if self.valid is None:
             self._launch_planes(
-                "inhibit_back_plane", through, dh1, h1, c1, h2, alpha, mu, dx, dh2, dc1, largest,
+                "inhibit_back_plane", *through, dh1, h1, *c1, h2, alpha, mu, dx, dh2, dc1, largest,
                 sums, int(first),
             )  # fmt: skip
             return dc1
         self._launch(
-            "inhibit_back", through, dh1, h1, c1, h2, alpha, mu, middle, correction, self.valid,
+            "inhibit_back", *through, dh1, h1, *c1, h2, alpha, mu, middle, correction, self.valid,
             dx, dh2, dc1, sums, int(first),
         )  # fmt: skip
         return dc1
@@ -156,11 +175,11 @@ class Pointwise:
     def gain_back(self, dh2, dp, h2, *, gate: Gate, squares, add: bool) -> Tensor:
         """`dh2` and P's share of H2's gradient."""
         out = torch.empty_like(h2)
-        self._launch("gain_back", dh2, dp, h2, *gate, out, squares, int(add))
+        self._launch("gain_back", dh2, *dp, h2, *gate, out, squares, int(add))
         return out
 
-    def correct(self, dc: Tensor, c: Tensor, means: Tensor, of: Tensor, largest: Tensor) -> None:
+    def correct(self, dc: Tensor, c: Convolved, means: Tensor, of: Tensor, largest: Tensor) -> None:
         """Take what comes through a normalisation's statistics off dc, in its place: `means` (2, K)
         over the batch of dc and dc (c − mean), `of` the statistics (4, K); its largest pixels into
         `largest`."""
-        self._launch_planes("correct", dc, c, means, of, self.valid, largest)
+        self._launch_planes("correct", dc, *c, means, of, self.valid, largest)

@@ -535,6 +535,16 @@ class Kernel(NamedTuple):
     scale: Tensor
 
 
+class Convolved(NamedTuple):
+    """What a convolution made, folded (N, K, H', W'): float32, or half precision in units of 2⁻¹⁴
+    times the kernel's scale and a power of two above the largest pixel (N,) of its activity, which
+    together no result exceeds."""
+
+    values: Tensor
+    largest: Tensor
+    kernel_scale: Tensor
+
+
 @dataclass(frozen=True)
 class Plan:
     """Sizes and precision of a pass's convolutions; its methods launch their kernels."""
@@ -584,16 +594,21 @@ class Plan:
         )  # fmt: skip
         return Rows(out, largest)
 
-    def rows_back(self, rows: Rows, kernel_scale: Tensor, folded: bool = False) -> Tensor:
-        """Row spectra → activity (N, K, H, W), or folded."""
+    def rows_back(
+        self, rows: Rows, kernel_scale: Tensor, folded: bool = False, units: bool = False
+    ) -> Tensor:
+        """Row spectra → activity (N, K, H, W), or folded; `units`: the values of Convolved."""
         y, x = self.sizes.y, self.sizes.x
         images, channels = rows.values.shape[2:4]
         shape = (y.pitch, x.pitch) if folded else (y.size, x.size)
-        out = rows.largest.new_empty(images, channels, *shape)
         count = images * channels * y.pitch
+        units &= self.precision == HALF_PRECISION
+        like, factor = (rows.values, self.back * 2.0**14) if units else (rows.largest, self.back)
+        out = like.new_empty(images, channels, *shape)
+        scales = (None, None) if units else (rows.largest, kernel_scale)
         self._launch(
             _back_kernel, "back_folded" if folded else "back", (rows.values, out), x, True,
-            (rows.largest, kernel_scale, self.back, count // images), count, (count, 1, 1), folded,
+            (*scales, factor, count // images), count, (count, 1, 1), folded,
         )  # fmt: skip
         return out
 

@@ -19,10 +19,12 @@
 #define __restrict__
 #define __shared__ static
 #define __align__(n) alignas(n)
+#define SHARED(name) char* name = host_shared
 using std::max;
 using std::min;
 struct Index { int x = 0, y = 0, z = 0; };
 static Index threadIdx, blockIdx, blockDim, gridDim;
+static char* host_shared;
 struct float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct uchar4 { unsigned char x, y, z, w; };
@@ -37,10 +39,16 @@ static float __int_as_float(int x) { float i; memcpy(&i, &x, 4); return i; }
 #define __expf expf
 static float fast_exp(float x) { return expf(x); }
 static float reciprocal(float x) { return 1 / x; }
+typedef unsigned short half;
+static float2 to_floats(unsigned x) { _Float16 h[2]; memcpy(h, &x, 4); return {h[0], h[1]}; }
 
 // -- threads --
 struct Meeting { int expected = 0, here = 0, time = 0; };
-struct Thread { ucontext_t context; std::vector<char> stack; Meeting* at = nullptr; int time = 0; bool done = false; };
+struct Copy { void* to; const void* from; };
+struct Thread {
+  ucontext_t context; std::vector<char> stack; Meeting* at = nullptr; int time = 0; bool done = false;
+  std::vector<Copy> copies;
+};
 struct Warp { Meeting meeting; unsigned words[32][8]; const void* at[32]; };
 static std::vector<Thread> threads;
 static std::vector<Warp> warps;
@@ -77,10 +85,13 @@ static void body() {
     if (--m->expected && m->here >= m->expected) m->here = 0, m->time++;
   swapcontext(&t.context, &main_context);
 }
-template <class F> static void host_launch(Index grid, int count, F call) {
+template <class F> static void host_launch(Index grid, int count, int bytes, F call) {
   blockDim = {count, 1, 1}, gridDim = grid;
+  std::vector<uint4> shared(bytes / 16 + 1);
+  host_shared = (char*)shared.data();
   host_body = call;
   for (long b = 0; b < (long)grid.x * grid.y * grid.z; b++) {
+    memset(host_shared, 0xff, bytes);  // NaN
     blockIdx = {int(b % grid.x), int(b / grid.x % grid.y), int(b / grid.x / grid.y)};
     threads = std::vector<Thread>(count);
     warps = std::vector<Warp>((count + 31) / 32);
@@ -116,7 +127,7 @@ static void host_call(void (*kernel)(A...), void** values, std::index_sequence<I
   kernel(*(std::remove_reference_t<A>*)values[I]...);
 }
 template <class... A> static void host_run(void (*kernel)(A...), const int* size, void** values) {
-  host_launch(Index{size[0], size[1], size[2]}, size[3],
+  host_launch(Index{size[0], size[1], size[2]}, size[3], size[4],
       [=] { host_call(kernel, values, std::index_sequence_for<A...>()); });
 }
 
@@ -145,4 +156,9 @@ static void load_rows(unsigned* x, const void* at) {
   __syncwarp();
   for (int m = 0; m < 4; m++) x[m] = ((const unsigned*)w.at[8 * m + lane / 4])[lane % 4];
   __syncwarp();
+}
+static void copy_later(void* to, const void* from) { threads[threadIdx.x].copies.push_back({to, from}); }
+static void copies_arrive() {
+  for (Copy c : threads[threadIdx.x].copies) memcpy(c.to, c.from, 16);
+  threads[threadIdx.x].copies.clear();
 }

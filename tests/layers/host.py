@@ -19,10 +19,10 @@ class Function:
     def __init__(self, run):
         self.run = run
 
-    def __call__(self, grid, threads, *arguments):
+    def __call__(self, grid, threads, *arguments, shared=0):
         values = [compiled._value(a) for a in arguments]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
-        size = (ctypes.c_int * 4)(*(*grid, 1, 1)[:3], threads)
+        size = (ctypes.c_int * 5)(*(*grid, 1, 1)[:3], threads, shared)
         self.run(size, pointers)
 
 

@@ -54,13 +54,18 @@ def unfold(folded, sizes):
 def kernels(monkeypatch):
     """Has the circuit run on the CPU: its kernels by the C++ compiler, its convolutions direct."""
     from layers.kernels import circuit, pointwise
+    from layers.kernels.spectral import Convolved
 
-    def convolve(self, which, activity, largest, out, by=F.conv2d):
-        assert self.plan.precision == "float32" or torch.equal(
-            largest, activity.abs().amax((1, 2, 3))
-        )
-        W, sizes = self.W[which], self.plan.sizes
-        return fold(by(unfold(activity, sizes), W, padding=W.shape[-1] // 2), sizes)
+    def convolve(self, which, activity, largest, out, back=False):
+        W, sizes, scale = self.W[which], self.plan.sizes, self.kernels[which].scale
+        by = F.conv_transpose2d if back else F.conv2d
+        values = fold(by(unfold(activity, sizes), W, padding=W.shape[-1] // 2), sizes)
+        if self.plan.precision == "half":
+            assert torch.equal(largest, activity.abs().amax((1, 2, 3)))
+            if self.norms is None:
+                above = torch.exp2(torch.floor(torch.log2(largest)) + 1)
+                values = (values / (above.view(-1, 1, 1, 1) * scale * 2.0**-14)).half()
+        return Convolved(values, largest, scale)
 
     class Kernels:
         def __init__(self, circuit, x, timesteps, separate, together):
@@ -76,12 +81,10 @@ def kernels(monkeypatch):
         def of_kernels(self, W1, W2):  # stand-ins: test_kernels_interpreted.py has the real ones
             return torch.zeros_like(W1), None if W2 is None else torch.zeros_like(W2)
 
-    back = functools.partialmethod(convolve, by=F.conv_transpose2d)
     monkeypatch.setattr(pointwise, "MULTIPROCESSORS", 1)  # so that a block has several tiles
     monkeypatch.setattr(circuit, "fold", fold)
     monkeypatch.setattr(circuit, "unfold", unfold)
     monkeypatch.setattr(circuit._Circuit, "convolve", convolve)
-    monkeypatch.setattr(circuit._Circuit, "convolve_back", back)
     monkeypatch.setattr(circuit, "_KernelGradients", Kernels)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(compiled, "available", lambda device: True)
@@ -127,6 +130,7 @@ def layer_of(channels=3, **options):
     [
         ({"channels": 25, "timesteps": 2, "adaptation": True}, False),
         ({"timesteps": 2, "adaptation": True, "lesion_omega": True}, True),
+        ({"timesteps": 3, "separate_kernels": True, "recompute": True}, True),
         ({"timesteps": 2, "recurrent_nl": "relu", "recompute": True}, False),
         ({"timesteps": 3, "batch_norm": True, "reuse": False, "recompute": True}, False),
         ({"channels": 25, "timesteps": 2, "batch_norm": True, "separate_kernels": True}, True),
