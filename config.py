@@ -25,37 +25,19 @@ VARIABLES = {"data_root": "HGRU_DATA_ROOT", "project_directory": "HGRU_PROJECT_D
 class Config:
     """Paths of one installation: attributes (``config.results``) or items (``config["results"]``).
 
-    Attributes:
-        data_root: folder of the stimuli (``curvy_2snakes_300`` lies in it).
-        project_directory: folder of everything that is written; the folders below lie in it.
-        tf_records: encoded data sets and their mean images.
-        checkpoints, summaries, log_dir, results: a run's checkpoints, TensorBoard events, logs and
-            results file.
-        experiment_evaluations, condition_evaluations: a run's weights and evaluations.
-        visualizations, plots: figures.
-        dataset_info: the package of the data-set modules.
-        data_root_is_default, project_directory_is_default: True where the user has set no path.
-
-    Args:
-        settings: the YAML file to read; None reads ``config.yaml`` beside this module if it exists.
-
-    Raises:
-        UserError: the YAML file cannot be read, is not a mapping, or has a key that is not known.
-        SystemRefusal: a path leads nowhere (a loop of links, the home of nobody).
+    ``settings`` is the YAML file to read; None reads ``config.yaml`` beside this module if it
+    exists. UserError where it cannot be read, is not a mapping, or has a key that is not known;
+    SystemRefusal where a path leads nowhere (a loop of links, the home of nobody).
     """
 
     def __init__(self, settings: str | Path | None = None) -> None:
         chosen = _read_settings(Path(settings) if settings else CLONE / "config.yaml")
-        for key, variable in VARIABLES.items():
-            if os.environ.get(variable):
-                chosen[key] = os.environ[variable]
-        self.data_root_is_default = "data_root" not in chosen
+        chosen |= {key: os.environ[v] for key, v in VARIABLES.items() if os.environ.get(v)}
+        self.data_root_is_default = "data_root" not in chosen  # the user has set no path
         self.project_directory_is_default = "project_directory" not in chosen
-        self.data_root = _path("data_root", chosen.get("data_root", "data"))
-        self._put_everything_into(
-            _path("project_directory", chosen.get("project_directory", "runs"))
-        )
-        self.dataset_info = "dataset_processing"
+        self.data_root = _path("data_root", chosen.get("data_root", "data"))  # of the stimuli
+        directory = _path("project_directory", chosen.get("project_directory", "runs"))
+        self._put_everything_into(directory)
 
     @classmethod
     def of_project(cls, directory: Path) -> "Config":
@@ -65,16 +47,16 @@ class Config:
         return config
 
     def _put_everything_into(self, directory: Path) -> None:
-        self.project_directory = directory
-        self.tf_records = self.project_directory / "tf_records"
-        self.checkpoints = self.project_directory / "checkpoints"
-        self.summaries = self.project_directory / "summaries"
-        self.experiment_evaluations = self.project_directory / "experiment_evaluations"
-        self.condition_evaluations = self.project_directory / "condition_evaluations"
-        self.visualizations = self.project_directory / "visualizations"
-        self.plots = self.project_directory / "plots"
-        self.log_dir = self.project_directory / "logs"
-        self.results = self.project_directory / "results"
+        self.project_directory = directory  # of everything that is written
+        self.tf_records = directory / "tf_records"  # encoded data sets and their mean images
+        self.checkpoints = directory / "checkpoints"
+        self.summaries = directory / "summaries"  # TensorBoard events
+        self.experiment_evaluations = directory / "experiment_evaluations"  # weights of runs
+        self.condition_evaluations = directory / "condition_evaluations"
+        self.visualizations = directory / "visualizations"
+        self.plots = directory / "plots"
+        self.log_dir = directory / "logs"
+        self.results = directory / "results"
 
     def __getitem__(self, name: str) -> Any:
         if name not in self:

@@ -23,7 +23,7 @@ from training.run import TIMESTAMP, Run
 TRAIN_LINES = 40  # of a kept log
 DIGITS = 6  # of a kept log's numbers
 # Settings that have no part in what is learned.
-CHANGEABLE = {key for key, setting in SETTINGS.items() if setting.metadata["resume"]}
+CHANGEABLE = {key for key, setting in SETTINGS.items() if setting.resume}
 NUMBERS = ("fold", "images", "seed", "accuracy", "low", "high", "loss", "auc")
 # What goes with a record to other machines; the machine's name, its folders and the command lines
 # of the sessions stay behind.

@@ -35,17 +35,11 @@ class FeedforwardNetwork(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        for name, size in (
-            ("layers", layers), ("filters", filters), ("kernel_size", kernel_size),
-        ):  # fmt: skip
+        sizes = {"layers": layers, "filters": filters, "kernel_size": kernel_size}
+        for name, size in sizes.items():
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, found {size!r}")
-        self.options = {
-            "layers": layers,
-            "filters": filters,
-            "kernel_size": kernel_size,
-            "gabor_size": gabor_size,
-        }
+        self.options = {**sizes, "gabor_size": gabor_size}
         self.drive = GaborDrive(gabor_size)
         inputs = [self.drive.channels] + [filters] * (layers - 1)
         self.kernels = nn.ParameterList(

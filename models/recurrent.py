@@ -24,9 +24,6 @@ class RecurrentNetwork(nn.Module):
             release's is 1e-3, far above the variance that H2 begins with (some 1e-6 at 150×150
             pixels): they then scale by a constant, and do not make up for a small H2.
         options: those of :class:`layers.hgru.HGRU`.
-
-    Attributes:
-        options: all that the network was built with, by these names.
     """
 
     def __init__(
@@ -40,6 +37,7 @@ class RecurrentNetwork(nn.Module):
         self.drive = GaborDrive(gabor_size)
         self.hgru = HGRU(self.drive.channels, generator=generator, **options)
         own = {"gabor_size": gabor_size, "readout_epsilon": readout_epsilon}
+        # All that the network was built with.
         self.options = {**own, **self.hgru.options}
         self.norm = BatchNormalisation(self.drive.channels, epsilon=readout_epsilon)
         self.readout = Readout(self.drive.channels, generator, readout_epsilon)

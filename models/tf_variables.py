@@ -54,12 +54,8 @@ _Counterparts = dict[str, tuple[Tensor, _Layout]]
 
 
 def tf_variables(model: nn.Module) -> dict[str, np.ndarray]:
-    """The model's weights and running averages as the original's variables.
-
-    Returns:
-        float32 arrays in the original's layouts, by its names
-        (``'cnn/input/hgru_1_hgru_weights/hgru_1_horizontal:0'`` …), as copies.
-    """
+    """The model's weights and running averages as the original's variables: copies, float32, in its
+    layouts, by its names (``'cnn/input/hgru_1_hgru_weights/hgru_1_horizontal:0'`` …)."""
     return {
         name: layout.to_original(tensor) for name, (tensor, layout) in counterparts(model).items()
     }
@@ -67,15 +63,13 @@ def tf_variables(model: nn.Module) -> dict[str, np.ndarray]:
 
 @torch.no_grad()
 def load_tf_variables(model: nn.Module, variables: Mapping[str, np.ndarray]) -> None:
-    """Set the model's weights and running averages from the original's variables.
+    """Set the model's weights and running averages from the original's variables, arrays by its
+    names, with or without the trailing ``:0``.
 
     Nothing is changed unless everything fits. Running averages may be missing (the release did not
     always save them); the model then keeps its own, with a warning. What a checkpoint holds beside
     the weights is left out with a warning: the optimizer's slots (``<variable>/Adam``, …), its
     ``beta1_power`` and ``beta2_power``, and ``global_step``.
-
-    Args:
-        variables: arrays by the original's names, with or without the trailing ``:0``.
 
     Raises:
         UserError: a name has no counterpart in the model, an array has another shape or is not of
@@ -111,10 +105,8 @@ def load_tf_variables(model: nn.Module, variables: Mapping[str, np.ndarray]) -> 
     if problems:
         raise UserError("these variables do not fit: " + "; ".join(problems))
     if averages:
-        warnings.warn(
-            f"running averages not given, the model keeps its own: {', '.join(averages)}",
-            stacklevel=2,
-        )
+        listed = ", ".join(averages)
+        warnings.warn(f"running averages not given, the model's own stay: {listed}", stacklevel=2)
     if aside:
         kinds = Counter(name.removesuffix(":0").rsplit("/", 1)[-1] for name in aside)
         listed = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
@@ -130,15 +122,9 @@ def load_npy_folder(
 ) -> tuple[str, int]:
     """Set the model's weights from ``.npy`` files that the original saved.
 
-    The files are named ``<label>_<step>_<variable name with / as _>.npy``.
-
-    Args:
-        folder: where they lie.
-        label: which run, where the folder holds several.
-        step: which step of it; None takes the last.
-
-    Returns:
-        (label, step) of what was loaded.
+    The files are named ``<label>_<step>_<variable name with / as _>.npy``. ``label`` says which run
+    where the folder holds several, ``step`` which of its steps; None takes the last. Both of what
+    was loaded are returned.
 
     Raises:
         MissingError: the folder holds no such files.
@@ -150,20 +136,18 @@ def load_npy_folder(
     pattern = re.compile(r"(?P<label>.+?)_(?P<step>\d+)_(?P<name>cnn_.+?|hgru_.+?)(:0|_0)?\.npy")
     sets: dict[tuple[str, int], dict[str, Path]] = {}
     for file in sorted(folder.glob("*.npy")):
-        match = pattern.fullmatch(file.name)
-        if match:
-            key = (match["label"], int(match["step"]))
-            sets.setdefault(key, {})[match["name"]] = file
+        if match := pattern.fullmatch(file.name):
+            sets.setdefault((match["label"], int(match["step"])), {})[match["name"]] = file
     chosen = [k for k in sets if label in (None, k[0]) and step in (None, k[1])]
     if not chosen:
         raise MissingError(
             f"{folder} holds no files <label>_<step>_<variable>.npy for label {label or 'any'}, "
             f"step {'any' if step is None else step}"
         )
-    if len({k[0] for k in chosen}) > 1:
-        labels = ", ".join(sorted({k[0] for k in chosen}))
-        raise UserError(f"{folder} holds several runs ({labels}): name one as label")
-    key = max(chosen, key=lambda k: k[1])
+    labels = sorted({k[0] for k in chosen})
+    if len(labels) > 1:
+        raise UserError(f"{folder} holds several runs ({', '.join(labels)}): name one as label")
+    key = max(chosen)
     variables = {names.get(name, name): read_array(file) for name, file in sets[key].items()}
     load_tf_variables(model, variables)
     return key
@@ -188,11 +172,8 @@ def _state_of_a_batch(layer: HGRU, given: Mapping[str, np.ndarray]) -> Tensor | 
 
 
 def counterparts(model: nn.Module) -> _Counterparts:
-    """Each of the original's variable names with our tensor and how its axes lie there.
-
-    Raises:
-        UserError: the model is none of the networks here nor an hGRU layer.
-    """
+    """Each of the original's variable names with our tensor and how its axes lie there; UserError
+    where the model is none of the networks here nor an hGRU layer."""
     if isinstance(model, HGRU):
         return _circuit(model, "")
     if isinstance(model, RecurrentNetwork):
@@ -220,29 +201,23 @@ def counterparts(model: nn.Module) -> _Counterparts:
 
 def _circuit(layer: HGRU, prefix: str) -> _Counterparts:
     scope = f"{prefix}{LAYER}_hgru_weights/"
-    named: _Counterparts = {}
-
-    def add(name: str, tensor: Tensor, layout: _Layout) -> None:
-        named[f"{scope}{LAYER}_{name}:0"] = (tensor, layout)
-
+    own: _Counterparts = {
+        "horizontal_1" if layer.separate_kernels else "horizontal": (layer.W1, _KERNEL),
+        "gain": (layer.U1, _KERNEL),
+        "mix": (layer.U2, _KERNEL),
+        "gain_bias": (layer.b_gain, _BIAS),
+        "mix_bias": (layer.b_mix, _BIAS),
+    }
     if layer.separate_kernels:
-        add("horizontal_1", layer.W1, _KERNEL)
-        add("horizontal_2", layer.W2, _KERNEL)
-    else:
-        add("horizontal", layer.W1, _KERNEL)
-    add("gain", layer.U1, _KERNEL)
-    add("mix", layer.U2, _KERNEL)
-    add("gain_bias", layer.b_gain, _BIAS)
-    add("mix_bias", layer.b_mix, _BIAS)
-    for name, letter in layer.letters().items():
-        add(name, letter, _LETTER)
+        own["horizontal_2"] = (layer.W2, _KERNEL)
+    own |= {name: (letter, _LETTER) for name, letter in layer.letters().items()}
     if layer.adaptation:
-        add("eta", layer.eta, _VECTOR)
+        own["eta"] = (layer.eta, _VECTOR)
     if layer.hidden_init == "learned":
-        if layer.hidden.dim() == 4:
-            named[scope + STATE] = (layer.hidden, _IMAGES)
-        else:
-            add("hidden", layer.hidden, _LETTER)
+        of_a_batch = layer.hidden.dim() == 4
+        name, layout = ("h2_state", _IMAGES) if of_a_batch else ("hidden", _LETTER)
+        own[name] = (layer.hidden, layout)
+    named = {f"{scope}{LAYER}_{name}:0": pair for name, pair in own.items()}
     if layer.batch_norm:
         for name in layer.norms:
             for t, norm in enumerate(layer.norms_of(name)):

@@ -1,7 +1,7 @@
 """Errors that a user can put right, and choices by name."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -44,9 +44,14 @@ def refusals(path: str | Path, doing: str) -> Iterator[None]:
 def unknown(what: str, name: object, known: Iterable[str]) -> UserError:
     """The error for a name that is none of ``known``: it names the nearest one and all of them."""
     names = list(known)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    hint = did_you_mean(str(name), names) or "."
     return UserError(f"{what} {name!r} is not known{hint} Known: {', '.join(names)}")
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """The question for a name that is none of ``known``; empty where none of them is near it."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def choose(what: str, name: str, known: Mapping[str, T]) -> T:

@@ -10,7 +10,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -30,13 +30,9 @@ class WholeFile:
     A context manager. Bytes go to ``<path>.partial``, which takes the place of ``path`` at the end
     of the block; if the block raises, it is deleted and whatever stood at ``path`` stays. A
     process that is killed leaves ``<path>.partial`` behind: nothing reads it, the next writer
-    empties it.
+    empties it. The file's folder is made if need be.
 
-    Args:
-        path: the file to make; its folder is made if need be.
-
-    Raises:
-        SystemRefusal: another process is writing this file, or it cannot be written (a full disk).
+    SystemRefusal where another process is writing it, or it cannot be written (a full disk).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -61,18 +57,15 @@ class WholeFile:
             os.fsync(self._file.fileno())
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        whole = False
-        try:
+        with ExitStack() as otherwise:
+            otherwise.callback(self._discard)
             if kind is None:
                 self.sync()
                 with self._refusals():
                     os.replace(self.partial, self.path)
                     self._file.close()
                     _sync_folder(self.path.parent)
-                whole = True
-        finally:
-            if not whole:
-                self._discard()
+                otherwise.pop_all()
 
     def _discard(self) -> None:
         self.partial.unlink(missing_ok=True)
@@ -99,8 +92,8 @@ class WholeFile:
 
 def _open_alone(path: Path) -> BinaryIO:
     """``path`` emptied and open for writing by this process alone; BlockingIOError if it is not."""
-    file = open(path, "ab")
-    try:
+    with ExitStack() as otherwise:
+        file = otherwise.enter_context(open(path, "ab"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -109,9 +102,7 @@ def _open_alone(path: Path) -> BinaryIO:
         if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
             raise BlockingIOError  # another process finished and renamed it a moment ago
         file.truncate(0)
-    except OSError:
-        file.close()
-        raise
+        otherwise.pop_all()
     return file
 
 

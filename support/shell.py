@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from support import kinds
 from support.errors import UserError
+from support.kinds import Kind
 from support.progress import Progress
 
 ERROR, INTERRUPTED = 2, 130
@@ -37,26 +39,15 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line.
-
-    Args:
-        module, package: where the command is; None: in a script.
-        description, epilog: above and below the options; the first is the module's docstring.
-    """
+    """A parser whose errors are one line, of a command's ``module``; None: of a script. ``above``
+    and ``below`` the options stand texts, the module's docstring the first."""
 
     def __init__(
-        self,
-        module: str | None,
-        description: str | None,
-        package: str = "analysis",
-        epilog: str | None = None,
+        self, module: str | None, above: str | None, package: str = "analysis", below: str = ""
     ) -> None:
+        prog = module and f"python -m {package}.{module}"
         super().__init__(
-            prog=module and f"python -m {package}.{module}",
-            description=description,
-            epilog=epilog,
-            formatter_class=_Help,
-            allow_abbrev=False,
+            prog=prog, description=above, epilog=below, formatter_class=_Help, allow_abbrev=False
         )
 
     def error(self, message: str) -> Any:
@@ -81,21 +72,17 @@ class Parser(argparse.ArgumentParser):
 
     def add_device(self) -> None:
         """Where to compute."""
-        self.add_argument(
-            "--device",
-            default="auto",
-            help="auto (a GPU if there is one), cpu, cuda, cuda:<number>",
-        )
+        devices = "auto (a GPU if there is one), cpu, cuda, cuda:<number>"
+        self.add_argument("--device", default="auto", help=devices)
 
     def add_images(self, count: int) -> None:
         """How many images, drawn how."""
-        self.add_argument(
+        add = self.add_argument
+        add(
             "--images", type=whole(1), default=count, metavar="N", help="images of each set at most"
         )
-        self.add_argument(
-            "--seed", type=whole(0), default=0, help="of images, their choice and the hidden state"
-        )
-        self.add_argument(
+        add("--seed", type=whole(0), default=0, help="of images, their choice and the hidden state")
+        add(
             "--workers",
             type=whole(0),
             help="that load images; default: none on a CPU, half of the cores for a GPU, 8 at most",
@@ -112,29 +99,25 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--output", type=Path, metavar="DIR", help=what)
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """A type for options: a whole number of at least ``least``."""
-    return _option(int, lambda value: value >= least, f"a whole number of at least {least}")
+def option(kind: Kind) -> Callable[[str], Any]:
+    """A type for options that are of a kind."""
 
-
-def number(low: float, high: float = math.inf, above: bool = False) -> Callable[[str], float]:
-    """A type for options: a number between these, both included; with ``above``, the first not."""
-    if above:
-        return _option(float, lambda value: low < value <= high, f"above {low:g}")
-    return _option(float, lambda value: low <= value <= high, f"{low:g} to {high:g}")
-
-
-def _option(
-    kind: Callable[[str], Any], fits: Callable[[Any], bool], expected: str
-) -> Callable[[str], Any]:
     def read(text: str) -> Any:
-        with contextlib.suppress(ValueError):
-            value = kind(text)
-            if fits(value):
-                return value
-        raise argparse.ArgumentTypeError(f"must be {expected}, found {text!r}")
+        with contextlib.suppress(UserError):
+            return kind.of_text("", text)
+        raise argparse.ArgumentTypeError(f"must be {kind.expected}, found {text!r}")
 
     return read
+
+
+def whole(least: int) -> Callable[[str], Any]:
+    """A type for options: a whole number of at least ``least``."""
+    return option(kinds.whole(least))
+
+
+def number(low: float, high: float = math.inf, above: bool = False) -> Callable[[str], Any]:
+    """A type for options: a number between these, both included; with ``above``, the first not."""
+    return option(kinds.number(above=low) if above else kinds.number(least=low, most=high))
 
 
 class Console(logging.Handler):
@@ -164,11 +147,7 @@ def run_command(main: Main) -> None:
 
 
 def exit_code(main: Main, arguments: Sequence[str] | None = None) -> int:
-    """As :func:`run_command`, with the exit code as the result.
-
-    Raises:
-        Exception: whatever is no UserError.
-    """
+    """As :func:`run_command`, with the exit code as the result; raises whatever is no UserError."""
     with warnings.catch_warnings():
         show_warnings()
         try:
@@ -230,6 +209,4 @@ class _Output(io.FileIO):
 
 def name_outputs(paths: Iterable[Path]) -> None:
     """Say what was written."""
-    print("written:")
-    for path in paths:
-        print(f"  {path}")
+    print("written:", *paths, sep="\n  ")

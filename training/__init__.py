@@ -1,11 +1,10 @@
 """Training: the loop and what it needs. A script's last line hands itself to ``main``.
 
-To read it: ``experiment`` and ``kinds`` (the settings); ``command_line`` and ``start`` (one call);
-``loop`` with ``feed``, ``step`` and ``validation`` (the training itself) and the parts that they
-take: ``losses``, ``metrics``, ``optimizers``, ``schedule``, ``seeds``, ``curriculum``; ``run``,
-``log``, ``history``, ``checkpoints`` and ``provenance`` (what is written), ``resume`` and
-``weights`` (what is read again); ``distribution``, ``signals`` and ``launch`` (several processes,
-and leaving in good order).
+To read it: ``experiment`` (the settings); ``command_line`` and ``start`` (one call);
+``loop`` with ``feed`` and ``step`` (the training itself) and the parts that they take: ``losses``,
+``metrics``, ``optimizers``, ``schedule``, ``seeds``, ``curriculum``; ``run``, ``log``, ``history``,
+``checkpoints`` and ``provenance`` (what is written), ``weights`` (what is read again);
+``distribution``, ``signals`` and ``launch`` (several processes, and leaving in good order).
 """
 
 import sys
@@ -25,11 +24,7 @@ if _MAIN.parent == Path(__file__).resolve().parent.parent:
 def main(
     experiment_params: Callable[[], dict[str, Any]], build_model: Callable[[dict[str, Any]], Any]
 ) -> None:
-    """Train a script's network as its command line says, then leave with an exit code.
-
-    Args:
-        experiment_params, build_model: the script's functions of these names.
-    """
+    """Train a script's network as its command line says, then leave with an exit code."""
     from support.shell import keep_output
     from training.command_line import run_script
 

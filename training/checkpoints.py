@@ -9,6 +9,7 @@ import io
 import logging
 import pickle
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,7 @@ class DamagedCheckpointError(CheckpointError):
 def save(path: Path, state: State) -> None:
     """Write a checkpoint of tensors, numbers, text, and lists and dictionaries of them.
 
-    Raises:
-        SystemRefusal: it cannot be written (a full disk); what stood at ``path`` stays.
+    SystemRefusal where it cannot be written (a full disk); what stood at ``path`` stays.
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "version": VERSION, **state}, buffer)
@@ -51,10 +51,8 @@ def save(path: Path, state: State) -> None:
 def load(path: Path, device: torch.device | str = "cpu") -> State:
     """Read a checkpoint after checking that it is intact, and of this project and version.
 
-    Raises:
-        MissingError: there is no such file.
-        DamagedCheckpointError: its bytes are not those that were written.
-        CheckpointError: it is none of ours, or of another version.
+    MissingError where there is no such file, DamagedCheckpointError where its bytes are not those
+    that were written, CheckpointError where it is none of ours, or of another version.
     """
     with refusals(path, "cannot be read"):
         whole = path.read_bytes()
@@ -63,18 +61,17 @@ def load(path: Path, device: torch.device | str = "cpu") -> State:
     if marked and comment != _mark(content):
         raise DamagedCheckpointError(f"{path} is damaged: its checksum does not match")
     cut = DamagedCheckpointError(f"{path} is damaged: it is cut off, or its end was overwritten")
+    foreign = f"{path} is not a checkpoint of this project"
     try:
         state = torch.load(io.BytesIO(whole), map_location=device, weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
         if not marked and (NAME.fullmatch(path.name) or path.name == "best.pt"):
             raise cut from error
-        raise CheckpointError(
-            f"{path} is not a checkpoint of this project: it cannot be read as tensors and numbers"
-        ) from error
+        raise CheckpointError(f"{foreign}: it is not made of tensors and numbers") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} is not a checkpoint of this project (it was written by another program); "
-            "models.tf_variables loads the original's weights"
+            f"{foreign}, but was written by another program; models.tf_variables loads the "
+            "original's weights"
         )
     version = state.get("version", 0)
     if version != VERSION:
@@ -98,17 +95,13 @@ def by_step(folder: Path, name: re.Pattern[str]) -> dict[int, Path]:
     return dict(sorted((int(match[1]), file) for match, file in found if match))
 
 
+@dataclass
 class CheckpointFolder:
-    """The checkpoints of a run: ``step_00001000.pt`` … and ``best.pt``.
+    """The checkpoints of a run: ``step_00001000.pt`` … and ``best.pt``."""
 
-    Args:
-        folder: where they lie.
-        keep: how many of the newest stay.
-        keep_steps: those of steps that are a multiple of this stay too; 0: none.
-    """
-
-    def __init__(self, folder: Path, keep: int = 3, keep_steps: int = 0) -> None:
-        self.folder, self.keep, self.keep_steps = folder, keep, keep_steps
+    folder: Path
+    keep: int = 3  # of the newest
+    keep_steps: int = 0  # those of steps that are a multiple of this stay too; 0: none
 
     @property
     def best(self) -> Path:
@@ -134,15 +127,13 @@ class CheckpointFolder:
 
         A damaged one is passed over with a warning; CheckpointError if all are, or one is not ours.
         """
-        files = list(self.files().values())
+        files = self.files().values()
         for path in reversed(files):
             try:
                 load(path)
                 return path
             except DamagedCheckpointError as error:
                 log.warning("%s; the checkpoint before it is used", error)
-        if files:
-            raise CheckpointError(
-                f"{self.folder} holds no checkpoint that is intact; start a new run"
-            )
-        return None
+        if not files:
+            return None
+        raise CheckpointError(f"{self.folder} holds no checkpoint that is intact; start a new run")

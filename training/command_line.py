@@ -1,6 +1,5 @@
 """The command line of the scripts, and how a run ends as an exit code."""
 
-import argparse
 import os
 import sys
 import textwrap
@@ -26,10 +25,10 @@ EXIT_CODES = """exit codes:
 
 def parser(description: str, parameters: Mapping[str, Any]) -> Parser:
     """The options of a script that does what ``description`` says, with its settings below."""
-    parse = Parser(
-        None, description, epilog=f"settings (--set):\n{help_text(parameters)}\n\n{EXIT_CODES}"
-    )
-    parse.add_argument(
+    settings = f"settings (--set):\n{help_text(parameters)}"
+    parse = Parser(None, description, below=f"{settings}\n\n{EXIT_CODES}")
+    add = parse.add_argument
+    add(
         "--set",
         action="append",
         default=[],
@@ -39,31 +38,20 @@ def parser(description: str, parameters: Mapping[str, Any]) -> Parser:
         "an augmentation; aux.<option>=VALUE sets an option of the network",
     )
     parse.add_device()
-    parse.add_argument(
-        "--seed", type=whole(0), help="what all random numbers follow from (default 0)"
-    )
-    parse.add_argument(
+    add("--seed", type=whole(0), help="what all random numbers follow from (default 0)")
+    add(
         "--resume",
         metavar="RUN",
         help="go on with a run: its name, its path, 'latest' (this script's run that was started "
         "or resumed last; of the experiment, where --set names one), or 'auto' (the experiment's "
         "run that was started or resumed last, or a new one where it has none)",
     )
-    parse.add_argument(
-        "--max-minutes", type=number(0, above=True), help="leave with a checkpoint after this time"
-    )
-    parse.add_argument(
-        "--deterministic", action="store_true", help="the same bits twice on a GPU too; slower"
-    )
-    parse.add_argument(
-        "--eager", action="store_true", help="on a GPU: without a captured graph; slower"
-    )
-    parse.add_argument(
-        "--workers", type=whole(0), help="processes that load images (half of the cores, 8 at most)"
-    )
-    parse.add_argument(
-        "--on-bad-record", choices=("error", "skip"), default="error", help="stop, or leave it out"
-    )
+    minutes = number(0, above=True)
+    add("--max-minutes", type=minutes, help="leave with a checkpoint after this time")
+    add("--deterministic", action="store_true", help="the same bits twice on a GPU too; slower")
+    add("--eager", action="store_true", help="on a GPU: without a captured graph; slower")
+    add("--workers", type=whole(0), help="processes that load images (half the cores, 8 at most)")
+    add("--on-bad-record", choices=("error", "skip"), default="error", help="stop, or leave it out")
     return parse
 
 
@@ -72,11 +60,10 @@ def run_script(
     build_model: Callable[[dict[str, Any]], Any],
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Parse the command line, train, and tell how it ended as an exit code.
+    """Parse the command line, train, and tell how it ended as an exit code: what goes wrong in a
+    foreseen way is a line on the terminal.
 
-    Args:
-        experiment_params, build_model: the script's (see ``training.main``).
-        arguments: the command line without the program's name; None takes ``sys.argv``'s.
+    ``arguments`` is the command line without the program's name; None takes ``sys.argv``'s.
     """
     quiet = os.environ.get("RANK", "0") != "0"
     log.listen(quiet)
@@ -87,23 +74,12 @@ def run_script(
         Experiment.of(params, options.overrides)
     except UserError as error:
         return ERROR if quiet else fail(str(error))
-    with Stop(options.max_minutes) as stop:
-        return _train(params, build_model, options, stop)
-
-
-def _train(
-    params: Mapping[str, Any],
-    build_model: Callable[..., Any],
-    options: argparse.Namespace,
-    stop: Stop,
-) -> int:
-    """Train, and turn what goes wrong in a foreseen way into a line and an exit code."""
     from training.distribution import OtherRankError, Ranks, device_of
     from training.loop import NotFiniteError, OutOfMemoryError
     from training.start import train
 
     try:
-        with Ranks(device_of(options.device)) as ranks:
+        with Stop(options.max_minutes) as stop, Ranks(device_of(options.device)) as ranks:
             complete = train(params, build_model, options, ranks, stop)
         return COMPLETE if complete else LEFT_EARLY
     except KeyboardInterrupt:
@@ -111,7 +87,7 @@ def _train(
     except OtherRankError:
         return ERROR  # the process that failed says why
     except NotFiniteError as error:  # all processes find the same
-        return fail(str(error), NOT_FINITE) if ranks.is_first else NOT_FINITE
+        return NOT_FINITE if quiet else fail(str(error), NOT_FINITE)
     except OutOfMemoryError as error:
         return fail(str(error), OUT_OF_MEMORY)
     except UserError as error:

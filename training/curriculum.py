@@ -1,6 +1,7 @@
 """Shorter contours first: which length a stream shows, and when the next one begins."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from config import Config
 from dataset_processing import open_set
 from support.errors import UserError
+from training.experiment import Experiment
 
 
 class Curriculum:
@@ -20,21 +22,12 @@ class Curriculum:
     set's own length reaches ``curriculum_until`` too, it is shown alone. Without ``curriculum``
     there is one length.
 
-    Args:
-        settings: an ``Experiment``.
-        config: the paths.
-        data: the data set that ``dataset`` names.
-
-    Attributes:
-        stage: how many lengths are done; one more once the last is shown alone.
-        began: training images seen when this stage began.
-
-    Raises:
-        UserError: the data set is no stream, or its own length is not the last and longest.
+    UserError where ``data``, the experiment's data set, is no stream, or its own length is not the
+    last and longest.
     """
 
-    def __init__(self, settings: Mapping[str, Any], config: Config, data: Any) -> None:
-        lengths = settings["curriculum"] or []
+    def __init__(self, exp: Experiment, config: Config, data: Any) -> None:
+        lengths = exp.curriculum or []
         if lengths and not data.is_generated:
             raise UserError(
                 f"curriculum {lengths} needs images that are drawn while training, such as "
@@ -47,16 +40,16 @@ class Curriculum:
         if ascending != [*lengths, own]:
             raise UserError(
                 f"curriculum must be lengths from short to long, up to the {own} of {data.name}; "
-                f"found {settings['curriculum']}"
+                f"found {exp.curriculum}"
             )
-        if lengths and "contour_length" in settings["stream_settings"]:
+        if lengths and "contour_length" in exp.stream_settings:
             raise UserError("stream_settings has contour_length, which curriculum sets; drop one")
-        self._until, self._images = settings["curriculum_until"], settings["curriculum_images"]
-        self._review = settings["curriculum_review"]
-        shorter = [open_set(f"pathfinder_{n}_stream", config, settings) for n in lengths]
+        self._exp, self._review = exp, exp.curriculum_review
+        shorter = [open_set(f"pathfinder_{n}_stream", config, exp) for n in lengths]
         self._sets = [*shorter, data]
         self._stages = len(self._sets) + bool(lengths and self._review)
-        self.stage = self.began = 0
+        self.stage = 0  # lengths that are done; one more once the last is shown alone
+        self.began = 0  # training images seen when this stage began
 
     @property
     def data(self) -> Any:
@@ -70,25 +63,24 @@ class Curriculum:
 
     def fold(self) -> Any:
         """The images to train on now."""
-        own = self.data.fold("train")
-        before = [one.fold("train") for one in self._sets[: self.stage]]
-        return MixedFold(own, before, self._review) if self._mixes else own
+        own, *before = (one.fold("train") for one in (self.data, *self._before()))
+        return MixedFold(own, before, self._review) if before else own
 
-    @property
-    def _mixes(self) -> bool:
-        return bool(self._review and self.stage) and not self.is_last
+    def _before(self) -> list[Any]:
+        """The data sets whose lengths come again."""
+        return self._sets[: self.stage] if self._review and not self.is_last else []
 
     def advance(self, metric: float, images: int) -> str | None:
         """Go on to the next length if it is time; then a sentence that says why, else None.
 
-        Args:
-            metric: of a validation on the length at hand.
-            images: training images seen so far.
+        ``metric`` is of a validation on the length at hand, ``images`` those seen so far.
         """
         length, seen = self.data.contour_length, images - self.began
-        if metric >= self._until:
+        if self.is_last:
+            return None
+        if metric >= self._exp.curriculum_until:
             why = f"validation at length {length} reached {metric:.4f} after {seen} images of it"
-        elif seen >= self._images:
+        elif seen >= self._exp.curriculum_images:
             why = f"length {length} had {seen} images and is at {metric:.4f}"
         else:
             return None
@@ -97,8 +89,8 @@ class Curriculum:
 
     def describe(self) -> str:
         """The lengths that are shown, in words."""
-        before = [str(one.contour_length) for one in self._sets[: self.stage]]
-        others = f", and one image in {self._review} of {', '.join(before)}" if self._mixes else ""
+        before = ", ".join(str(one.contour_length) for one in self._before())
+        others = f", and one image in {self._review} of {before}" if before else ""
         alone = " alone" if self.is_last else ""
         return f"{self.data.contour_length} paddles{alone}{others}"
 
@@ -111,17 +103,13 @@ class Curriculum:
         self.stage, self.began = state["stage"], state["began"]
 
 
+@dataclass
 class MixedFold:
-    """A stream's fold in which each so-many-th image is of other streams, each of them in turn.
+    """A stream's fold in which each so-many-th image is of other streams, each of them in turn."""
 
-    Args:
-        own: the fold that gives the others.
-        before: those that take turns.
-        every: 1 of so many images is of these; at least 1.
-    """
-
-    def __init__(self, own: Any, before: Sequence[Any], every: int) -> None:
-        self.own, self.before, self.every = own, before, every
+    own: Any  # gives the others
+    before: Sequence[Any]
+    every: int  # at least 1
 
     def __len__(self) -> int:
         return len(self.own)
@@ -130,12 +118,8 @@ class MixedFold:
         turn, rest = divmod(index, self.every)
         return self.own if rest else self.before[turn % len(self.before)]
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        """Image (H, W) uint8 and its label."""
-        return self._fold(index)[index]
-
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
-        """Several at once, which is faster."""
+        """Images (H, W) uint8 with their labels, several at once."""
         found: dict[int, tuple[np.ndarray, int]] = {}
         for fold in (self.own, *self.before):
             its = [index for index in indices if self._fold(index) is fold]

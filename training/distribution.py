@@ -40,28 +40,20 @@ class Ranks:
     A context manager, which on leaving says goodbye to the others. A process that ends otherwise is
     noticed: the others then have ``GRACE`` seconds to leave.
 
-    Args:
-        device: where this process computes.
-        alone: take no notice of others, whatever the environment says.
-
-    Attributes:
-        rank, world_size: this process's number and how many there are.
-        is_first: whether this process is the one that writes.
-        sizes: images of each rank in the batch at hand (see :meth:`place`).
-
-    Raises:
-        UserError: the environment or the devices do not fit together.
-        SystemRefusal: the others did not come within ``MEETING``.
+    ``alone``: take no notice of others, whatever the environment says. UserError where the
+    environment or the devices do not fit together, SystemRefusal where the others did not come
+    within ``MEETING``.
     """
 
     def __init__(self, device: torch.device, alone: bool = False) -> None:
         self.device = device
         self.rank, self.world_size = (0, 1) if alone else _numbers()
-        self.is_first = self.rank == 0
-        self.sizes: list[int] = []
+        self.is_first = self.rank == 0  # the one that writes
+        self.sizes: list[int] = []  # images of each rank in the batch at hand
         self._shares: dict[tuple[int, ...], Tensor] = {}
-        self._before_leaving: list[weakref.WeakMethod[Callable[[], None]]] = []
-        self._failed = self._closed = False
+        # Released before the processes part: NCCL waits for graphs that hold its work.
+        self.recordings: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._left: int | None = None  # how this process did
         self._heard = threading.Event()  # how the next rank left
         if self.world_size > 1:
             self._meet()
@@ -101,12 +93,12 @@ class Ranks:
         mine = f"{self.device.type} {socket.gethostname()} {self.device.index}"
         store.set(f"device/{self.rank}", mine)
         found = [store.get(f"device/{rank}").decode() for rank in range(self.world_size)]
-        kinds = [device.split()[0] for device in found]
-        for rank, (kind, device) in enumerate(zip(kinds, found, strict=True)):
-            if kind != kinds[0]:
+        for rank, device in enumerate(found):
+            kind, first = device.split()[0], found[0].split()[0]
+            if kind != first:
                 raise wrong(
-                    f"process {rank} computes on {kind}, process 0 on {kinds[0]}: all need the "
-                    "same kind of device; choose it with --device"
+                    f"process {rank} computes on {kind}, process 0 on {first}: all need the same "
+                    "kind of device; choose it with --device"
                 )
             if kind == "cuda" and device in found[:rank]:
                 raise wrong(
@@ -117,11 +109,8 @@ class Ranks:
     # -- words between the hosts -------------------------------------------------------------------
 
     def ask(self, word: int, images: int = 0) -> Callable[[], tuple[int, list[int]]]:
-        """Tell the others a word and how many images are here, without waiting for theirs.
-
-        Returns:
-            A function that waits: the gravest word of all ranks, and how many images each holds.
-        """
+        """Tell the others a word and how many images are here, without waiting for theirs; a
+        function that waits for the gravest word of all ranks, and how many images each holds."""
         if self.world_size == 1:
             return lambda: (word, [images])
         words = torch.zeros(self.world_size, 2, dtype=torch.int64)
@@ -136,10 +125,6 @@ class Ranks:
 
         return answer
 
-    def agree(self, word: int, images: int = 0) -> tuple[int, list[int]]:
-        """The gravest word of all ranks, and how many images each holds."""
-        return self.ask(word, images)()
-
     def every(self, action: Callable[[], T]) -> list[T]:
         """What ``action()`` returns on every rank (anything that can be pickled), on all ranks.
 
@@ -147,16 +132,15 @@ class Ranks:
         """
         if self.world_size == 1:
             return [action()]
-        value: Any = None
         failure: Exception | None = None
         try:
-            value = action()
+            mine: tuple[Any, str | None] = action(), None
         except Exception as error:  # the other ranks must hear of it, whatever it is
-            failure = error
+            mine, failure = (None, str(error)), error
         found: list[Any] = [None] * self.world_size
         with _others():
-            mine = value, failure and str(failure)
             dist.all_gather_object(found, mine, group=self._control)
+        found[self.rank] = mine  # itself, no copy: a run holds its lock
         if failure is not None:
             raise failure
         for rank, (_, message) in enumerate(found):
@@ -174,7 +158,7 @@ class Ranks:
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
-        self.agree(0)
+        self.ask(0)()
 
     # -- what takes part in the update -------------------------------------------------------------
 
@@ -192,10 +176,8 @@ class Ranks:
         """Say how the batch at hand is shared: images of each rank. Called before each update.
 
         The model's modules that draw random numbers an image (with the attributes ``draw_images``
-        and ``draw_offset``) are told which images are here.
-
-        Returns:
-            Images of the total batch, and which of them this rank's first is.
+        and ``draw_offset``) are told what is returned: images of the total batch, and which of them
+        this rank's first is.
         """
         total, offset = sum(sizes), sum(sizes[: self.rank])
         self.sizes = sizes
@@ -267,35 +249,21 @@ class Ranks:
 
     # -- leaving -----------------------------------------------------------------------------------
 
-    def before_leaving(self, action: Callable[[], None]) -> None:
-        """Have this method called before the processes part, if its object is still there: NCCL
-        waits for graphs that hold its work."""
-        self._before_leaving.append(weakref.WeakMethod(action))
-
     def __enter__(self) -> "Ranks":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and issubclass(kind, OtherRankError) and self.world_size > 1:
-            self._heard.wait(GRACE)  # the watch says who it was, if that one cannot
-        self.close(failed=kind is not None)
-
-    def close(self, failed: bool = False) -> None:
-        """Leave the other processes.
-
-        ``failed``: this process ends with an error, says so itself, and the others must leave too.
-        """
-        if self.world_size == 1 or self._closed:
+        if self.world_size == 1:
             return
-        self._closed, self._failed = True, failed
-        self._tell(FAILED if failed else DONE)
-        if failed:
+        if kind is not None and issubclass(kind, OtherRankError):
+            self._heard.wait(GRACE)  # the watch says who it was, if that one cannot
+        self._left = DONE if kind is None else FAILED
+        self._tell(self._left)
+        if self._left == FAILED:
             return  # what the others' devices wait for will not come; nothing here can be put right
         self._watch.join()
-        for reference in self._before_leaving:
-            action = reference()
-            if action is not None:
-                action()
+        for recording in self.recordings:
+            recording.release()
         dist.destroy_process_group()
 
     def _tell(self, how: int) -> None:
@@ -313,7 +281,7 @@ class Ranks:
             dist.recv(how, other, group=self._ring)
         except RuntimeError:
             how.fill_(LOST)
-        if how == LOST and not self._failed:
+        if how == LOST and self._left != FAILED:
             fail(
                 f"process {other} of {self.world_size} was lost: it ended without saying why "
                 "(killed, or out of the machine's memory?). --resume goes on from the last "
@@ -322,7 +290,7 @@ class Ranks:
         self._heard.set()
         if how == DONE:
             return
-        if not self._closed:
+        if self._left is None:
             self._tell(FAILED)
         time.sleep(GRACE)
         os._exit(2)
@@ -333,19 +301,14 @@ def _numbers() -> tuple[int, int]:
     if "RANK" not in os.environ:
         return 0, 1
     names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    missing = [name for name in names if name not in os.environ]
-    if missing:
+    found = {name: os.environ.get(name, "") for name in names}
+    rank, size, _, port = (int(x) if x.isdecimal() else -1 for x in found.values())
+    if not (0 <= rank < size and found["MASTER_ADDR"] and port >= 0):
+        told = ", ".join(f"{name}={text!r}" for name, text in found.items())
         raise UserError(
-            f"the environment has RANK but not {', '.join(missing)}: for several processes start "
-            "with torchrun, which sets them; for one, unset RANK"
+            f"expected {', '.join(names)} in the environment, as torchrun sets them, with whole "
+            f"numbers 0 <= RANK < WORLD_SIZE, found {told}; for one process, unset RANK"
         )
-    try:
-        rank, size, _ = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
-    except ValueError:
-        rank, size = 0, 0
-    if not 0 <= rank < size:
-        found = ", ".join(f"{name}={os.environ[name]!r}" for name in names if name != "MASTER_ADDR")
-        raise UserError(f"expected whole numbers with 0 <= RANK < WORLD_SIZE, found {found}")
     return rank, size
 
 

@@ -1,7 +1,8 @@
 """The batches of a run, taken in step by all processes that train together."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import chain, count, repeat, starmap
 from typing import Any
 
 from dataset_processing.loader import Loader
@@ -17,23 +18,14 @@ Answer = Callable[[], tuple[int, list[int]]]
 
 
 class Feed:
-    """Training batches from where the run stands to its end.
+    """Training batches from where the run stands to its end; ``wanted`` gives what this process
+    wants before a batch, ``GO``, ``SAVE`` or ``STOP``."""
 
-    Args:
-        ranks: the processes that train together.
-        epochs: of the run.
-        wanted: what this process wants before a batch: ``GO``, ``SAVE`` or ``STOP``.
-
-    Attributes:
-        loader: loads this process's share of each batch.
-        epoch, position: epochs done, and batches done of the one at hand.
-    """
-
-    loader: Loader
+    loader: Loader  # of this process's share of each batch
 
     def __init__(self, ranks: Ranks, epochs: int, wanted: Callable[[], int]) -> None:
         self.ranks, self.epochs, self.wanted = ranks, epochs, wanted
-        self.epoch = self.position = 0
+        self.epoch = self.position = 0  # epochs done, and batches done of the one at hand
         self._asked: deque[tuple[Any, Answer]] = deque()
         several = ranks.world_size > 1
         self._ahead = AHEAD.get(ranks.device.type, FAR_AHEAD) if several else 0
@@ -48,7 +40,8 @@ class Feed:
         """Have the batches loaded that follow from where the run stands."""
         while self._asked:  # the other ranks have answered, or will
             self._word(self._asked.popleft()[1])
-        self._batches = self._loaded()
+        starts = chain([(self.epoch, self.position)], zip(count(self.epoch + 1), repeat(0)))
+        self._batches = chain.from_iterable(starmap(self.loader.batches, starts))
         self._to_ask = self.left
 
     def next(self) -> tuple[Any, int, list[int]]:
@@ -71,24 +64,17 @@ class Feed:
         if self.position >= self.loader.batches_per_epoch:
             self.epoch, self.position = self.epoch + 1, 0
 
-    def _loaded(self) -> Iterator[Any]:
-        """This rank's batches from where the run stands to its end."""
-        epoch, position = self.epoch, self.position
-        while epoch < self.epochs:
-            yield from self.loader.batches(epoch, position)
-            epoch, position = epoch + 1, 0
-
     def _ask(self) -> tuple[Any, Answer]:
         """Load a batch, and tell the other ranks about it; their answer is to be waited for."""
         self._to_ask -= 1
-        batch, word = None, FAILED
+        batch, word, images = None, FAILED, 0
         try:
             if self._failure is None:
                 batch = next(self._batches)
-                word = self.wanted()
+                images, word = len(batch.labels), self.wanted()
         except Exception as error:  # the other ranks must hear of it, whatever it is
-            self._failure, word = error, FAILED
-        return batch, self.ranks.ask(word, 0 if batch is None else len(batch.labels))
+            self._failure = error
+        return batch, self.ranks.ask(word, images)
 
     def _word(self, answer: Answer) -> tuple[int, list[int]]:
         """What the ranks answer; raises where one of them failed."""

@@ -11,32 +11,28 @@ import torch
 
 from support.errors import UserError
 
-WHOLE = ("train_images", "validation_step", "validation_images")
+COUNTS = ("_images", "_step")
 # An earlier version did not record these.
-COUNTED = ("train_images", "validation_images", "validation_seconds")
+NEW = ("train_images", "validation_images", "validation_seconds")
 
 
 @dataclass
 class History:
-    """Losses and metrics of every update and every validation.
+    """Losses and metrics of every update, the first that of step 1, and of every validation, means
+    over its images.
 
-    Attributes:
-        train_loss, train_metric, gradient_norm: one number an update; the first is that of step 1.
-        train_images: training images up to and with each update.
-        validation_step, validation_images: updates done, and images seen, before each validation.
-        validation_loss, validation_metric: means over the images of each validation.
-        validation_seconds: seconds trained up to and with each validation, over all sessions and
-            without the pauses between them; not a number where that was not counted.
+    ``validation_seconds`` are those trained up to and with each validation, over all sessions and
+    without the pauses between them; not a number where that was not counted.
     """
 
     train_loss: list[float] = field(default_factory=list)
     train_metric: list[float] = field(default_factory=list)
     gradient_norm: list[float] = field(default_factory=list)
-    train_images: list[int] = field(default_factory=list)
-    validation_step: list[int] = field(default_factory=list)
+    train_images: list[int] = field(default_factory=list)  # up to and with each update
+    validation_step: list[int] = field(default_factory=list)  # updates done before each validation
     validation_loss: list[float] = field(default_factory=list)
     validation_metric: list[float] = field(default_factory=list)
-    validation_images: list[int] = field(default_factory=list)
+    validation_images: list[int] = field(default_factory=list)  # training images before each
     validation_seconds: list[float] = field(default_factory=list)
 
     def validated_at(self, step: int) -> bool:
@@ -58,7 +54,9 @@ class History:
     def state(self) -> dict[str, torch.Tensor]:
         """Tensors for a checkpoint (float64; counts int64)."""
         return {
-            name: torch.tensor(values, dtype=torch.int64 if name in WHOLE else torch.float64)
+            name: torch.tensor(
+                values, dtype=torch.int64 if name.endswith(COUNTS) else torch.float64
+            )
             for name, values in vars(self).items()
         }
 
@@ -71,18 +69,15 @@ class History:
         """
         history = cls(**{name: values.tolist() for name, values in state.items()})
         if "train_images" not in state:
-            steps = range(1, len(history.train_loss) + 1)
+            steps, validations = range(1, len(history.train_loss) + 1), history.validation_step
             history.train_images = [images_after(step, batch, epoch) for step in steps]
-            history.validation_images = [
-                images_after(step, batch, epoch) for step in history.validation_step
-            ]
-            history.validation_seconds = [math.nan] * len(history.validation_step)
+            history.validation_images = [images_after(step, batch, epoch) for step in validations]
+            history.validation_seconds = [math.nan] * len(validations)
         return history
 
     def results(self, metric: str) -> dict[str, np.ndarray]:
         """Arrays for the results file; ``metric`` is the metric's name."""
-        names = _names(metric)
-        arrays = {names[name]: tensor.numpy() for name, tensor in self.state().items()}
+        arrays = {_in_results(name, metric): value.numpy() for name, value in self.state().items()}
         return {"train_step": np.arange(1, len(self.train_loss) + 1), **arrays}
 
     @classmethod
@@ -90,11 +85,13 @@ class History:
         cls, arrays: Mapping[str, np.ndarray], metric: str, batch: int, epoch: int, path: Path
     ) -> "History":
         """The history that a results file holds (see :meth:`of`); UserError if it lacks arrays."""
-        names = _names(metric)
-        found = {ours: arrays[there] for ours, there in names.items() if there in arrays}
-        missing = sorted(names[name] for name in names.keys() - found - {*COUNTED})
+        names = {name: _in_results(name, metric) for name in vars(cls())}
+        missing = [
+            there for name, there in names.items() if there not in arrays and name not in NEW
+        ]
         if missing:
             raise UserError(f"{path} lacks {', '.join(missing)}: it is no run's results")
+        found = {name: arrays[there] for name, there in names.items() if there in arrays}
         return cls.of(found, batch, epoch)
 
 
@@ -104,10 +101,7 @@ def images_after(step: int, batch: int, epoch: int) -> int:
     return epochs * epoch + rest * batch
 
 
-def _names(metric: str) -> dict[str, str]:
-    """Names of the attributes in a results file."""
-    names = {
-        name: name.replace("validation_", "val_").replace("_metric", f"_{metric}")
-        for name in vars(History())
-    }
-    return {**names, "gradient_norm": "train_gradient_norm"}
+def _in_results(name: str, metric: str) -> str:
+    """An attribute's name in a results file."""
+    name = name.replace("validation_", "val_").replace("gradient_norm", "train_gradient_norm")
+    return name.replace("_metric", f"_{metric}")

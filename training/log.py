@@ -13,7 +13,7 @@ from typing import Any
 
 from support import shell
 from support.errors import refusals
-from support.files import WholeFile
+from support.files import write_text
 from support.progress import Progress
 from training.run import Run
 
@@ -32,7 +32,6 @@ class RunLog:
     """Writes a run's ``log.txt``, ``log.jsonl`` and TensorBoard events, and shows its progress.
 
     Args:
-        run: where to write.
         total: updates of the whole run.
         step: updates done before; what was logged after them is taken back.
         quiet: write and show nothing (all processes but the first).
@@ -44,7 +43,9 @@ class RunLog:
             return
         from torch.utils.tensorboard import SummaryWriter  # a second to import
 
-        _forget_after(run, step)
+        if run.json_log.exists():  # without what comes after this step, and a line cut off
+            kept = [json.dumps(event) + "\n" for event in run.events() if event["step"] <= step]
+            write_text(run.json_log, "".join(kept))
         with refusals(run.logs, "cannot be written"):
             self._text = _TextLog(run.log, encoding="utf-8", errors="backslashreplace")
             self._json = open(run.json_log, "ab", buffering=0)
@@ -104,12 +105,3 @@ class _TextLog(logging.FileHandler):
         """Called while what went wrong is handled: not to be passed over, as logging would."""
         with refusals(self.baseFilename, "could not be written"):
             raise
-
-
-def _forget_after(run: Run, step: int) -> None:
-    """Take back the lines of ``log.jsonl`` past this step, and a line that was cut off."""
-    if not run.json_log.exists():
-        return
-    kept = [event for event in run.events() if event["step"] <= step]
-    with WholeFile(run.json_log) as file:
-        file.append(b"".join(json.dumps(event).encode() + b"\n" for event in kept))

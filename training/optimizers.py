@@ -40,29 +40,23 @@ class ListOptimizer(torch.optim.Optimizer):
     """An optimizer whose rule is written on the lists of all weights and all gradients.
 
     Args:
+        name: of ``OPTIMIZERS``.
         params: the weights, as for any optimizer of PyTorch.
         lr: learning rate, above 0; in ``param_groups`` it may be a number on the device.
-        rule: called with weights, gradients, ``lr``, the number of the update, from 1, and the
-            lists of each state; changes weights and states in place.
-        names: of the states.
-        start: what these start at.
         first_correction: correct the bias at every update as at the first.
+
+    Raises:
+        UserError: there is none of that name, or the learning rate is not above 0.
     """
 
     def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float,
-        rule: Rule,
-        names: tuple[str, ...],
-        start: float,
-        first_correction: bool,
+        self, name: str, params: Iterable[Any], lr: float, first_correction: bool = False
     ) -> None:
+        self.rule, self.names, self.start = choose("optimizer", name, OPTIMIZERS)
+        self.first_correction = first_correction
         if not lr > 0:
             raise UserError(f"lr must be above 0, found {lr!r}")
         super().__init__(params, {"lr": lr})
-        self.rule, self.names, self.start = rule, names, start
-        self.first_correction = first_correction
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -147,7 +141,8 @@ def _average_square(v: Many, beta: float, g: Many) -> None:
     torch._foreach_addcmul_(v, g, g, 1 - beta)
 
 
-# Rule, names of the states, and what these start at.
+# Rule: called with weights, gradients, learning rate, number of the update from 1, and the lists of
+# each state, it changes weights and states in place. Names of the states. What these start at.
 OPTIMIZERS: dict[str, tuple[Rule, tuple[str, ...], float]] = {
     "adam": (adam, ("m", "v"), 0.0),
     "nadam": (partial(adam, ahead=True), ("m", "v"), 0.0),
@@ -158,12 +153,7 @@ OPTIMIZERS: dict[str, tuple[Rule, tuple[str, ...], float]] = {
 }
 
 
-def optimizer(
-    name: str, params: Iterable[Any], lr: float, first_correction: bool = False
-) -> torch.optim.Optimizer:
-    """The optimizer of that name over these weights; UserError if there is none."""
-    rule, names, start = choose("optimizer", name, OPTIMIZERS)
-    return ListOptimizer(params, lr, rule, names, start, first_correction)
+optimizer = ListOptimizer
 
 
 def network_optimizer(
@@ -174,10 +164,7 @@ def network_optimizer(
     Where it is ``"as_released"``, the weights that the network's method ``before_the_loop()`` names
     are frozen here, and if there are any the bias correction stays that of the first update, as in
     the release's graph under TensorFlow 1.7 and later (docs/differences.md). Other networks are
-    trained as by ``"all"``.
-
-    Raises:
-        UserError: a name is not known, or the learning rate is not above 0.
+    trained as by ``"all"``. UserError where a name is not known, or the learning rate not above 0.
     """
     if updates not in UPDATES:
         raise unknown("updates", updates, UPDATES)

@@ -20,27 +20,23 @@ PLAIN = (bool, int, float, str, type(None))
 
 
 def environment(device: torch.device, world_size: int) -> dict[str, Any]:
-    """Versions, device, threads and the command line."""
+    """Versions, device (a GPU's name), threads and the command line."""
+    on_gpu = device.type == "cuda"
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
+        "cudnn": torch.backends.cudnn.version() if on_gpu else None,
         "system": platform.platform(),
         "host": platform.node(),
-        "device": device_name(device),
+        "device": torch.cuda.get_device_name(device) if on_gpu else str(device),
         "processes": world_size,
         "threads": torch.get_num_threads(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "command": [sys.executable, *sys.argv],
         "working_directory": os.getcwd(),
     }
-
-
-def device_name(device: torch.device) -> str:
-    """``cpu``, or the GPU's name."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def code(script: Path) -> dict[str, Any]:

@@ -12,26 +12,10 @@ A run is named ``<exp_name>_<timestamp>``. Its files lie in ``config.py``'s fold
 ==============================================  ==================================================
 
 ``settings.yaml`` is the run's record, written when the run begins and each time that it goes on;
-every checkpoint has a copy of it:
-
-==================  ==============================================================================
-``format``          2; records of an earlier version have none, and are brought into this form
-``run, script``     names of the run and of the script's file
-``parameters``      the settings; ``overrides``, those that the command line gave; ``seed``;
-                    ``deterministic``
-``network``         ``class``, ``options`` as built, ``parameters`` (their number), ``input_size``,
-                    ``preprocessing`` of ``train`` and ``validation``
-``data``            of ``train`` and ``validation``: ``name, images, im_size, fingerprint,
-                    description``
-``initial_weights`` ``source, fingerprint, step, images, data`` and what these began with,
-                    ``initial_weights``; None where the run began with random weights
-``sessions``        of the start and of each resumption: ``step, images, seconds`` at which it
-                    began, ``code`` and ``environment`` (training/provenance.py)
-==================  ==============================================================================
+every checkpoint has a copy of it. docs/log.md says what it holds.
 """
 
 import contextlib
-import difflib
 import errno
 import fcntl
 import json
@@ -44,30 +28,19 @@ from typing import IO, Any
 import yaml
 
 from config import Config
-from support.errors import MissingError, SystemRefusal, UserError, refusals
-from support.files import read_arrays, write_text
+from support.errors import MissingError, SystemRefusal, UserError, did_you_mean, refusals
+from support.files import WholeFile, read_arrays, write_text
+from support.kinds import plain
 from training.checkpoints import by_step
-from training.experiment import plain
 
 FORMAT = 2
 TIMESTAMP = re.compile(r"_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?$")
-PARTIAL = ".partial"
 SAVED = re.compile(r"weights_(\d+)\.npz")  # weights of a validation, by step
 
 
 class Run:
-    """A run's files and its record.
-
-    Args:
-        config: the project's paths.
-        name: the run's name.
-        folder: where all files lie that were copied out of a project together; None: in the
-            project's folders.
-
-    Attributes:
-        about: the record, once it was written or read here.
-        file: the file of weights that was asked for by its path; None: the run as a whole.
-    """
+    """A run's files and its record; in ``folder`` where they were copied out of a project together,
+    else in the project's folders."""
 
     def __init__(self, config: Config, name: str, folder: Path | None = None) -> None:
         self.name = name
@@ -80,21 +53,16 @@ class Run:
         self.checkpoints = folder / "checkpoints" if folder else config.checkpoints / name
         self.weights = folder / "weights" if folder else config.experiment_evaluations / name
         self.results = folder / "results.npz" if folder else config.results / f"{name}.npz"
-        self.about: dict[str, Any] = {}
-        self.file: Path | None = None
+        self.about: dict[str, Any] = {}  # the record, once it was written or read here
+        self.file: Path | None = None  # of weights, where it was asked for by its path
 
     @classmethod
     def find(cls, which: str | Path, config: Config) -> "Run":
-        """The run that a name or a path means.
+        """The run that a name or a path means: the name of a run of this project; 'latest', the one
+        that was started or resumed last; or the path of a file or folder of a run of any project,
+        which means exactly that: ``file`` of the answer is then the file of weights that was named.
 
-        Args:
-            which: the name of a run of this project; 'latest', the one that was started or resumed
-                last; or the path of a file or folder of a run of any project, which means exactly
-                that: ``file`` of the answer is then the file of weights that was named.
-            config: the paths of this project.
-
-        Raises:
-            UserError, MissingError: there is no such run or file, or it belongs to no run.
+        UserError or MissingError where there is no such run or file, or it belongs to no run.
         """
         if which == "latest":
             known = runs(config)
@@ -207,9 +175,9 @@ class Run:
     def clear_partial_files(self) -> None:
         """Delete what a killed process left half-written."""
         for folder in (self.logs, self.checkpoints, self.weights):
-            for file in folder.glob(f"*{PARTIAL}"):
+            for file in folder.glob("*.partial"):
                 file.unlink(missing_ok=True)
-        self.results.with_name(self.results.name + PARTIAL).unlink(missing_ok=True)
+        WholeFile(self.results).partial.unlink(missing_ok=True)
 
 
 def new_run(config: Config, exp_name: str) -> Run:
@@ -271,15 +239,12 @@ def _run_of(folder: Path, config: Config) -> Run | None:
     """The run one of whose files or folders this is; None if of none."""
     kinds = (config.log_dir, config.summaries, config.checkpoints, config.experiment_evaluations)
     name = folder.name.removesuffix(".npz")
+    known = [Run(Config.of_project(folder.parent), name)]  # its folder of links
     if folder.parent.name in {place.name for place in (*kinds, config.results)}:
-        run = Run(Config.of_project(folder.parent.parent), name)
-        if run.exists():
-            return run
-    run = Run(Config.of_project(folder.parent), name)  # its folder of links
-    if run.exists():
-        return run
-    run = Run(config, name, folder)  # a copy of that folder
-    return run if run.exists() and run.checkpoints.is_dir() else None
+        known.insert(0, Run(Config.of_project(folder.parent.parent), name))
+    if (folder / "checkpoints").is_dir():
+        known.append(Run(config, name, folder))  # a copy of that folder
+    return next((run for run in known if run.exists()), None)
 
 
 def _nothing_there(path: Path, config: Config) -> str:
@@ -291,7 +256,5 @@ def _nothing_there(path: Path, config: Config) -> str:
     else:
         names = [run.name for run in runs(config)]
         head = f"{path}: {config.log_dir} holds no run of that name, and no such file is here"
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
-    if near:
-        return f"{head}; did you mean {near[0]!r}?"
-    return f"{head}; there are: {', '.join(names[-5:])}" if names else head
+    there_are = f"; there are: {', '.join(names[-5:])}" if names else ""
+    return head + (did_you_mean(path.name, names) or there_are)

@@ -16,18 +16,14 @@ def seed_of(seed: int, *use: int | str) -> int:
 
 
 class Generators:
-    """The generators that a run draws from, on its device.
-
-    Attributes:
-        hidden: for the random hidden state.
-        images: for the augmentations. Both are the same on all ranks, which draw for the total
-            batch; PyTorch's default generators are each rank's own.
+    """The generators that a run draws from, on its device: the same on all ranks, which draw for
+    the total batch; PyTorch's default generators are each rank's own.
     """
 
     def __init__(self, seed: int, device: torch.device, rank: int = 0) -> None:
         self.seed, self.rank = seed, rank
-        self.hidden = torch.Generator(device)
-        self.images = torch.Generator(device)
+        self.hidden = torch.Generator(device)  # for the random hidden state
+        self.images = torch.Generator(device)  # for the augmentations
 
     def begin(self, *use: int | str, rank: int | None = None) -> None:
         """Seed them, and PyTorch's default ones for a rank (None: this one), for a use: a batch."""

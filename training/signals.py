@@ -21,9 +21,7 @@ class Stop:
     A context manager. Inside it SIGTERM, SIGUSR1 and SIGHUP (not where nohup has it ignored) leave
     at once with exit code 75, until :meth:`begin`: nothing is lost by that. From then on they and
     SIGINT ask to leave at the end of the step; a second SIGINT ends the process at once with 130.
-
-    Args:
-        max_minutes: time after which the run should leave, from now on; None: no limit.
+    ``max_minutes`` from now on the run should leave by itself; None: no limit.
     """
 
     def __init__(self, max_minutes: float | None = None) -> None:
@@ -32,7 +30,7 @@ class Stop:
         self._process = os.getpid()
         self._interrupts = 0
         self._limit = max_minutes
-        self._end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self._start = time.monotonic()
         self._before: dict[int, Any] = {}
 
     def begin(self) -> None:
@@ -42,7 +40,8 @@ class Stop:
 
     def wanted(self) -> str | None:
         """Why the run should leave, or None."""
-        if self.reason is None and self._end is not None and time.monotonic() >= self._end:
+        minutes = (time.monotonic() - self._start) / 60
+        if self.reason is None and self._limit is not None and minutes >= self._limit:
             self.reason = f"the time limit of {self._limit:g} minutes"
         return self.reason
 
@@ -70,7 +69,7 @@ class Stop:
         if self._begun:
             return
         if os.getpid() == self._process:
-            _leave(number)
+            _leave(number, frame)
         signal.signal(number, signal.SIG_DFL)  # a process that prepares data, and is told to end
         os.kill(os.getpid(), number)
 
@@ -80,7 +79,7 @@ def listen() -> None:
     if threading.current_thread() is threading.main_thread():
         for number in POLITE:
             if signal.getsignal(number) == signal.SIG_DFL:
-                signal.signal(number, _leave_alone)
+                signal.signal(number, _leave)
 
 
 def told(code: int) -> int:
@@ -93,11 +92,7 @@ def told(code: int) -> int:
     return 0 if code == LEFT_EARLY else code
 
 
-def _leave_alone(number: int, frame: FrameType | None) -> None:
-    _leave(number, told(LEFT_EARLY))
-
-
-def _leave(number: int, code: int = LEFT_EARLY) -> None:
+def _leave(number: int, frame: FrameType | None) -> None:
     name = signal.Signals(number).name
     print(f"left early: {name} before the training began", file=sys.stderr, flush=True)
-    raise SystemExit(code)
+    raise SystemExit(told(LEFT_EARLY))

@@ -3,7 +3,6 @@
 import contextlib
 import inspect
 import logging
-import math
 import os
 import re
 import sys
@@ -19,17 +18,17 @@ import torch
 
 from config import Config
 from dataset_processing.demonstration import demonstration, demonstration_notice, prepare
-from support.errors import UserError, about
+from support.errors import MissingError, UserError, about
+from support.kinds import plain
 from support.memory import keep_memory
-from training.checkpoints import load
+from training.checkpoints import CheckpointError, CheckpointFolder, load
 from training.distribution import OtherRankError, Ranks
-from training.experiment import Experiment, Settings, check_options
+from training.experiment import SETTINGS, Experiment, Settings, check_options, differences
 from training.log import RunLog
 from training.loop import Training
 from training.optimizers import dead_weights
 from training.provenance import code, environment
-from training.resume import check_identity, checkpoint_of, compare_session, run_to_resume
-from training.run import Run, new_run
+from training.run import Run, new_run, runs
 from training.seeds import seed_of
 from training.signals import Stop
 from training.weights import begin_with, brought, find_weights
@@ -46,41 +45,33 @@ def train(
     ranks: Ranks,
     stop: Stop,
 ) -> bool:
-    """Train as the options of the command line say.
-
-    Args:
-        params, build_model: the script's settings as ``experiment_params`` gave them, its network.
-
-    Returns:
-        Whether the run is complete; False if it left early, with a checkpoint.
-    """
+    """Train as the options of the command line say; whether the run is complete, or left early."""
     asked = Experiment.of(params, options.overrides)
     _agree(ranks, asked, options)
     config = Config()
     given = asked.dataset, config, asked.changed, asked.model_name
     standing_in = ranks.first(lambda: demonstration(*given))
     exp = Experiment.of(params, [*standing_in, *options.overrides])
-    run, record, checkpoint = None, {}, None
+    run, checkpoint, initial = None, None, None
+    record: dict[str, Any] = {}
     if options.resume:
         named = bool(asked.changed & {"exp_name", "model_name", "dataset"})
-        run = ranks.first(partial(run_to_resume, options.resume, config, exp, named))
+        run, checkpoint = ranks.first(lambda: run_to_resume(options.resume, config, exp, named))
     if run is not None:
         record = run.record()
         exp = Experiment.of(params, [*record.get("overrides", []), *options.overrides])
+        if options.seed not in (None, record.get("seed", options.seed)):
+            raise UserError(f"--seed {options.seed}: this run was started with {record['seed']}")
     elif standing_in:
         record["demonstration"] = demonstration_notice(asked.dataset)
-    seed = record["seed"] = _seed(options.seed, record.get("seed"))
+    seed = record["seed"] = options.seed or record.get("seed") or 0
     record["deterministic"] = bool(options.deterministic or record.get("deterministic"))
     _set_up(ranks, record["deterministic"], seed)
-    for name in dict.fromkeys([exp.dataset, exp.val_dataset]):
-        if name is not None:
-            ranks.first(partial(prepare, name, config))
-    if run is not None:
-        checkpoint = ranks.first(partial(checkpoint_of, run))
-    initial = None
+    for name in filter(None, dict.fromkeys([exp.dataset, exp.val_dataset])):
+        ranks.first(partial(prepare, name, config))
     if exp.initial_weights and not checkpoint:
         with about(f"initial_weights={exp.initial_weights}: ", f"{exp.initial_weights}: "):
-            initial = ranks.first(partial(find_weights, exp.initial_weights, config))
+            initial = ranks.first(lambda: find_weights(exp.initial_weights, config))
         more = brought(initial, exp.aux)
         if more:
             log.warning("the initial weights bring the options they need: %s", ", ".join(more))
@@ -88,15 +79,9 @@ def train(
     network = _build(build_model, exp)
     if initial is not None:
         record["initial_weights"] = begin_with(initial, str(exp.initial_weights), network)
+    workers = _workers(options.workers, ranks)
     training = Training(
-        exp,
-        network,
-        config,
-        ranks,
-        seed,
-        _workers(options.workers, ranks),
-        options.on_bad_record,
-        captured=not options.eager,
+        exp, network, config, ranks, seed, workers, options.on_bad_record, not options.eager
     )
     here = ranks.first(lambda: code(Path(inspect.getfile(build_model))))
     if run and checkpoint:
@@ -106,11 +91,13 @@ def train(
         compare_session(record["sessions"][-1], here)
     for caution in exp.cautions():
         log.warning(caution)
-    record |= {"parameters": exp.as_dict(), "overrides": list(exp.overrides)}
-    resumed = run is not None
-    run = ranks.first(lambda: _recorded(config, run, record, here, training))
+    ran_on = environment(ranks.device, ranks.world_size)
+    session = {"step": training.step, **training.counts(), "code": here, "environment": ran_on}
+    record |= {"parameters": exp.as_dict(), "overrides": list(exp.overrides), **training.about()}
+    record["sessions"] = [*record.get("sessions", []), session]
+    run = ranks.first(lambda: _recorded(run or new_run(config, exp.exp_name), record))
     stop.begin()
-    return _go(training, run, stop, resumed, record.get("demonstration"))
+    return _go(training, run, stop)
 
 
 def _agree(ranks: Ranks, exp: Experiment, options: Namespace) -> None:
@@ -119,22 +106,11 @@ def _agree(ranks: Ranks, exp: Experiment, options: Namespace) -> None:
     told = {f"--{name.replace('_', '-')}": getattr(options, name) for name in alike}
     first, *others = ranks.from_all({**exp.as_dict(), **told})
     for rank, other in enumerate(others, start=1):
-        lines = [
-            f"{key} is {first[key]!r} on process 0 and {other[key]!r} on process {rank}"
-            for key in first
-            if first[key] != other[key]
-        ]
-        if lines:
+        if lines := differences(first, other):
             raise (UserError if ranks.is_first else OtherRankError)(
-                f"{'; '.join(lines)}: all processes of a run need the same script and options"
+                f"{'; '.join(lines)} (there: process 0; here: process {rank}): all processes of a "
+                "run need the same script and options"
             )
-
-
-def _seed(given: int | None, recorded: int | None) -> int:
-    """The seed of a new run, or that of the run to go on with."""
-    if None not in (given, recorded) and given != recorded:
-        raise UserError(f"--seed {given}: this run was started with {recorded}")
-    return given or recorded or 0
 
 
 def _set_up(ranks: Ranks, deterministic: bool, seed: int) -> None:
@@ -176,41 +152,128 @@ def _workers(given: int | None, ranks: Ranks) -> int:
     return min(given, most)
 
 
-def _recorded(
-    config: Config,
-    run: Run | None,
-    record: dict[str, Any],
-    here: dict[str, Any],
-    training: Training,
-) -> Run:
-    """A new run, or the locked one to go on with; its record says how it was called."""
-    session = {
-        "step": training.step,
-        "images": training.images,
-        "seconds": training.seconds if math.isfinite(training.seconds) else None,
-        "code": here,
-        "environment": environment(training.ranks.device, training.ranks.world_size),
-    }
-    record |= {"network": training.network(), "data": training.data()}
-    record["sessions"] = [*record.get("sessions", []), session]
-    if run is not None:
+def run_to_resume(
+    which: str, config: Config, exp: Experiment, named: bool
+) -> tuple[Run | None, Path | None]:
+    """The run that ``--resume`` means, kept for this process from now on, and its newest
+    checkpoint: None where it was killed before the first.
+
+    Args:
+        which: 'auto', the experiment's newest, or None; 'latest', this script's that was started or
+            resumed last; or what :meth:`Run.find` takes.
+        named: the command line says which experiment: 'latest' is one of its runs.
+
+    Raises a UserError where there is no such run, it cannot go on from the file that is named or
+    has lost its checkpoints, or another process trains it.
+    """
+    if which in ("auto", "latest"):
+        script = Path(sys.argv[0]).name
+        of_experiment = which == "auto" or named
+        own = runs(config, exp.exp_name) if of_experiment else runs(config, script=script)
+        if not own and which == "auto":
+            return None, None
+        if not own:
+            whose = repr(exp.exp_name) if named else f"{script} ({exp.exp_name!r})"
+            raise MissingError(f"--resume latest: {config.log_dir} holds no run of {whose}")
+        run = own[-1]
+    else:
+        with about("--resume "):
+            if which.endswith(".pt") and Path(which).is_file():
+                load(Path(which))  # damaged, or none of ours
+            run = Run.find(which, config)
+    folder = CheckpointFolder(run.checkpoints)
+    newest = list(folder.files().values())[-1:]
+    if run.file is not None and [run.file.resolve()] != [file.resolve() for file in newest]:
+        raise UserError(
+            f"--resume {which}: a run goes on from its newest checkpoint, and this is not it. "
+            f"To begin a new run with these weights: --set initial_weights={which}; to go back "
+            "to an older step_*.pt, move the newer ones away"
+        )
+    run.lock()
+    if not newest and run.reached():
+        raise UserError(
+            f"{run.name} reached step {run.reached()}, but {run.checkpoints} holds no checkpoint: "
+            "put them back, or start a new run without --resume"
+        )
+    return run, folder.newest()
+
+
+def check_identity(run: Run, state: dict[str, Any], identity: dict[str, Any]) -> None:
+    """UserError where a run's checkpoint is of other settings, seed or data, or past the end.
+
+    ``identity`` is what its ``state`` would hold under that name if it were written now.
+    """
+    found, here = state["identity"], plain(identity)
+    changeable = {key for key, setting in SETTINGS.items() if setting.resume}
+    if here["parameters"]["lr_schedule"] != "constant":
+        changeable.remove("epochs")  # the learning rate so far depends on where the run ends
+    lines = differences(found["parameters"], here["parameters"])
+    lines = [line for line in lines if line.split(":")[0] not in changeable]
+    recorded = {key: found.get(key, value) for key, value in here.items()}
+    lines += differences(_flat(recorded), _flat(here))  # what was not recorded is the same
+    if lines:
+        raise CheckpointError(
+            f"the checkpoint of {run.name} is of other settings (there: the checkpoint; here: this "
+            f"script): {'; '.join(lines)}. Set them back, or start a new run without --resume"
+        )
+    done, epochs = state["epoch"] + (state["position"] > 0), here["parameters"]["epochs"]
+    if epochs < done:
+        raise UserError(
+            f"epochs is {epochs}, but {run.name} is in its epoch {done} already (step "
+            f"{state['step']}); give {done} or more"
+        )
+
+
+def _flat(identity: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint is of, beside its parameters."""
+    network = identity["network"]
+    own = {key: v for key, v in identity.items() if key not in ("parameters", "network")}
+    return {**own, "class": network["class"], **network["options"]}
+
+
+def compare_session(session: dict[str, Any], here: dict[str, Any]) -> None:
+    """Warn where the code, or on a CPU the number of threads, is not that of the last session."""
+    where, before = session.get("environment") or {}, session["code"]
+    threads, now = where.get("threads"), torch.get_num_threads()
+    if where.get("device") == "cpu" and threads not in (None, now):
+        log.warning(
+            f"this run was trained with {threads} threads, and goes on with {now}: other bits than "
+            "without the break"
+        )
+    there = before.get("fingerprint")
+    if there is None:
+        log.warning(
+            "this run was begun by an earlier version, which recorded neither the network's "
+            "options nor the code: whether they are the same cannot be checked"
+        )
+        return
+    changed = [part for part, value in here["fingerprint"].items() if there.get(part) != value]
+    if changed:
+        log.warning(
+            f"the code differs from the one that trained this run so far: {', '.join(changed)} "
+            f"(commit {before.get('commit')} there, {here['commit']} here)"
+        )
+
+
+def _recorded(run: Run, record: dict[str, Any]) -> Run:
+    """The run, locked, and its record written; a new one's folders are made."""
+    if len(record["sessions"]) > 1:
         run.clear_partial_files()
         run.write(record)
         return run
-    run = new_run(config, training.settings["exp_name"])
     run.lock()
     run.write({"run": run.name, "script": Path(sys.argv[0]).name, **record})
     run.begin()
     return run
 
 
-def _go(training: Training, run: Run, stop: Stop, resumed: bool, note: str | None) -> bool:
-    """Train, and say how it began and ended, and the note."""
-    ranks = training.ranks
-    run_log = RunLog(run, training.total, training.step, quiet=not ranks.is_first)
-    began, first = time.monotonic(), training.step
+def _go(training: Training, run: Run, stop: Stop) -> bool:
+    """Train, and say how it began and ended."""
+    ranks, first = training.ranks, training.step
+    run_log = RunLog(run, training.total, first, quiet=not ranks.is_first)
+    began = time.monotonic()
     try:
-        log.info(_opening(training, run, resumed, note))
+        log.info(_opening(training, run))
         reason = None
         if training.finished():
             log.info("this run is complete already; --set epochs=N with a larger N makes it longer")
@@ -218,7 +281,7 @@ def _go(training: Training, run: Run, stop: Stop, resumed: bool, note: str | Non
         else:
             reason = training.go(run, run_log, stop)
         minutes = (time.monotonic() - began) / 60
-        log.info(_closing(training, run, training.step - first, minutes, reason, note))
+        log.info(_closing(training, run, training.step - first, minutes, reason))
         run_log.event("end", training.step, {"complete": reason is None, "reason": reason})
         return reason is None
     except Exception as error:
@@ -233,42 +296,38 @@ def _go(training: Training, run: Run, stop: Stop, resumed: bool, note: str | Non
             run_log.close()
 
 
-def _opening(training: Training, run: Run, resumed: bool, note: str | None) -> str:
-    settings, ranks, network = training.settings, training.ranks, training.network()
-    data = training.data()
+def _opening(training: Training, run: Run) -> str:
+    exp, ranks, record = training.exp, training.ranks, run.about
+    network, data, note = record["network"], record["data"], record.get("demonstration")
     height, width = network["input_size"]
+    resumed = len(record["sessions"]) > 1
     head = f"resumed {run.name} at step {training.step}" if resumed else f"run {run.name}"
     processes = f", {ranks.world_size} processes" if ranks.world_size > 1 else ""
+    begun = exp.initial_weights
     lines = [
         f"{head}: {note}" if note else head,
-        f"{settings['model_name']}: {network['parameters']} parameters on "
-        f"{ranks.device}{processes}",
-    ]
-    if settings["initial_weights"] and not resumed:
-        lines.append(f"begins with the weights {settings['initial_weights']}")
-    if settings["updates"] == "as_released":
-        lines.append(
-            "updates as_released: the feedforward drive stays as it is, the bias correction that "
-            "of the first update"
-            if dead_weights(training.model)
-            else "updates as_released: the same as all for this network, whose circuit is no loop"
-        )
-    lines += [
+        f"{exp.model_name}: {network['parameters']} parameters on {ranks.device}{processes}",
+        f"begins with the weights {begun}" if begun and not resumed else "",
+        _as_released(training.model) if exp.updates == "as_released" else "",
         f"the network is given {height}×{width} pixels, after "
         f"{', '.join(network['preprocessing']['train']) or 'no preprocessing'}",
         f"training on {data['train']['description']}",
         f"validating on {data['validation']['description']}",
-        f"{training.total} steps: {settings['epochs']} epochs of "
-        f"{training.feed.loader.batches_per_epoch} batches of {settings['batch_size']} images",
+        f"{training.total} steps: {exp.epochs} epochs of "
+        f"{training.feed.loader.batches_per_epoch} batches of {exp.batch_size} images",
         f"everything of this run: {run.folder}",
     ]
-    return "\n  ".join(lines)
+    return "\n  ".join(filter(None, lines))
 
 
-def _closing(
-    training: Training, run: Run, steps: int, minutes: float, reason: str | None, note: str | None
-) -> str:
-    history, metric = training.history, training.settings["score_metric"]
+def _as_released(network: torch.nn.Module) -> str:
+    if not dead_weights(network):
+        return "updates as_released: the same as all for this network, whose circuit is no loop"
+    return "updates as_released: the drive stays, and the bias correction of the first update"
+
+
+def _closing(training: Training, run: Run, steps: int, minutes: float, reason: str | None) -> str:
+    history, metric = training.history, training.exp.score_metric
     head = "complete" if reason is None else f"left early: {reason}"
     done = f"step {training.step} of {training.total}"
     lines = [f"{head} at {done} ({steps} steps in {minutes:.1f} minutes)"]
@@ -286,6 +345,6 @@ def _closing(
         lines.append(f"go on with:  python {Path(sys.argv[0]).name} --resume {run.name}")
         if not steps:
             lines.append("nothing was trained: the start took longer than the time that there was")
-    if note:
-        lines.append(f"this was {note}")
+    if run.about.get("demonstration"):
+        lines.append(f"this was {run.about['demonstration']}")
     return "\n  ".join(lines)

@@ -1,18 +1,25 @@
-"""One update of the network; on a CUDA device as a graph, without the host's launches."""
+"""One update of the network, and its validation; on a CUDA device as graphs, without the host's
+launches."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dataset_processing.augmentations import Augmentations
+from dataset_processing.loader import Loader
+from support.errors import UserError
 from training.distribution import Ranks
 from training.losses import Loss
+from training.seeds import Generators
 
 EAGER_STEPS = 3  # of a shape before its capture: they load kernels and make the optimizer's state
 
 
+@dataclass(eq=False)
 class TrainStep:
     """Forward, backward and update on one batch, without asking the device for a number.
 
@@ -20,39 +27,28 @@ class TrainStep:
     times: logits and labels of all, so that each computes the loss of the total batch; the
     statistics of each batch normalisation; and the gradients, as one vector.
 
-    Args:
-        model: the network, on its device.
-        loss, metric: functions of logits and labels.
-        optimizer: over the network's parameters.
-        clip_gradients: largest global norm of the gradient, or None.
-        ranks: the processes that train together.
-        captured: replay the update as a CUDA graph, what the processes exchange included; without
-            effect on a CPU. The numbers are the same.
-        generators: what the network draws from, on the device; PyTorch's default one is included.
-
-    Attributes:
-        infer: the network's forward pass where no gradient is asked for, captured likewise.
+    ``captured``: replay the update as a CUDA graph, what the processes exchange included; without
+    effect on a CPU. The numbers are the same.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loss: Loss,
-        metric: Loss,
-        optimizer: torch.optim.Optimizer,
-        clip_gradients: float | None,
-        ranks: Ranks,
-        *,
-        captured: bool = False,
-        generators: Sequence[torch.Generator] = (),
-    ) -> None:
-        self.model: Any = model
-        self.loss, self.metric, self.optimizer = loss, metric, optimizer
-        self.clip_gradients, self.ranks, self.captured = clip_gradients, ranks, captured
-        self.infer: Any = GraphedForward(model, generators) if captured else model
-        self._replayed = Replayed(self._update, generators, EAGER_STEPS, self._fixed)
-        ranks.join(model)
-        ranks.before_leaving(self._replayed.release)
+    model: Any  # the network, on its device
+    loss: Loss
+    metric: Loss
+    optimizer: torch.optim.Optimizer
+    clip_gradients: float | None  # largest global norm of the gradient
+    ranks: Ranks
+    captured: bool = field(default=False, kw_only=True)
+    # What the network draws from, on the device; PyTorch's default one is included.
+    generators: Sequence[torch.Generator] = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        # The forward pass where no gradient is asked for, captured likewise.
+        self.infer: Any = (
+            GraphedForward(self.model, self.generators) if self.captured else self.model
+        )
+        self._replayed = Replayed(self._update, self.generators, EAGER_STEPS, self._fixed)
+        self.ranks.join(self.model)
+        self.ranks.recordings.add(self._replayed)
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Update the network on this rank's images (n, 1, H, W) and labels (n,).
@@ -62,7 +58,7 @@ class TrainStep:
             gradient before clipping: scalars on the device, overwritten by the next call.
         """
         if self.ranks.world_size > 1 and not self.ranks.sizes:
-            self.ranks.place(self.model, self.ranks.agree(0, len(labels))[1])
+            self.ranks.place(self.model, self.ranks.ask(0, len(labels))()[1])
         update = self._replayed if self.captured else self._update
         return update(images, labels)
 
@@ -85,6 +81,7 @@ class TrainStep:
         return self.model.training, *rates, *self.ranks.sizes
 
 
+@dataclass(eq=False)
 class Replayed:
     """A computation on tensors, recorded as a CUDA graph and replayed.
 
@@ -93,22 +90,14 @@ class Replayed:
     CPU. The numbers are the same either way: random ones too, drawn from registered generators
     whose seed and place in the sequence each replay takes up. What a call returns is overwritten by
     the next one.
-
-    Args:
-        call: a function of tensors on one device, which is not asked for a number.
-        generators: what it draws from, on the device; PyTorch's default one is included.
-        eager: calls of a shape before its recording.
-        fixed: gives what the recording holds fixed beside shapes and types.
     """
 
-    def __init__(
-        self,
-        call: Callable[..., Any],
-        generators: Sequence[torch.Generator] = (),
-        eager: int = 1,
-        fixed: Callable[[], tuple[Any, ...]] = tuple,
-    ) -> None:
-        self.call, self.generators, self.eager, self.fixed = call, generators, eager, fixed
+    call: Callable[..., Any]  # of tensors on one device, which is not asked for a number
+    generators: Sequence[torch.Generator]  # that it draws from; PyTorch's default one is included
+    eager: int  # calls of a shape before its recording
+    fixed: Callable[[], tuple[Any, ...]]  # what the recording holds fixed beside shapes and types
+
+    def __post_init__(self) -> None:
         self._seen: Counter[tuple[Any, ...]] = Counter()
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: tuple[Tensor, ...] = ()
@@ -154,15 +143,12 @@ class GraphedForward(Replayed):
     """A network's forward pass without gradients, recorded at the second batch of a shape.
 
     The recorded pass reads the weights where they lie, so updates in place reach it; layers are
-    taken as they are then (lesions, number of steps).
-
-    Args:
-        network: images (N, 1, H, W) → a tensor or a tuple of tensors.
-        generators: what it draws from, on its device; PyTorch's default one is included.
+    taken as they are then (lesions, number of steps). The network makes a tensor or a tuple of
+    tensors of images (N, 1, H, W).
     """
 
     def __init__(self, network: nn.Module, generators: Sequence[torch.Generator] = ()) -> None:
-        super().__init__(network, generators, fixed=lambda: (network.training,))
+        super().__init__(network, generators, 1, lambda: (network.training,))
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> Any:
@@ -181,3 +167,54 @@ def clip_gradients(parameters: Iterable[nn.Parameter], largest: float | None) ->
     if largest is not None:
         torch._foreach_mul_(gradients, largest / norm.clamp(min=largest))
     return norm
+
+
+@dataclass
+class Validation:
+    """Loss and metric of the network on a data set.
+
+    Several processes share the batches: each computes some of them whole, as one process would, so
+    that their number changes nothing.
+    """
+
+    step: TrainStep
+    loader: Loader  # gives whole batches; the same order each time
+    augment: Augmentations
+    generators: Generators  # seeded afresh each time
+    batches: int  # to take; all where there are fewer
+
+    def measure(self) -> tuple[float, float, int]:
+        """Mean loss, mean metric and number of images; each batch weighs by its images.
+
+        Raises a UserError where none of the images could be read.
+        """
+        found = [row for rows in self.step.ranks.every(self._share) for row in rows]
+        count = sum(n for n, _, _ in found)
+        if not count:
+            why = "; ".join(list(self.loader.bad_records.values())[:3])
+            raise UserError(f"none of the validation images could be read: {why}")
+        loss = sum(n * loss for n, loss, _ in found) / count
+        return loss, sum(n * metric for n, _, metric in found) / count, count
+
+    @torch.no_grad()
+    def _share(self) -> list[tuple[int, float, float]]:
+        """Images, loss and metric of each batch that falls to this process."""
+        step, ranks = self.step, self.step.ranks
+        batches = min(self.batches, self.loader.batches_per_epoch)
+        first, end = (batches * rank // ranks.world_size for rank in (ranks.rank, ranks.rank + 1))
+        counts, measured = [], []
+        was_training = step.model.training
+        step.model.eval()
+        with ranks.apart(step.model):
+            loaded = zip(range(first, end), self.loader.batches(0, first), strict=False)
+            for number, batch in loaded:
+                if not len(batch.labels):
+                    continue  # all its records were bad and skipped
+                self.generators.begin("validation", number, rank=0)
+                logits, _ = step.infer(self.augment(batch.images, self.generators.images))
+                found = step.loss(logits, batch.labels), step.metric(logits, batch.labels)
+                counts.append(len(batch.labels))
+                measured.append(torch.stack(found))
+        step.model.train(was_training)
+        numbers = torch.stack(measured).double().tolist() if measured else []
+        return [(n, loss, metric) for n, (loss, metric) in zip(counts, numbers, strict=True)]

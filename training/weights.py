@@ -20,6 +20,7 @@ from models.tf_variables import load_npy_folder, load_tf_variables
 from support.errors import MissingError, UserError, about
 from support.files import read_arrays
 from training.checkpoints import CheckpointError, CheckpointFolder, load
+from training.experiment import differences
 from training.history import History, images_after
 from training.run import SAVED, Run, todays
 
@@ -34,28 +35,20 @@ NOT_NEEDED = {
 
 @dataclass
 class Weights:
-    """Weights that were found, and what is known of them.
+    """Weights that were found, and what is known of them; None stands for what is not.
 
-    Attributes:
-        path: the file or folder that they are read from.
-        into: sets a network's weights and running averages; raises a UserError where they do not
-            fit, and then changes nothing.
-        step: updates behind them; None where that is not known.
-        record: the record of the run that trained them (see ``training.run``); None if not known.
-        run: that run, where its files are here.
-        images: training images behind them; None where that is not known.
-        seconds: that the run had trained; None where that is not known.
-        history: what was measured up to them; None where they are no checkpoint.
+    ``into`` sets a network's weights and running averages. It raises a UserError where they do not
+    fit, and then changes nothing.
     """
 
-    path: Path
+    path: Path  # the file or folder that they are read from
     into: Callable[[nn.Module], object]
-    step: int | None = None
-    record: dict[str, Any] | None = None
-    run: Run | None = None
-    images: int | None = None
-    seconds: float | None = None
-    history: History | None = None
+    step: int | None = None  # updates behind them
+    record: dict[str, Any] | None = None  # of the run that trained them (docs/log.md)
+    run: Run | None = None  # that run, where its files are here
+    images: int | None = None  # training images behind them
+    seconds: float | None = None  # that the run had trained
+    history: History | None = None  # what was measured up to them; of a checkpoint
 
 
 def find_weights(which: str | Path, config: Config, weights: str | int = "last") -> Weights:
@@ -65,7 +58,6 @@ def find_weights(which: str | Path, config: Config, weights: str | int = "last")
         which: a ``.safetensors`` file (analysis.export), an ``.npz`` file or a folder of ``.npy``
             files with the original's variables, a checkpoint (``.pt``), or whatever
             :meth:`training.run.Run.find` takes. A file means exactly that file.
-        config: the project's paths.
         weights: of a run, which: 'last' (the newest checkpoint; where none was copied along, the
             newest weights of a validation), 'best' (the best validation), or a step.
 
@@ -145,11 +137,8 @@ def begin_with(found: Weights, which: str, network: nn.Module) -> dict[str, Any]
         found.into(network)
     record, own = found.record or {}, getattr(network, "options", None) or {}
     theirs = _part(record, "parameters", "aux") | _part(record, "network", "options")
-    others = [
-        f"{key}: {value!r} there, {own[key]!r} here"
-        for key, value in theirs.items()
-        if key in own and own[key] != value and key not in NOT_NEEDED
-    ]
+    both = theirs.keys() & own.keys() - NOT_NEEDED
+    others = differences(*({key: options[key] for key in both} for options in (theirs, own)))
     if others:
         log.warning("the initial weights were trained with other options: %s", "; ".join(others))
     return {
@@ -165,46 +154,36 @@ def begin_with(found: Weights, which: str, network: nn.Module) -> dict[str, Any]
 def _of_run(run: Run, choice: str) -> Weights:
     """The weights that are meant of a run."""
     folder, saved = CheckpointFolder(run.checkpoints), run.saved_weights()
+    files = {**saved, **folder.files()}
     if choice == "best":
-        if not folder.best.is_file():
-            raise MissingError(f"{folder.best}: no such file; {run.name} has no best validation")
-        return _of_checkpoint(folder.best, run)
-    if choice == "last":
-        newest = folder.newest()
-        if newest is not None:
-            return _of_checkpoint(newest, run)
-        if not saved:
-            raise MissingError(
-                f"{run.name} has no weights: {run.checkpoints} holds no checkpoint, {run.weights} "
-                "no weights_*.npz"
-            )
-        return _of_validation(saved[max(saved)], run)
-    if not choice.isdecimal():
+        path = folder.best if folder.best.is_file() else None
+    elif choice == "last":
+        path = folder.newest() or saved.get(max(saved, default=0))
+    elif choice.isdecimal():
+        path = files.get(int(choice))
+    else:
         raise UserError(f"weights must be last, best or the number of a step, found {choice!r}")
-    step, files = int(choice), folder.files()
-    if step not in {**saved, **files}:
-        known = ", ".join(map(str, sorted({**saved, **files}))) or "none"
-        raise MissingError(f"{run.name} has no weights of step {step}; it has those of {known}")
-    return _of_checkpoint(files[step], run) if step in files else _of_validation(saved[step], run)
+    if path is None:
+        known = ", ".join(map(str, sorted(files))) or "no step"
+        which = {"best": " of a best validation", "last": ""}.get(choice, f" of step {choice}")
+        places = f"{run.checkpoints}, {run.weights}"
+        raise MissingError(f"{run.name} has no weights{which}; it has those of {known} ({places})")
+    return _of_checkpoint(path, run) if path.suffix == ".pt" else _of_validation(path, run)
 
 
 def _of_validation(path: Path, run: Run) -> Weights:
-    found = Weights(path, partial(load_tf_variables, variables=read_arrays(path)), run=run)
-    found.step, found.record = int(path.stem.removeprefix("weights_")), run.record()
-    _count(found)
-    return found
+    into = partial(load_tf_variables, variables=read_arrays(path))
+    return _counted(Weights(path, into, int(path.stem.split("_")[1]), run.record(), run))
 
 
 def _of_checkpoint(path: Path, run: Run | None) -> Weights:
     state = load(path)
-    found = Weights(path, partial(set_weights, tensors=state["model"], path=path), run=run)
-    found.step = int(state["step"])
     parameters = {"parameters": state["identity"]["parameters"]}
-    found.record = state.get("record") or (run.record() if run else parameters)
-    found.history = History.of(state["history"], *_batch_and_epoch(found.record))
-    _count(found)
-    found.seconds = _known(state.get("seconds", math.nan))
-    return found
+    record = state.get("record") or (run.record() if run else parameters)
+    into = partial(set_weights, tensors=state["model"], path=path)
+    found = Weights(path, into, int(state["step"]), record, run)
+    found.history = History.of(state["history"], *_batch_and_epoch(record))
+    return _counted(found, state.get("seconds", math.nan))
 
 
 def _of_safetensors(path: Path) -> Weights:
@@ -218,32 +197,30 @@ def _of_safetensors(path: Path) -> Weights:
     if about.get("format") == FORMAT:
         found.step = int(about["step"])
         found.record = {"run": about["run"], **todays(json.loads(about["record"]))}
-        _count(found)
+        _counted(found, float(about.get("seconds", "nan")))
         if "seconds" in about:
             found.images = int(about["images_seen"])
-        found.seconds = _known(float(about.get("seconds", "nan")))
     return found
 
 
-def _count(found: Weights) -> None:
-    """Images and seconds of weights that do not say so themselves: what the run measured."""
+def _counted(found: Weights, seconds: float | None = None) -> Weights:
+    """With images, and seconds unless they say so themselves: what the run measured up to them."""
     record, step = found.record or {}, found.step or 0
     history = found.history or (history_of(found.run, record) if found.run else History())
+    found.images = images_after(step, *_batch_and_epoch(record))
     if 0 < step <= len(history.train_images):
         found.images = history.train_images[step - 1]
-    else:
-        found.images = images_after(step, *_batch_and_epoch(record))
-    if step in history.validation_step:
-        place = history.validation_step.index(step)
-        found.seconds = _known(history.validation_seconds[place])
+    if seconds is None and step in history.validation_step:
+        seconds = history.validation_seconds[history.validation_step.index(step)]
+    found.seconds = seconds if seconds is not None and math.isfinite(seconds) else None
+    return found
 
 
 def history_of(run: Run, record: dict[str, Any]) -> History:
     """What a run's results file holds; empty where there is none."""
     if not run.results.exists():
         return History()
-    parameters = record["parameters"]
-    metric = str(parameters.get("score_metric") or "accuracy")
+    metric = str(record["parameters"].get("score_metric") or "accuracy")
     arrays = read_arrays(run.results)
     return History.of_results(arrays, metric, *_batch_and_epoch(record), run.results)
 
@@ -260,7 +237,3 @@ def _part(record: Mapping[str, Any] | None, *keys: str) -> dict[str, Any]:
     for key in keys:
         found = (found or {}).get(key)
     return found or {}
-
-
-def _known(seconds: float) -> float | None:
-    return seconds if math.isfinite(seconds) else None

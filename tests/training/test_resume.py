@@ -56,15 +56,18 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
     assert processes.finish(process) == 130
 
 
+@pytest.mark.parametrize("count", [1, 2])
 def test_a_run_is_trained_by_one_process_at_a_time(
-    script: Script, project: Path, capsys: pytest.CaptureFixture
+    count: int, script: Script, project: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    process = processes.start(["--set", "epochs=1000", "--workers", "0"], project)
+    """Or by the processes that were started together."""
+    ranks = processes.start_ranks(count, ["--set", "epochs=1000", "--workers", "0"], project)
     wait_for_steps(project)
     assert script("--resume", "latest") == ERROR
     assert "is being trained by another process" in capsys.readouterr().err
-    process.kill()
-    processes.finish(process)
+    for process in ranks:
+        process.kill()
+        processes.finish(process)
     assert script("--resume", "latest", "--max-minutes", "0.01") == LEFT_EARLY
 
 

@@ -1,4 +1,4 @@
-"""What a setting may be: how its value is checked, and how it is read on the command line."""
+"""What a setting or an option may be: how it is checked, and read on the command line."""
 
 import math
 import numbers
@@ -11,37 +11,30 @@ from typing import Any
 import numpy as np
 import yaml
 
-from dataset_processing.augmentations import ORDER
 from support.errors import UserError, unknown
 
+FILE = re.compile(r"(?!\.\.?$)[^/\\\0\n]{1,200}")
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)e[-+]?\d+", re.IGNORECASE)
-TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+TRUTHS = dict.fromkeys(("true", "yes", "on", "1"), True)
+TRUTHS |= dict.fromkeys(("false", "no", "off", "0"), False)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a value may be.
+    """What a value may be."""
 
-    Attributes:
-        expected: that in words, as in "lr must be *a number above 0*".
-        fits: whether a value is one.
-        kept: the form in which it is kept.
-        read: what a text of the command line stands for; ValueError where it is nothing.
-        choices: names, of which the value is one, or a list of which it is.
-    """
-
-    expected: str
-    fits: Callable[[Any], bool]
-    kept: Callable[[Any], Any] = str
-    read: Callable[[str], Any] = str
-    choices: tuple[str, ...] = ()
+    expected: str  # that in words, as in "lr must be *a number above 0*"
+    fits: Callable[[Any], bool]  # whether a value is one
+    kept: Callable[[Any], Any] = str  # the form in which it is kept
+    read: Callable[[str], Any] = str  # of the command line; ValueError where it stands for nothing
+    choices: tuple[str, ...] = ()  # names, of which the value is one, or a list of which it is
 
     def of(self, key: str, value: Any) -> Any:
         """The value as it is kept; UserError with key, value and what is expected."""
         if not self.fits(value):
             raise UserError(f"{key} must be {self.expected}, found {value!r}")
         kept = self.kept(value)
-        for name in kept if isinstance(kept, list) else [kept]:
+        for name in _flat(kept):
             if self.choices and name is not None and name not in self.choices:
                 raise unknown(key, name, self.choices)
         return kept
@@ -55,17 +48,15 @@ class Kind:
         return self.of(key, value)
 
 
-def number(above: float = -math.inf, least: float = -math.inf) -> Kind:
-    """A finite number above one, or of at least another."""
+def number(above: float = -math.inf, least: float = -math.inf, most: float = math.inf) -> Kind:
+    """A finite number above one, of at least another, of at most a third."""
+    limits = {"above": above, "of at least": least, "of at most": most}
+    told = [f"{words} {limit:g}" for words, limit in limits.items() if math.isfinite(limit)]
 
     def fits(value: Any) -> bool:
-        return (
-            _is(numbers.Real, value) and math.isfinite(value) and value > above and value >= least
-        )
+        return _is(numbers.Real, value) and above < value < math.inf and least <= value <= most
 
-    limit = f" above {above:g}" if math.isfinite(above) else ""
-    limit += f" of at least {least:g}" if math.isfinite(least) else ""
-    return Kind(f"a number{limit}", fits, float, float)
+    return Kind(" ".join(["a number", *told]), fits, float, float)
 
 
 def whole(least: int, odd: bool = False) -> Kind:
@@ -77,10 +68,29 @@ def whole(least: int, odd: bool = False) -> Kind:
     return Kind(f"{'an odd' if odd else 'a whole'} number of at least {least}", fits, int, int)
 
 
+def wholes(expected: str, least: int, fits: Callable[[list[Any]], bool]) -> Kind:
+    """A list of whole numbers of at least ``least`` of which ``fits`` holds."""
+
+    def all_fit(value: Any) -> bool:
+        listed = isinstance(value, list | tuple) and all(map(whole(least).fits, value))
+        return listed and fits(list(value))
+
+    return Kind(expected, all_fit, lambda value: [int(one) for one in value], _list_of)
+
+
 def one_of(names: Iterable[str]) -> Kind:
     """One of some names."""
     names = tuple(names)
     return Kind(f"one of {', '.join(names)}", _is_text, choices=names)
+
+
+def some_of(expected: str, names: Iterable[str]) -> Kind:
+    """A list of some names; one name alone and the release's list of lists stand for one."""
+
+    def fits(value: Any) -> bool:
+        return all(isinstance(name, str) for name in _flat(value))
+
+    return Kind(expected, fits, _flat, _list_of, tuple(names))
 
 
 def or_none(kind: Kind) -> Kind:
@@ -112,34 +122,11 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str | os.PathLike) and bool(str(value).strip())
 
 
-def _is_file_name(value: Any) -> bool:
-    apart = _is_text(value) and not any(c in str(value) for c in "/\\\0\n")
-    return apart and str(value) not in (".", "..") and len(str(value)) <= 200
-
-
-def _are_names(value: Any) -> bool:
-    """A name, or a list of names, or the release's list of lists."""
-    several = isinstance(value, list | tuple) and all(map(_are_names, value))
-    return several or isinstance(value, str)
-
-
-def _flat(names: Any) -> list[str]:
-    if isinstance(names, str):
-        return [names]
-    return [name for part in names for name in _flat(part)]
-
-
-def _are_whole(value: Any, least: int) -> bool:
-    return isinstance(value, list | tuple) and all(map(whole(least).fits, value))
-
-
-def _is_size(value: Any) -> bool:
-    """[H, W], or [H, W, 1]."""
-    return _are_whole(value, 1) and len(value) >= 2 and list(value[2:]) in ([], [1])
-
-
-def _truth_of(text: str) -> bool | str:
-    return text.lower() in TRUE if text.lower() in TRUE + FALSE else text
+def _flat(value: Any) -> list[Any]:
+    """What lists of lists hold, in one list; of one value, that one."""
+    if isinstance(value, list | tuple):
+        return [one for part in value for one in _flat(part)]
+    return [value]
 
 
 def _list_of(text: str) -> Any:
@@ -154,22 +141,24 @@ def _options_of(text: str) -> Any:
     return {k: float(v) if NUMBER.fullmatch(str(v)) else v for k, v in found.items()}
 
 
-TRUTH = Kind("True or False", lambda value: isinstance(value, bool | np.bool_), bool, _truth_of)
+TRUTH = Kind(
+    "True or False",
+    lambda value: isinstance(value, bool | np.bool_),
+    bool,
+    lambda text: TRUTHS.get(text.lower(), text),
+)
 TEXT = Kind("a name", _is_text)
-FILE_NAME = Kind("a name without / or \\ (a folder's)", _is_file_name)
-AUGMENTATIONS = Kind("a list of augmentations (docs/data.md)", _are_names, _flat, _list_of, ORDER)
-SIZE = Kind(
+FILE_NAME = Kind(
+    "a name without / or \\ (a folder's)",
+    lambda value: _is_text(value) and FILE.fullmatch(str(value)) is not None,
+)
+# The release has [H, W, 1].
+SIZE = wholes(
     "[H, W], two whole numbers of at least 1",
-    _is_size,
-    lambda value: [int(pixels) for pixels in value],
-    _list_of,
+    1,
+    lambda size: len(size[:2]) == 2 and size[2:] in ([], [1]),
 )
-LENGTHS = Kind(
-    "a list of contour lengths in paddles, each at least 2",
-    lambda value: bool(value) and _are_whole(value, 2),
-    lambda value: [int(length) for length in value],
-    _list_of,
-)
+LENGTHS = wholes("a list of contour lengths in paddles, each at least 2", 2, bool)
 OPTIONS = Kind(
     "a dictionary {name: value}",
     lambda value: isinstance(value, Mapping) and all(isinstance(key, str) for key in value),
