@@ -61,20 +61,19 @@ def generate_set(job: Job, workers: int = 1) -> str:
         to_write = [f for f in means if job.form in RECORDS and not means[f].exists()]
         # For a mean image, shards that are there are drawn again: quicker than reading them.
         todo = [shard for shard in shards if shard in lacking or shard.fold in to_write]
-        if todo:
-            job.generator.images([job.start])  # compiled once, then inherited by the workers
-        sums = {}
+        job.generator.images([job.start] if todo else [])  # compiled once, for all workers
+        total, sums = sum(map(len, todo)), {}
         with (
-            Progress(total=sum(map(len, todo)), unit="image", desc="images") as bar,
+            Progress(total=total, unit="image", desc="images", disable=not todo) as bar,
             processes(f"{job.name} in {job.folder}", min(workers, len(todo)) or 1) as over,
         ):
-            for shard, total in zip(todo, over(Shard.make, todo), strict=True):
-                sums[shard] = total
+            for shard, drawn in zip(todo, over(Shard.make, todo), strict=True):
+                sums[shard] = drawn
                 bar.update(len(shard))
         for fold in to_write:
             parts = [shard for shard in todo if shard.fold == fold]
-            total = sum(sums[shard] for shard in parts)
-            write_bytes(means[fold], npy_bytes(total / sum(map(len, parts))))
+            mean = sum(sums[shard] for shard in parts) / sum(map(len, parts))
+            write_bytes(means[fold], npy_bytes(mean))
         if job.form == "png":
             combine_metadata(shards)
     seconds = time.monotonic() - begin

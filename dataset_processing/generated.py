@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,9 @@ def set_settings(name: str, length: int | None = None) -> dict[str, Any]:
 
 def read_description(path: Path) -> dict[str, Any]:
     """What a set's description file holds; UserError if it is damaged."""
-    try:
-        found = json.loads(read_bytes(path))
+    data = read_bytes(path)
+    with suppress(ValueError, TypeError, KeyError):
+        found = json.loads(data)
         if isinstance(found["count"], int):
             return dict(found)
-    except (ValueError, TypeError, KeyError) as error:
-        if isinstance(error, UserError):
-            raise
     raise UserError(f"{path}: not the description of a generated set; move it away with its files")
