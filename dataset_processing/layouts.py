@@ -76,7 +76,7 @@ def _files(folder: Path, endings: tuple[str, ...]) -> list[str]:
 
 def _two_folders(folder: Path, negative: Path, meta: str) -> Classes:
     """Layout of 2018: each class listed by its own metadata, unless column 3 says otherwise."""
-    classes, found = [], []
+    classes, labels, told = [], [], []
     for place in (folder, negative):
         if not (place / meta).is_file():
             raise MissingError(
@@ -85,19 +85,16 @@ def _two_folders(folder: Path, negative: Path, meta: str) -> Classes:
                 f"move {negative.name} away"
             )
         rows = list(_rows(place, place / meta))
+        values = {value for *_, value in rows}
         classes.append(list(dict.fromkeys(image for _, image, _ in rows)))
-        found.append({value for *_, value in rows})
-    labels = [{LABELS.get(value) for value in values} for values in found]
+        labels.append({LABELS.get(value) for value in values})
+        told.append(f"{', '.join(sorted(values)[:SHOWN])} in {place / meta}")
     if any({0, 1} <= own for own in labels) or labels == [{0}, {1}]:
-        told = " and ".join(
-            f"{', '.join(sorted(values)[:SHOWN])} in {place / meta}"
-            for values, place in zip(found, (folder, negative), strict=True)
-        )
         raise UserError(
             f"{folder}: the labels are in doubt. {negative} beside it says that all its images are "
             f"of label 1 (layout of 2018); column {LABEL_COLUMN} of the metadata, where the layout "
-            f"of 2020 has the label, holds {told}. Move {negative.name} away to read the labels of "
-            "column 3"
+            f"of 2020 has the label, holds {' and '.join(told)}. Move {negative.name} away to read "
+            "the labels of column 3"
         )
     return classes[0], classes[1]
 
@@ -188,9 +185,7 @@ def _text_table(data: bytes) -> np.ndarray:
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     text = data.decode("utf-16" if wide else "utf-8-sig")
     rows = [line.split() for line in text.splitlines() if line.strip()]
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, 1):
         if len(row) != len(rows[0]):
-            raise ValueError(
-                f"line {number + 1} has {len(row)} columns, the first has {len(rows[0])}"
-            )
+            raise ValueError(f"line {number} has {len(row)} columns, the first has {len(rows[0])}")
     return np.array(rows, dtype=np.str_)
