@@ -126,6 +126,25 @@ def waves(axis: Axis, precision: str, by_pair: bool, device: torch.device) -> Te
     return torch.cat([high, (exact - high).float()]).contiguous().to(device)
 
 
+def covered(n: int) -> tuple[int, int]:
+    """Two powers of two side by side that cover n numbers."""
+    first = max(STEP, 1 << ((n - 1).bit_length() - 1))
+    return first, max(STEP, 1 << max(n - first - 1, 0).bit_length())
+
+
+@functools.cache
+def whole_matrix(axis: Axis, back: bool, device: torch.device) -> Tensor:
+    """The transform of a folded axis as one matrix: cosine and sine of each frequency in turn, by
+    pixels and times the axis's unit; or pixels by those, if `back`. Padded with zeros as `covered`
+    says."""
+    c, s = waves(axis, HALF_PRECISION, True, device)[:, : axis.run].float()
+    left = (torch.arange(axis.run, device=device) >= axis.odd)[:, None].float()  # no second middle
+    exact = torch.stack([torch.cat([c, left * c]), torch.cat([s, -left * s])], 2).flatten(1)
+    out = torch.zeros(sum(covered(axis.pitch)), sum(covered(2 * axis.half)), device=device)
+    out[: axis.pitch, : 2 * axis.half] = exact
+    return (out.t() if back else axis.unit * out).half().contiguous()
+
+
 # -- what kernels share ----------------------------------------------------------------------------
 
 
@@ -359,6 +378,81 @@ def _back_kernel(
         _put_pixels(x + line, j2, far2, near2, inside, width, right, left, RUN, ODD, FOLDED)
 
 
+# -- columns in half precision ---------------------------------------------------------------------
+#
+# The same transforms as products with one matrix: twice the work for the matrix units, which idle,
+# but numbers go from memory to them as they are. A program keeps the matrix in shared memory and
+# takes a tile of rows after the other; those of the next ones are on their way meanwhile.
+
+
+@triton.jit
+def _row_of(r, images, channels):
+    """Where row r of the order (pq, K, N) stands in (pq, N, K)."""
+    plane = r % (images * channels)
+    return r - plane + plane % images * channels + plane // images
+
+
+@triton.jit
+def _matrix(matrix, row, column, WIDTH: tl.constexpr):
+    return tl.load(matrix + row[:, None] * WIDTH + column[None, :])
+
+
+@triton.jit
+def _columns_there_kernel(
+    x, out, matrix, count, images, channels, tiles,
+    PITCH: tl.constexpr, LINES: tl.constexpr, P1: tl.constexpr, P2: tl.constexpr,
+    F1: tl.constexpr, F2: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Row spectra (u, pq, N, K, PITCH) → spectra (u, LINES, pq, K, N), `count` of pq, K, N."""
+    j1, j2 = tl.arange(0, P1), P1 + tl.arange(0, P2)
+    u1, u2 = tl.arange(0, F1), F1 + tl.arange(0, F2)
+    m11, m12 = _matrix(matrix, j1, u1, F1 + F2), _matrix(matrix, j1, u2, F1 + F2)
+    m21, m22 = _matrix(matrix, j2, u1, F1 + F2), _matrix(matrix, j2, u2, F1 + F2)
+    per_u = tl.cdiv(count, ROWS)
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), num_stages=STAGES):
+        u = (tile // per_u).to(tl.int64)
+        r = tile % per_u * ROWS + tl.arange(0, ROWS)
+        inside = (r < count)[:, None]
+        at = x + ((u * count + _row_of(r, images, channels)) * PITCH)[:, None]
+        x1 = tl.load(at + j1[None, :], mask=inside & (j1 < PITCH)[None, :], other=0.0)
+        x2 = tl.load(at + j2[None, :], mask=inside & (j2 < PITCH)[None, :], other=0.0)
+        to = out + u * LINES * count + r[:, None]
+        y = tl.dot(x2, m21, tl.dot(x1, m11)).to(tl.float16)
+        mask = inside & (u1 < LINES)[None, :]
+        tl.store(to + u1[None, :].to(tl.int64) * count, y, mask=mask)
+        y = tl.dot(x2, m22, tl.dot(x1, m12)).to(tl.float16)
+        mask = inside & (u2 < LINES)[None, :]
+        tl.store(to + u2[None, :].to(tl.int64) * count, y, mask=mask)
+
+
+@triton.jit
+def _columns_back_kernel(
+    spectrum, x, matrix, unit, count, images, channels, tiles,
+    PITCH: tl.constexpr, LINES: tl.constexpr, P1: tl.constexpr, P2: tl.constexpr,
+    F1: tl.constexpr, F2: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Spectra (u, LINES, pq, K, N) → row spectra (u, pq, N, K, PITCH), times `unit`."""
+    j1, j2 = tl.arange(0, P1), P1 + tl.arange(0, P2)
+    u1, u2 = tl.arange(0, F1), F1 + tl.arange(0, F2)
+    m11, m12 = _matrix(matrix, u1, j1, P1 + P2), _matrix(matrix, u1, j2, P1 + P2)
+    m21, m22 = _matrix(matrix, u2, j1, P1 + P2), _matrix(matrix, u2, j2, P1 + P2)
+    per_u = tl.cdiv(count, ROWS)
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), num_stages=STAGES):
+        u = (tile // per_u).to(tl.int64)
+        r = tile % per_u * ROWS + tl.arange(0, ROWS)
+        inside = (r < count)[:, None]
+        at = spectrum + u * LINES * count + r[:, None]
+        mask = inside & (u1 < LINES)[None, :]
+        y1 = tl.load(at + u1[None, :].to(tl.int64) * count, mask=mask, other=0.0)
+        mask = inside & (u2 < LINES)[None, :]
+        y2 = tl.load(at + u2[None, :].to(tl.int64) * count, mask=mask, other=0.0)
+        to = x + ((u * count + _row_of(r, images, channels)) * PITCH)[:, None]
+        out = (tl.dot(y2, m21, tl.dot(y1, m11)) * unit).to(tl.float16)
+        tl.store(to + j1[None, :], out, mask=inside & (j1 < PITCH)[None, :])
+        out = (tl.dot(y2, m22, tl.dot(y1, m12)) * unit).to(tl.float16)
+        tl.store(to + j2[None, :], out, mask=inside & (j2 < PITCH)[None, :])
+
+
 # -- products at each frequency --------------------------------------------------------------------
 
 
@@ -505,6 +599,9 @@ TRANSFORMS = {
     "back_columns": (64, 16, 4, 4),
 }
 FLOAT32_TRANSFORM = (64, 16, 4, 2)
+# Of columns in half precision, from measurements on an H100: rows of a tile, warps, stages; and how
+# many frequencies there may be for the matrix to fit into so much shared memory.
+COLUMNS, COLUMN_FREQUENCIES, COLUMN_MEMORY = (64, 4, 3), 96, 160 * 1024
 # Of the products: images of a program, warps and stages.
 LAUNCH = {
     "product": (32, 1, 1),
@@ -618,10 +715,13 @@ class Plan:
         if out is None:
             out = self.new_spectra(1, channels, images, rows.values.device)[0]
         planes = images * channels
-        self._launch(
-            _there_kernel, "there_columns", (rows.values, out), self.sizes.y, False,
-            (None, self.unit_y, 1), 2 * planes, (planes, images, channels), True, len(out),
-        )  # fmt: skip
+        if self._by_matrix(out.device):
+            self._launch_columns(_columns_there_kernel, rows.values, out, False, images, channels)
+        else:
+            self._launch(
+                _there_kernel, "there_columns", (rows.values, out), self.sizes.y, False,
+                (None, self.unit_y, 1), 2 * planes, (planes, images, channels), True, len(out),
+            )  # fmt: skip
         return Spectrum(out, rows.largest)
 
     def columns_back(self, spectrum: Spectrum) -> Rows:
@@ -629,11 +729,32 @@ class Plan:
         channels, images = spectrum.values.shape[-2:]
         y, planes = self.sizes.y, images * channels
         out = spectrum.values.new_empty(self.sizes.x.half, 2, images, channels, y.pitch)
-        self._launch(
-            _back_kernel, "back_columns", (spectrum.values, out), y, True,
-            (None, None, 0.5 / y.half, 1), 2 * planes, (planes, images, channels), True, len(out),
-        )  # fmt: skip
+        if self._by_matrix(out.device):
+            of = spectrum.values, out, True, images, channels, 0.5 / y.half
+            self._launch_columns(_columns_back_kernel, *of)
+        else:
+            self._launch(
+                _back_kernel, "back_columns", (spectrum.values, out), y, True,
+                (None, None, 0.5 / y.half, 1), 2 * planes, (planes, images, channels), True,
+                len(out),
+            )  # fmt: skip
         return Rows(out, spectrum.largest)
+
+    def _by_matrix(self, device: torch.device) -> bool:
+        """Whether columns are transformed as products with one matrix."""
+        small = self.sizes.y.half <= COLUMN_FREQUENCIES
+        return self.precision == HALF_PRECISION and small and _programs(device) > 0
+
+    def _launch_columns(self, kernel, x, out, back: bool, images, channels, *unit) -> None:
+        axis, (rows, warps, stages) = self.sizes.y, COLUMNS
+        count = 2 * images * channels
+        tiles = self.sizes.x.half * triton.cdiv(count, rows)
+        (P1, P2), (F1, F2) = covered(axis.pitch), covered(2 * axis.half)
+        kernel[(min(tiles, _programs(x.device)),)](
+            x, out, whole_matrix(axis, back, x.device), *unit, count, images, channels, tiles,
+            PITCH=axis.pitch, LINES=2 * axis.half, P1=P1, P2=P2, F1=F1, F2=F2, ROWS=rows,
+            STAGES=stages, num_warps=warps, num_stages=stages,
+        )  # fmt: skip
 
     def _launch(
         self, kernel, name, tensors, axis, by_pair, scales, rows, order, folded, batch=1
@@ -746,6 +867,16 @@ def _kernel_bound(W: Tensor) -> Tensor:
 def block(channels: int) -> int:
     """Channels of a program's tile: a power of two."""
     return max(16, triton.next_power_of_2(channels))
+
+
+@functools.cache
+def _programs(device: torch.device) -> int:
+    """Programs that transform columns by a matrix; 0 where it does not fit into shared memory."""
+    if device.type != "cuda":
+        return 2
+    card = torch.cuda.get_device_properties(device)
+    fits = card.shared_memory_per_multiprocessor >= COLUMN_MEMORY
+    return 2 * card.multi_processor_count if fits else 0
 
 
 def _images_block(name: str, images: int) -> tuple[int, int, int]:
