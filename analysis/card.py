@@ -37,7 +37,7 @@ def model_card(run: TrainedRun, file: str) -> str:
         "updates": params["updates"],
         "seed": run.seed,
         "command": f"`{run.command}`",
-        "commit": run.commits,
+        "commit": run.commits or "not known",
         "device": run.devices,
         "PyTorch": run.environment.get("torch"),
         "contour length, from so many training images": stages_text(curve(run, "").stages) or None,

@@ -144,12 +144,14 @@ def _is_own(evaluation: dict[str, Any], run: RunRecord) -> bool:
 
 
 def reached(group: Sequence[Result], level: float) -> Row:
-    """How many seeds of one thing reached an accuracy in validation, Wilson's 95% interval of their
-    share, and the training images and minutes (count,) of the first validations that did."""
-    rows = [row for one in group if (row := one.curve.reached(level)) is not None]
+    """How many seeds of one thing, of those that trained to the end, reached an accuracy in
+    validation, Wilson's 95% interval of their share, and the training images and minutes (count,)
+    of the first validations that did."""
+    ended = [one for one in group if one.complete]
+    rows = [row for one in ended if (row := one.curve.reached(level)) is not None]
     images, seconds = np.array([row[:2] for row in rows]).reshape(-1, 2).T
-    low, high = proportion(len(rows), len(group))
-    found = {"count": len(rows), "seeds": len(group), "low": low, "high": high}
+    low, high = proportion(len(rows), len(ended)) if ended else (0.0, 1.0)
+    found = {"count": len(rows), "seeds": len(ended), "low": low, "high": high}
     return {**found, "images": images, "minutes": seconds / 60}
 
 

@@ -10,6 +10,24 @@ python hgru.py --set exp_name=b --set dataset=pathfinder_14_stream --set stream_
 # c_2026-11-25_18-13-42 on NVIDIA H100 80GB HBM3, commit 5de5465d31ed (with uncommitted changes)
 python hgru.py --set exp_name=c --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set epochs=1 --set lr_schedule=cooldown --set validation_iters=250 --set num_validation_evals=20 --set curriculum=3,6,9 --set aux.eta_init=1 --set curriculum_review=0 --seed 1
 
+# curriculum_2026-11-25_21-43-10 on NVIDIA H100 80GB HBM3, commit 301f4df6e31d
+python hgru.py --set exp_name=curriculum --set dataset=pathfinder_14_stream --set curriculum=3,6,9 --set lr_schedule=cosine --set epochs=1 --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --seed 1
+
+# curriculum_2026-11-25_21-50-37 on NVIDIA H100 80GB HBM3, commit 301f4df6e31d
+python hgru.py --set exp_name=curriculum --set dataset=pathfinder_14_stream --set curriculum=3,6,9 --set lr_schedule=cosine --set epochs=1 --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --seed 2
+
+# curriculum_eta1_2026-11-25_21-43-14 on NVIDIA H100 80GB HBM3, commit 301f4df6e31d
+python hgru.py --set exp_name=curriculum_eta1 --set dataset=pathfinder_14_stream --set curriculum=3,6,9 --set lr_schedule=cosine --set epochs=1 --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --set aux.eta_init=1 --seed 1
+
+# curriculum_eta1_2026-11-25_21-50-35 on NVIDIA H100 80GB HBM3, commit 301f4df6e31d
+python hgru.py --set exp_name=curriculum_eta1 --set dataset=pathfinder_14_stream --set curriculum=3,6,9 --set lr_schedule=cosine --set epochs=1 --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --set aux.eta_init=1 --seed 2
+
+# curriculum_eta1_until80_2026-11-25_22-11-41 on NVIDIA H100 80GB HBM3, commit 301f4df6e31d
+python hgru.py --set exp_name=curriculum_eta1_until80 --set dataset=pathfinder_14_stream --set curriculum=3,6,9 --set curriculum_until=0.8 --set aux.eta_init=1 --set lr_schedule=cosine --set epochs=1 --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --seed 1
+
+# curriculum_eta1_until80_2026-11-25_22-11-40 on NVIDIA H100 80GB HBM3, commit 301f4df6e31d
+python hgru.py --set exp_name=curriculum_eta1_until80 --set dataset=pathfinder_14_stream --set curriculum=3,6,9 --set curriculum_until=0.8 --set aux.eta_init=1 --set lr_schedule=cosine --set epochs=1 --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --seed 2
+
 # d_2026-11-25_18-13-39 on NVIDIA H100 80GB HBM3, commit 5de5465d31ed (with uncommitted changes)
 python hgru.py --set exp_name=d --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set epochs=1 --set lr_schedule=cooldown --set validation_iters=250 --set num_validation_evals=20 --set curriculum=3,6,9 --set curriculum_review=0 --seed 2
 
