@@ -1,4 +1,4 @@
-"""Looking inside a network while it works: recordings, lesions, fewer steps, gradient maps.
+"""Looking inside a network while it works: recordings, lesions, fewer steps or more, gradient maps.
 
 All of it works on a trained network as it is, as a physiologist would; nothing is retrained::
 
@@ -10,9 +10,8 @@ All of it works on a trained network as it is, as a physiologist would; nothing 
 What needs an hGRU layer raises a UserError where the network has none (the feedforward control).
 """
 
-import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -105,24 +104,26 @@ def lesioned(network: nn.Module, *letters: str) -> Iterator[None]:
         yield
 
 
-def steps(network: nn.Module, count: int) -> AbstractContextManager[None]:
-    """Within the block, let the circuit run this many timesteps; UserError where it cannot.
-
-    More than it was built with is possible where neither η nor the normalisation is a step's own.
-    """
+@contextmanager
+def steps(network: nn.Module, count: int) -> Iterator[None]:
+    """Within the block, let the circuit run this many timesteps; beyond those that it was built
+    with, by the last step's η. UserError where each step has a normalisation of its own."""
     layer = circuit(network)
     if not isinstance(count, int) or count < 1:
         raise UserError(f"timesteps must be a whole number of at least 1, found {count!r}")
-    most: float = math.inf
-    if layer.adaptation:
-        most = len(layer.eta)
-    elif layer.batch_norm and not layer.reuse:
+    if layer.batch_norm and not layer.reuse:
         most = len(cast(nn.ModuleList, layer.norms["g1"]))
-    if count > most:
-        raise UserError(
-            f"timesteps is {count}, but this circuit has η or normalisation for {most} steps only"
-        )
-    return _instead([layer], "timesteps", count)
+        if count > most:
+            raise UserError(
+                f"timesteps is {count}, but this circuit has normalisations for {most} steps only"
+            )
+    with ExitStack() as stack:
+        if layer.adaptation and count > len(layer.eta):
+            eta = layer.eta.detach()
+            eta = torch.cat([eta, eta[-1:].expand(count - len(eta), *eta.shape[1:])])
+            stack.enter_context(_instead([layer], "eta", nn.Parameter(eta, requires_grad=False)))
+        stack.enter_context(_instead([layer], "timesteps", count))
+        yield
 
 
 @contextmanager

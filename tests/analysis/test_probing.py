@@ -5,6 +5,7 @@ import torch
 
 import ff_5
 import hgru
+import hgru_bn_for
 from analysis import probing
 from support.errors import UserError
 
@@ -103,9 +104,23 @@ def test_fewer_steps_are_the_network_built_with_them(network, images, count):
 
 
 @torch.no_grad()
-def test_more_steps_only_where_nothing_is_a_steps_own(network, images):
-    with pytest.raises(UserError, match="6, but this circuit has η or normalisation for 5 steps"):
-        with probing.steps(network, 6):
+def test_more_steps_take_the_last_ones_eta(network, images):
+    built = hgru.build_model({"aux": {"timesteps": 7, "h_ext": 5, "hidden_init": "random"}}).eval()
+    state = network.state_dict()
+    state["hgru.eta"] = torch.cat([state["hgru.eta"], state["hgru.eta"][-1:].repeat(2)])
+    built.load_state_dict(state)
+    with probing.steps(network, 7), probing.hidden_seed(network, 1):
+        longer = network(images)[0]
+    with probing.hidden_seed(built, 1):
+        assert torch.equal(longer, built(images)[0])
+    assert len(network.hgru.eta) == network.hgru.timesteps == 5
+
+
+@torch.no_grad()
+def test_more_steps_where_none_has_anything_of_its_own(network, images):
+    own = hgru_bn_for.build_model({"aux": {"timesteps": 5, "h_ext": 5}})
+    with pytest.raises(UserError, match="6, but this circuit has normalisations for 5 steps"):
+        with probing.steps(own, 6):
             pass
     free = hgru.build_model({"aux": {"adaptation": False, "h_ext": 5, "timesteps": 2}}).eval()
     with probing.steps(free, 6):
