@@ -92,7 +92,11 @@ class Parser(argparse.ArgumentParser):
         """Changes to the circuit in evaluation."""
         letters = "alpha, mu, gamma, kappa, omega"
         self.add_argument("--lesion", nargs="+", default=[], help=f"held at 0, of {letters}")
-        self.add_argument("--timesteps", type=whole(1), help="steps, other than the run's own")
+        self.add_argument(
+            "--timesteps",
+            type=whole(1),
+            help="steps, other than the run's own; further ones take the last one's η",
+        )
 
     def add_output(self, what: str) -> None:
         """Where to write."""

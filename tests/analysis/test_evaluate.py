@@ -182,7 +182,6 @@ def test_images_of_another_size_are_not_resized_in_silence(run, tmp_path, capsys
         (["--dataset", "curv_baseline_full"], "no data for 'curv_baseline_full'"),
         (["--images", "none"], "--images: must be a whole number of at least 1, found 'none'"),
         (["--lesion", "beta"], "a letter to lesion must be one of"),
-        (["--timesteps", "99"], "timesteps is 99, but this circuit"),
         (["--weights", "77"], "has no weights of step 77"),
         (["--device", "abacus"], "--device must be"),
     ],
