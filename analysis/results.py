@@ -127,8 +127,13 @@ def result(run: Run, label: str) -> Result:
         seconds=counted[-1]["seconds"],
         complete=ended(run),
         validation_images=count,
-        others=[one for one in evaluations if one is not tested],
+        others=sorted((one for one in evaluations if one is not tested), key=_place),
     )
+
+
+def _place(evaluation: dict[str, Any]) -> tuple[str, list[str], int]:
+    """Where an evaluation stands among those of a run."""
+    return evaluation["dataset"], evaluation["lesion"], evaluation["timesteps"] or 0
 
 
 def _is_own(evaluation: dict[str, Any], run: RunRecord) -> bool:
