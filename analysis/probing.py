@@ -131,8 +131,8 @@ def altered(
     network: nn.Module, lesion: Sequence[str] = (), timesteps: int | None = None
 ) -> Iterator[None]:
     """Within the block, both: letters at 0 (see :func:`lesioned`), another number of steps."""
-    shorter = nullcontext() if timesteps is None else steps(network, timesteps)
-    with lesioned(network, *lesion) if lesion else nullcontext(), shorter:
+    other = nullcontext() if timesteps is None else steps(network, timesteps)
+    with lesioned(network, *lesion) if lesion else nullcontext(), other:
         yield
 
 

@@ -299,7 +299,6 @@ def _step_back(circuit: _Circuit, sums: _Gradients, kernels: _KernelGradients, t
             otherwise its first part and the gradient of the P that the H2 made. None: nothing more.
     """
     point, norms, first = circuit.point, circuit.norms, t + 1 == len(circuit.of)
-    add = norms is None
     c1, c2 = (circuit.convolved(n, (step.c1, step.c2)[n], largest_then) for n in (0, 1))
     largest, spectra = kernels.place(t, 1)
     dh2, dh1, dc2 = point.mix_back(
@@ -323,9 +322,7 @@ def _step_back(circuit: _Circuit, sums: _Gradients, kernels: _KernelGradients, t
     dp = circuit.convolve(0, dc1, largest, spectra, back=True)
     if norms is None and t > 0 and circuit.plan.precision != spectral.FLOAT32:
         return dh2, dp  # the step before does the rest; float32 finds no room for it
-    grad = point.gain_back(
-        dh2, dp, step.h2, gate=circuit.gate(t, 0), squares=sums.squares[0], add=add
-    )
+    grad = point.gain_back(dh2, dp, step.h2, gate=circuit.gate(t, 0), squares=sums.squares[0])
     return grad, None if norms is None else sums.gained(norms, t)
 
 

@@ -1,10 +1,9 @@
 """The circuit's pointwise kernels on folded activities: pointwise.cu, launched by name.
 
 Each method is one kernel. Activities are (N, K, H', W'), c1, c2, what came `through` a convolution
-and dp Convolved; a gate is (U, scale, middle), letters and
-middles (K,). Sums come as a part for each block, to be added up in a fixed order: `squares`
-(blocks, K, K + 1), Σ over pixels of a left side times a right one, and of the left side alone;
-`sums` (blocks, so many, K).
+and dp Convolved; a gate is (U, scale, middle), letters and middles (K,). Sums come as a part for
+each block, to be added up in a fixed order: `squares` (blocks, K, K + 1), Σ over pixels of a left
+side times a right one, and of the left side alone; `sums` (blocks, so many, K).
 """
 
 from __future__ import annotations
@@ -172,10 +171,11 @@ class Pointwise:
         )  # fmt: skip
         return dc1
 
-    def gain_back(self, dh2, dp, h2, *, gate: Gate, squares, add: bool) -> Tensor:
-        """`dh2` and P's share of H2's gradient."""
+    def gain_back(self, dh2, dp, h2, *, gate: Gate, squares) -> Tensor:
+        """`dh2` and P's share of H2's gradient. Adds to `squares`; with batch normalisation puts
+        them."""
         out = torch.empty_like(h2)
-        self._launch("gain_back", dh2, *dp, h2, *gate, out, squares, int(add))
+        self._launch("gain_back", dh2, *dp, h2, *gate, out, squares, int(self.valid is None))
         return out
 
     def correct(self, dc: Tensor, c: Convolved, means: Tensor, of: Tensor, largest: Tensor) -> None:

@@ -393,8 +393,22 @@ def _row_of(r, images, channels):
 
 
 @triton.jit
-def _matrix(matrix, row, column, WIDTH: tl.constexpr):
-    return tl.load(matrix + row[:, None] * WIDTH + column[None, :])
+def _matrix(matrix, A1: tl.constexpr, A2: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr):
+    """A matrix (A1 + A2, B1 + B2) in four blocks, and where their rows and columns stand."""
+    a1, a2 = tl.arange(0, A1), A1 + tl.arange(0, A2)
+    b1, b2 = tl.arange(0, B1), B1 + tl.arange(0, B2)
+    above, below = matrix + a1[:, None] * (B1 + B2), matrix + a2[:, None] * (B1 + B2)
+    m11, m12 = tl.load(above + b1[None, :]), tl.load(above + b2[None, :])
+    m21, m22 = tl.load(below + b1[None, :]), tl.load(below + b2[None, :])
+    return m11, m12, m21, m22, a1, a2, b1, b2
+
+
+@triton.jit
+def _tile(tile, count, ROWS: tl.constexpr):
+    """A tile's row frequency, its rows, and which of them there are."""
+    per_u = tl.cdiv(count, ROWS)
+    r = tile % per_u * ROWS + tl.arange(0, ROWS)
+    return (tile // per_u).to(tl.int64), r, (r < count)[:, None]
 
 
 @triton.jit
@@ -404,15 +418,9 @@ def _columns_there_kernel(
     F1: tl.constexpr, F2: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Row spectra (u, pq, N, K, PITCH) → spectra (u, LINES, pq, K, N), `count` of pq, K, N."""
-    j1, j2 = tl.arange(0, P1), P1 + tl.arange(0, P2)
-    u1, u2 = tl.arange(0, F1), F1 + tl.arange(0, F2)
-    m11, m12 = _matrix(matrix, j1, u1, F1 + F2), _matrix(matrix, j1, u2, F1 + F2)
-    m21, m22 = _matrix(matrix, j2, u1, F1 + F2), _matrix(matrix, j2, u2, F1 + F2)
-    per_u = tl.cdiv(count, ROWS)
+    m11, m12, m21, m22, j1, j2, u1, u2 = _matrix(matrix, P1, P2, F1, F2)
     for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), num_stages=STAGES):
-        u = (tile // per_u).to(tl.int64)
-        r = tile % per_u * ROWS + tl.arange(0, ROWS)
-        inside = (r < count)[:, None]
+        u, r, inside = _tile(tile, count, ROWS)
         at = x + ((u * count + _row_of(r, images, channels)) * PITCH)[:, None]
         x1 = tl.load(at + j1[None, :], mask=inside & (j1 < PITCH)[None, :], other=0.0)
         x2 = tl.load(at + j2[None, :], mask=inside & (j2 < PITCH)[None, :], other=0.0)
@@ -432,15 +440,9 @@ def _columns_back_kernel(
     F1: tl.constexpr, F2: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Spectra (u, LINES, pq, K, N) → row spectra (u, pq, N, K, PITCH), times `unit`."""
-    j1, j2 = tl.arange(0, P1), P1 + tl.arange(0, P2)
-    u1, u2 = tl.arange(0, F1), F1 + tl.arange(0, F2)
-    m11, m12 = _matrix(matrix, u1, j1, P1 + P2), _matrix(matrix, u1, j2, P1 + P2)
-    m21, m22 = _matrix(matrix, u2, j1, P1 + P2), _matrix(matrix, u2, j2, P1 + P2)
-    per_u = tl.cdiv(count, ROWS)
+    m11, m12, m21, m22, u1, u2, j1, j2 = _matrix(matrix, F1, F2, P1, P2)
     for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), num_stages=STAGES):
-        u = (tile // per_u).to(tl.int64)
-        r = tile % per_u * ROWS + tl.arange(0, ROWS)
-        inside = (r < count)[:, None]
+        u, r, inside = _tile(tile, count, ROWS)
         at = spectrum + u * LINES * count + r[:, None]
         mask = inside & (u1 < LINES)[None, :]
         y1 = tl.load(at + u1[None, :].to(tl.int64) * count, mask=mask, other=0.0)
