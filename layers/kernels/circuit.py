@@ -119,7 +119,7 @@ class _Circuit:
         rows = self.plan.rows_there(activity, largest, folded=True)
         kernel = self.kernels[which]
         rows, _ = self.plan.convolve(rows, kernel, out, adjoint=back)
-        values = self.plan.rows_back(rows, kernel.scale, folded=True, units=self.norms is None)
+        values = self.plan.rows_back(rows, kernel.scale, folded=True, units=True)
         return Convolved(values, largest, kernel.scale)
 
     def step(
@@ -140,14 +140,14 @@ class _Circuit:
             p = self.point.gain(h2, self.gate(t, 0), largest[0])
         c1 = self.convolve(0, p, largest[0], first)
         if norms is not None:
-            norms.line(t, C1, c1.values)
+            norms.line(t, C1, c1)
             norms.exchange(t, C1, C1)
         h1, squares = self.point.inhibit(x, h2, c1, **self.inhibition(t), largest=largest[1])
         c2 = self.convolve(1, h1, largest[1], second)
         if norms is not None:
             assert squares is not None
             norms.gate(t, G2, squares, self.u[1])
-            norms.line(t, C2, c2.values)
+            norms.line(t, C2, c2)
             norms.exchange(t, G2, C2)
         return Step(h2, h1, c1.values, c2.values)
 

@@ -32,13 +32,25 @@ def _chunks(x: Tensor) -> tuple[int, int]:
 
 
 def take_statistics(
-    x: Tensor, weight: Tensor, epsilon: float, out: Tensor, known: int | None = None
+    x: Tensor,
+    weight: Tensor,
+    epsilon: float,
+    out: Tensor,
+    known: int | None = None,
+    units: tuple[Tensor, Tensor] | None = None,
 ) -> None:
-    """Put scale, mean, 1 / √(variance + ε) and variance (4, K) of x (N, K, H, W), contiguous and
-    float32; of so many `known` pixels a plane, where the others are padding and 0."""
+    """Put scale, mean, 1 / √(variance + ε) and variance (4, K) of x (N, K, H, W), contiguous.
+
+    Args:
+        x: float32, or with `units` half precision in those of a convolution (Convolved).
+        known: of so many pixels a plane, where the others are padding and 0.
+    """
     grid, pixels = _chunks(x), x[0, 0].numel()
-    parts = x.new_empty(*grid, 2)
-    launch("chunk_moments", grid, x, x, parts, pixels)
+    parts = out.new_empty(*grid, 2)
+    if units is None:
+        launch("chunk_moments", grid, x, x, parts, pixels)
+    else:
+        launch("chunk_moments_half", grid, x, x, *units, parts, x.shape[1], pixels)
     launch(
         "chunk_statistics", out.shape[1:], x, parts, weight, epsilon, len(x), pixels,
         pixels if known is None else known, out,

@@ -19,6 +19,7 @@ from layers.kernels.normalisation import (
     move_averages,
     take_statistics,
 )
+from layers.kernels.spectral import Convolved
 from layers.normalisation import BatchNormalisation
 
 G1, C1, G2, C2 = range(4)  # a step's normalisations
@@ -69,9 +70,11 @@ class Normalised:
         self._launch("add_squares", parts, len(parts), squares, None, None, None, None, threads=512)
         self._launch("gate_statistics", squares, u, *self.weight(t, place), self.own, of)
 
-    def line(self, t: int, place: int, c: Tensor) -> None:
+    def line(self, t: int, place: int, c: Convolved) -> None:
         """Take a convolution's statistics."""
-        take_statistics(c, *self.weight(t, place), self.of[t, place], self.pixels)
+        units = (c.largest, c.kernel_scale) if c.values.dtype == torch.float16 else None
+        weight = self.weight(t, place)
+        take_statistics(c.values, *weight, self.of[t, place], self.pixels, units)
 
     def exchange(self, t: int, first: int, last: int) -> None:
         """Where several processes share the batch, make statistics of step t those of all."""

@@ -20,7 +20,7 @@
 #define PITCH (PIXELS + 4)
 #define OWN ((MT * NT + WARPS - 1) / WARPS)
 
-#if STRICT || NORM
+#if STRICT
 typedef float Stored;  // of a convolution's result
 #else
 typedef half Stored;
@@ -63,43 +63,35 @@ __device__ __forceinline__ float rounded(float x) { return __int_as_float(__floa
 
 // A convolution's result among a kernel's arguments, and the unit of an image's numbers.
 #define CONVOLVED(name) const Stored* __restrict__ name, const float* name##_largest, const float* name##_scale
-#define UNIT(name) float name##_unit = STRICT || NORM ? 1.f : unit(name##_largest[image], *name##_scale)
+#define UNIT(name) float name##_unit = STRICT ? 1.f : unit(name##_largest[image], *name##_scale)
 
-// A pair of a tile that is loaded where it is computed on (NORM), or before: what a warp takes next is
-// copied to shared memory, so many tensors one after the other, while it computes. Rows are of 16 numbers
+// Tiles on their way: what a warp takes next is copied to shared memory, so many tensors one after the
+// other, while it computes. Rows are of 16 numbers
 // and as long as keeps a warp's pairs in different banks. FETCHING begins that for `TILES`, for so many
 // float32 tensors and so many of convolutions; ARRIVED: the tile's numbers are there; GO_ON: they have
 // been read, the next ones may take their place.
-#if NORM
-#define FETCHING(floats, convolved, all)
-#define ARRIVED (void)0
-#define GO_ON (void)0
-#define NEXT_PAIR(n, from) PAIR(from)
-#define NEXT_C_PAIR(n, m, name) PAIR(name)
-#else
-template <class T> struct Row { static constexpr int SIZE = sizeof(T) == 4 ? 80 : 48; };
-template <class T> __device__ __forceinline__ char* fetch(char* to, const T* from, int tile, int warp, int lane) {
-  constexpr int LANES = sizeof(T), ROWS = 32 / LANES;  // a lane takes sixteen bytes of each so-many-th row
-  int k = lane / LANES, part = lane % LANES;
-  from += (long)(tile / (P / PIXELS)) * K * P + tile % (P / PIXELS) * PIXELS + 16 * warp + k * P + part * 16 / LANES;
+template <class T> struct Row { static constexpr int SIZE = PIXELS * sizeof(T) + 16; };
+template <class T> __device__ __forceinline__ char* fetch(char* to, const T* from, int tile) {
+  constexpr int PARTS = PIXELS * sizeof(T) / 16, ROWS = 32 * WARPS / PARTS;  // a thread takes one of each so-many-th row
+  int k = threadIdx.x / PARTS, part = threadIdx.x % PARTS;
+  from += (long)(tile / (P / PIXELS)) * K * P + tile % (P / PIXELS) * PIXELS + k * P + part * 16 / (int)sizeof(T);
 #pragma unroll
   for (int n = 0; n < K; n += ROWS)
     if (n + ROWS <= K || n + k < K) copy_later(to + (n + k) * Row<T>::SIZE + part * 16, from + n * P);
   return to + K * Row<T>::SIZE;
 }
-#define FETCH(to, from) fetch(to, from, tile, threadIdx.x / 32, threadIdx.x % 32)
+#define FETCH(to, from) fetch(to, from, tile)
 #define FETCHING(floats, convolved, all)                                                                       \
   SHARED(memory);                                                                                              \
-  char* fetched = memory + threadIdx.x / 32 * K * (floats * Row<float>::SIZE + convolved * Row<Stored>::SIZE);  \
+  char* fetched = memory;                                                                                      \
   auto go_on = [&](int tile) { if (tile < images * (P / PIXELS)) { all; } };                                    \
   go_on(blockIdx.x);
-#define ARRIVED copies_arrive(), __syncwarp()
-#define GO_ON __syncwarp(), go_on(tile + gridDim.x)
+#define ARRIVED copies_arrive(), __syncthreads()
+#define GO_ON __syncthreads(), go_on(tile + gridDim.x)
 // Of the n-th float32 tensor, or of the m-th convolution after so many of those.
-#define FETCHED(n, m, T) (const T*)(fetched + K * (n * Row<float>::SIZE + m * Row<Stored>::SIZE) + CHANNEL * Row<T>::SIZE) + 2 * g
+#define FETCHED(n, m, T) (const T*)(fetched + K * (n * Row<float>::SIZE + m * Row<Stored>::SIZE) + CHANNEL * Row<T>::SIZE) + 16 * warp + 2 * g
 #define NEXT_PAIR(n, from) (KNOWN ? two(FETCHED(n, 0, float), 1.f) : make_float2(0.f, 0.f))
 #define NEXT_C_PAIR(n, m, name) (KNOWN ? two(FETCHED(n, m, Stored), name##_unit) : make_float2(0.f, 0.f))
-#endif
 #define NEXT_LOAD(tile, n, from) EACH { float2 v = NEXT_PAIR(n, from); tile[j][e][0] = v.x, tile[j][e][1] = v.y; }
 
 // A number a channel, in shared memory.
@@ -301,11 +293,14 @@ inhibit(In x, In h2, CONVOLVED(c1), const float* alpha, const float* mu, const f
   stage(sa, alpha), stage(sm, mu), stage(sc, middle);
   __syncthreads();
   Square square = {};
+  FETCHING(2, 1, FETCH(FETCH(FETCH(fetched, x), h2), c1))
   TILES {
     Tile z = {};
     float most = 0.f;
+    UNIT(c1);
+    ARRIVED;
     EACH {
-      float2 X = PAIR(x), H = PAIR(h2), C = PAIR(c1);
+      float2 X = NEXT_PAIR(0, x), H = NEXT_PAIR(1, h2), C = NEXT_C_PAIR(2, 0, c1);
       float A = sa.of[CHANNEL], M = sm.of[CHANNEL], middle = sc.of[CHANNEL];
       z[j][e][0] = f(X.x - (A * H.x + M) * (C.x - middle));
       z[j][e][1] = f(X.y - (A * H.y + M) * (C.y - middle));
@@ -314,6 +309,7 @@ inhibit(In x, In h2, CONVOLVED(c1), const float* alpha, const float* mu, const f
         most = fmaxf(most, fabsf(z[j][e][r]));
       }
     }
+    GO_ON;
     STORE(h1, z);
     put_largest(largest, image, most, lane);
     gather(square, waiting, z, z, lane);
@@ -392,7 +388,7 @@ mix_back(In grad, In h2, In h1, CONVOLVED(c2), const float* gamma, const float* 
   float n = *eta, sum_eta = 0.f;
   Square square = {}, square1 = {};
   float sum[3 + NORM][NT][2] = {};
-  FETCHING(3, 2, char* to = FETCH(FETCH(FETCH(FETCH(fetched, h1), h2), grad), c2); if (before) FETCH(to, dp))
+  FETCHING(3, (2 - NORM), char* to = FETCH(FETCH(FETCH(FETCH(fetched, h1), h2), grad), c2); if (!NORM && before) FETCH(to, dp))
   TILES {
     Tile G = {}, x1 = {}, a;
     float most = 0.f;
@@ -416,7 +412,6 @@ mix_back(In grad, In h2, In h1, CONVOLVED(c2), const float* gamma, const float* 
       }
       if (NORM) {
         multiply(G, made, matrix, lane);
-        asm volatile("" : "+r"(pixel));  // what follows is read and computed again: registers are few
       } else {
         UNIT(dp);
         Tile d;
@@ -432,8 +427,8 @@ mix_back(In grad, In h2, In h1, CONVOLVED(c2), const float* gamma, const float* 
         }
         multiply(G, d, back1, lane);
         gather(square1, waiting, d, made, lane);
-        asm volatile("" : "+r"(g));  // likewise
       }
+      asm volatile("" : "+r"(g));  // what follows is read and computed again: registers are few
     }
     EACH {
       float2 H = NEXT_PAIR(1, h2), D = NEXT_PAIR(2, grad), C = NEXT_C_PAIR(3, 0, c2);
@@ -492,14 +487,18 @@ inhibit_back(CONVOLVED(through), In dh1, In h1, CONVOLVED(c1), In h2, const floa
   stage(matrix, correction, K + 1, 1, nullptr, -1.f), stage(constant, correction + K, K + 1);
   __syncthreads();
   float sum[3][NT][2] = {};
+  FETCHING(5, 2, FETCH(FETCH(FETCH(FETCH(FETCH(FETCH(FETCH(fetched, dx), h1), dh1), h2), dh2), through), c1))
   TILES {
     Tile x = {}, off = {};
-    LOAD(x, h1)
+    UNIT(through);
+    UNIT(c1);
+    ARRIVED;
+    NEXT_LOAD(x, 1, h1)
     EACH_PIXEL off[j][e][r] = -constant.of[CHANNEL];
     multiply(off, x, matrix, lane);
     EACH {
-      float2 D = PAIR(through), S = PAIR(dh1), C = PAIR(c1), H = PAIR(h2), T = PAIR(dh2);
-      float2 X = !first ? PAIR(dx) : make_float2(0.f, 0.f);
+      float2 S = NEXT_PAIR(2, dh1), H = NEXT_PAIR(3, h2), T = NEXT_PAIR(4, dh2), D = NEXT_C_PAIR(5, 0, through), C = NEXT_C_PAIR(5, 1, c1);
+      float2 X = !first ? NEXT_PAIR(0, dx) : make_float2(0.f, 0.f);
       int k = CHANNEL;
       float d[2] = {D.x + S.x, D.y + S.y}, c[2] = {C.x, C.y}, h[2] = {H.x, H.y}, t[2] = {T.x, T.y};
       for (int r = 0; r < 2; r++) {
@@ -516,6 +515,7 @@ inhibit_back(CONVOLVED(through), In dh1, In h1, CONVOLVED(c1), In h2, const floa
       PUT(dh2, t[0], t[1]);
       PUT(dx, X.x + d[0], X.y + d[1]);
     }
+    GO_ON;
   }
   put_sums<3>(sums, sum, false, lane);
 }

@@ -20,17 +20,20 @@ CHANNELS = 32  # at most
 TILE = 64  # pixels that a block takes at a time: folded planes hold a multiple of it
 THREADS = 128
 MULTIPROCESSORS = 132  # of an H100 or H200. A fixed number: sums repeat bit for bit anywhere
-# Blocks of a kernel that each of them is to hold, from measurements on an H100; those for float32
-# without batch normalisation, which need more shared memory.
+# Blocks of a kernel that each of them is to hold, from measurements on an H100; those for float32,
+# which need more shared memory.
 LAUNCH = {
     "gain": 5, "squares": 5, "inhibit": 5, "mix": 5,
-    "mix_back": 3, "inhibit_back": 5, "gain_back": 4,
+    "mix_back": 3, "inhibit_back": 4, "gain_back": 4,
 }  # fmt: skip
-FLOAT32_LAUNCH = {**LAUNCH, "mix": 4, "mix_back": 2, "gain_back": 3}
-# Without batch normalisation, what a kernel's tiles take comes through shared memory ahead of time:
-# so many float32 tensors and convolutions' results. Bytes of 16 numbers, float32 and halves:
-AHEAD = {"gain": (1, 0), "mix": (2, 1), "mix_back": (3, 2), "gain_back": (2, 1)}
-ROW, HALF_ROW = 80, 48
+FLOAT32_LAUNCH = {**LAUNCH, "mix": 4, "mix_back": 2, "inhibit_back": 3, "gain_back": 3}
+# What a kernel's tiles take comes through shared memory ahead of time: so many float32 tensors and
+# convolutions' results. Bytes of a row of float32 and halves:
+AHEAD = {
+    "gain": (1, 0), "squares": (0, 0), "inhibit": (2, 1), "mix": (2, 1),
+    "mix_back": (3, 1), "inhibit_back": (5, 2), "gain_back": (2, 1),
+}  # fmt: skip
+ROW, HALF_ROW = 4 * TILE + 16, 2 * TILE + 16
 
 
 class Gate(NamedTuple):
@@ -55,7 +58,7 @@ class Pointwise:
     def __init__(self, like: Tensor, tanh: bool, strict: bool, valid: Tensor | None):
         self.images, self.channels = like.shape[:2]
         self.pixels, self.device, self.valid = like[0, 0].numel(), like.device, valid
-        self.launch = FLOAT32_LAUNCH if strict and valid is None else LAUNCH
+        self.launch = FLOAT32_LAUNCH if strict else LAUNCH
         self.constants = {
             "K": self.channels, "TANH": tanh, "STRICT": strict, "NORM": valid is not None,
             "P": self.pixels, **{name.upper(): blocks for name, blocks in self.launch.items()},
@@ -81,11 +84,10 @@ class Pointwise:
 
     def _launch(self, name: str, *arguments) -> None:
         kernel = compiled.function("pointwise.cu", name, self.device, **self.constants)
-        shared = 0
-        if self.valid is None:
-            single, convolved = AHEAD[name]
-            row = single * ROW + convolved * (ROW if self.constants["STRICT"] else HALF_ROW)
-            shared = THREADS // 32 * self.channels * row
+        single, convolved = AHEAD[name]
+        convolved += name == "mix_back" and self.valid is None
+        row = single * ROW + convolved * (ROW if self.constants["STRICT"] else HALF_ROW)
+        shared = self.channels * row
         kernel((self.blocks(name),), THREADS, *arguments, self.images, shared=shared)
 
     def _launch_planes(self, name: str, *arguments) -> None:

@@ -15,6 +15,7 @@ each padded with zeros to a multiple of four (`Axis.pitch` numbers in all).
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from layers.kernels import compiled
 from layers.methods import GradientSum, refuse_double_backward
 
 STEP = 16  # a matrix unit's depth: the frequencies are a multiple of it
@@ -774,6 +776,15 @@ class Plan:
             num_warps=warps, num_stages=stages,
         )  # fmt: skip
 
+    def _warps(self, images: int, inputs: int, outputs: int, device: torch.device) -> int:
+        """How many warps compute products in CUDA C++ (products.cu), 0 if they cannot."""
+        fits = self.precision == HALF_PRECISION and images % 32 == 0 and max(inputs, outputs) <= 32
+        return _blocks(device) if fits else 0
+
+    def _in_warps(self, name: str, kernel: Kernel, device: torch.device) -> compiled.Function:
+        outputs, inputs = kernel.values.shape[-2:]
+        return compiled.function("products.cu", name, device, OUT=outputs, IN=inputs)
+
     def product(self, kernel: Kernel, spectrum: Spectrum, adjoint: bool = False) -> Spectrum:
         """A kernel's spectrum (…, O, I) times spectra (…, I, N) → (…, O, N); `adjoint`: its
         conjugate transpose, from (…, O, N) to (…, I, N)."""
@@ -783,6 +794,13 @@ class Plan:
             outputs, inputs, strides = inputs, outputs, (1, inputs)
         values, images = spectrum.values, spectrum.values.shape[-1]
         out = values.new_empty(*values.shape[:-2], outputs, images)
+        if warps := self._warps(images, inputs, outputs, values.device):
+            name = "product_adjoint" if adjoint else "product"
+            self._in_warps(name, kernel, values.device)(
+                (warps,), 32, kernel.values, values, out,
+                values.shape[:2].numel() * images // 32, images,
+            )  # fmt: skip
+            return Spectrum(out, spectrum.largest)
         name = "product" if self.precision == HALF_PRECISION else "product_float32"
         together, warps, stages = _images_block(name, images)
         _product_kernel[(triton.cdiv(images, together) * values.shape[:2].numel(),)](
@@ -823,11 +841,19 @@ class Plan:
             out = torch.empty_like(like.values, dtype=torch.float32)
         outputs, inputs = out.shape[-2:]
         count, images = len(gradients.values), gradients.values.shape[-1]
+        steps = (stride * of.values[0].numel() for of in (gradients, spectra))
+        pairs, device = -(-count // stride), out.device
+        if warps := self._warps(images, inputs, outputs, device):
+            self._in_warps("correlate", like, device)(
+                (warps,), 32, gradients.values, spectra.values, gradients.largest, spectra.largest,
+                out, add, out.shape[:2].numel(), images, pairs,
+                *map(ctypes.c_longlong, steps), stride * images,
+            )  # fmt: skip
+            return out
         together, warps, stages = _images_block("correlate", images)
         _correlate_kernel[(out.shape[:2].numel(),)](
             gradients.values, spectra.values, gradients.largest, spectra.largest, out,
-            images, inputs, outputs, -(-count // stride), stride * gradients.values[0].numel(),
-            stride * spectra.values[0].numel(), stride * images,
+            images, inputs, outputs, pairs, *steps, stride * images,
             ADD=add, OUT=block(outputs), IN=block(inputs), IMAGES=together,
             ALL_IMAGES=triton.next_power_of_2(images), PRECISION=self.precision,
             num_warps=warps, num_stages=stages,
@@ -879,6 +905,17 @@ def _programs(device: torch.device) -> int:
     card = torch.cuda.get_device_properties(device)
     fits = card.shared_memory_per_multiprocessor >= COLUMN_MEMORY
     return 2 * card.multi_processor_count if fits else 0
+
+
+@functools.cache
+def _blocks(device: torch.device) -> int:
+    """Blocks of products.cu that a device holds at a time, 0 if none."""
+    if not compiled.available(device):
+        return 0
+    if device.type != "cuda":
+        return 3
+    card = torch.cuda.get_device_properties(device)
+    return 8 * card.multi_processor_count if card.major >= 8 else 0
 
 
 def _images_block(name: str, images: int) -> tuple[int, int, int]:

@@ -4,8 +4,13 @@
 // variance. A plane's chunks are CHUNK pixels, the last one fewer.
 #define CHUNK 2048
 #define EACH for (int i = 0; i < CHUNK / 128; i++)
-#define PIXEL ((int)(blockIdx.y * CHUNK + i * 128 + threadIdx.x))
+#define PIXEL pixel<1>(i)
 #define AT ((long)blockIdx.x * pixels + PIXEL)
+
+// The i-th pixel of a thread in its block's chunk, of which threads take so many side by side.
+template <int TOGETHER> __device__ int pixel(int i) {
+  return blockIdx.y * CHUNK + (i / TOGETHER * 128 + threadIdx.x) * TOGETHER + i % TOGETHER;
+}
 
 // A sum over a block, in a fixed order, for all of its threads.
 __device__ float block_sum(float x) {
@@ -25,16 +30,33 @@ __device__ void put_statistics(float* of, int k, int channels, float mean, float
 }
 
 // Of each chunk of planes (grid: planes, chunks): the mean, and the squared differences from it.
-extern "C" __global__ void chunk_moments(const float* x, float2* parts, int pixels) {
-  float v[CHUNK / 128], mean = 0.f, spread = 0.f;
+template <int TOGETHER> __device__ __forceinline__ void put_moments(const float* v, float2* parts, int pixels) {
+  float mean = 0.f, spread = 0.f;
   int count = min(CHUNK, pixels - (int)blockIdx.y * CHUNK);
 #pragma unroll
-  EACH v[i] = PIXEL < pixels ? x[AT] : 0.f, mean += v[i];
+  EACH mean += v[i];
   mean = block_sum(mean) / count;
 #pragma unroll
-  EACH if (PIXEL < pixels) spread += (v[i] - mean) * (v[i] - mean);
+  EACH if (pixel<TOGETHER>(i) < pixels) spread += (v[i] - mean) * (v[i] - mean);
   spread = block_sum(spread);
   if (!threadIdx.x) parts[blockIdx.x * gridDim.y + blockIdx.y] = make_float2(mean, spread);
+}
+extern "C" __global__ void chunk_moments(const float* x, float2* parts, int pixels) {
+  float v[CHUNK / 128];
+#pragma unroll
+  EACH v[i] = PIXEL < pixels ? x[AT] : 0.f;
+  put_moments<1>(v, parts, pixels);
+}
+// The same of a convolution's halves, a multiple of four a plane.
+extern "C" __global__ void chunk_moments_half(const half* x, const float* largest, const float* kernel_scale,
+                                              float2* parts, int channels, int pixels) {
+  float v[CHUNK / 128] = {}, of = unit(largest[blockIdx.x / channels], *kernel_scale);
+#pragma unroll
+  for (int i = 0; i < CHUNK / 128; i += 4) {
+    int p = pixel<4>(i);
+    if (p < pixels) *(float4*)&v[i] = four(x + (long)blockIdx.x * pixels + p, of);
+  }
+  put_moments<4>(v, parts, pixels);
 }
 
 // Statistics from those (grid: channels), of `known` pixels a plane; the others are padding and 0.

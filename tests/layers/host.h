@@ -41,13 +41,23 @@ static float fast_exp(float x) { return expf(x); }
 static float reciprocal(float x) { return 1 / x; }
 typedef unsigned short half;
 static float2 to_floats(unsigned x) { _Float16 h[2]; memcpy(h, &x, 4); return {h[0], h[1]}; }
+static unsigned pack(float low, float high) { _Float16 h[2] = {(_Float16)low, (_Float16)high}; unsigned x; memcpy(&x, h, 4); return x; }
+static unsigned add_pair(unsigned a, unsigned b) {
+  float2 x = to_floats(a), y = to_floats(b);
+  return pack(x.x + y.x, x.y + y.y);
+}
+static unsigned times_pair(unsigned a, unsigned b) {
+  float2 x = to_floats(a), y = to_floats(b);
+  return pack(x.x * y.x, x.y * y.y);
+}
 
 // -- threads --
 struct Meeting { int expected = 0, here = 0, time = 0; };
-struct Copy { void* to; const void* from; };
+struct Copy { void* to; const void* from; int bytes, group; };
 struct Thread {
   ucontext_t context; std::vector<char> stack; Meeting* at = nullptr; int time = 0; bool done = false;
   std::vector<Copy> copies;
+  int group = 0;
 };
 struct Warp { Meeting meeting; unsigned words[32][8]; const void* at[32]; };
 static std::vector<Thread> threads;
@@ -132,21 +142,39 @@ template <class... A> static void host_run(void (*kernel)(A...), const int* size
 }
 
 // -- matrix units and shared memory --
-static void mma_tf32(float* c, const float* a, float b0, float b1) {
+static void mma(float* c, int depth, float (*of)(unsigned, int), const unsigned* a, unsigned b0, unsigned b1) {
   Warp& w = mine();
-  int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-  float b[2] = {b0, b1};
+  int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4, each = depth / 8;
+  unsigned b[2] = {b0, b1};
   memcpy(w.words[lane], a, 16);
   memcpy(w.words[lane] + 4, b, 8);
   __syncwarp();
-  auto of = [](unsigned x) { return (double)__int_as_float(x & ~0x1fff); };
   for (int i = 0; i < 4; i++) {
     int row = g + 8 * (i / 2), column = 2 * q + i % 2;
     double sum = 0;
-    for (int k = 0; k < 8; k++)
-      sum += of(w.words[4 * (row % 8) + k % 4][row / 8 + 2 * (k / 4)]) * of(w.words[4 * column + k % 4][4 + k / 4]);
+    for (int k = 0; k < depth; k++) {
+      int p = k / each, e = k % each;
+      sum += (double)of(w.words[4 * (row % 8) + p % 4][row / 8 + 2 * (p / 4)], e) *
+             of(w.words[4 * column + p % 4][4 + p / 4], e);
+    }
     c[i] += sum;
   }
+  __syncwarp();
+}
+static void mma_half(float* c, const unsigned* a, unsigned b0, unsigned b1) {
+  mma(c, 16, [](unsigned x, int e) { return e ? to_floats(x).y : to_floats(x).x; }, a, b0, b1);
+}
+static void mma_tf32(float* c, const float* a, float b0, float b1) {
+  auto of = [](unsigned x, int) { return __int_as_float(x & ~0x1fff); };
+  mma(c, 8, of, (const unsigned*)a, __float_as_int(b0), __float_as_int(b1));
+}
+static void load_transposed(unsigned* x, const void* at) {
+  Warp& w = mine();
+  int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+  w.at[lane] = at;
+  __syncwarp();
+  for (int m = 0; m < 4; m++)
+    x[m] = ((const half*)w.at[8 * m + 2 * q])[g] | (unsigned)((const half*)w.at[8 * m + 2 * q + 1])[g] << 16;
   __syncwarp();
 }
 static void load_rows(unsigned* x, const void* at) {
@@ -157,8 +185,21 @@ static void load_rows(unsigned* x, const void* at) {
   for (int m = 0; m < 4; m++) x[m] = ((const unsigned*)w.at[8 * m + lane / 4])[lane % 4];
   __syncwarp();
 }
-static void copy_later(void* to, const void* from) { threads[threadIdx.x].copies.push_back({to, from}); }
-static void copies_arrive() {
-  for (Copy c : threads[threadIdx.x].copies) memcpy(c.to, c.from, 16);
-  threads[threadIdx.x].copies.clear();
+static void copies_arrive(int until) {
+  Thread& t = threads[threadIdx.x];
+  std::vector<Copy> rest;
+  for (Copy& c : t.copies)
+    if (c.group < until) memcpy(c.to, c.from, c.bytes);
+    else rest.push_back(c);
+  t.copies = rest;
 }
+static void copies_arrive() { copies_arrive(1 << 30); }
+static void close_copies() { threads[threadIdx.x].group++; }
+static void earlier_copies_arrive() { copies_arrive(threads[threadIdx.x].group - 1); }
+static void copy(void* to, const void* from, int bytes) {
+  Thread& t = threads[threadIdx.x];
+  t.copies.push_back({to, from, bytes, t.group});
+}
+static void copy_later(void* to, const void* from) { copy(to, from, 16); }
+static void copy_eight_later(void* to, const void* from) { copy(to, from, 8); }
+static void store16(void* to, uint4 x) { *(uint4*)to = x; }

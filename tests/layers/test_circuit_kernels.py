@@ -62,9 +62,8 @@ def kernels(monkeypatch):
         values = fold(by(unfold(activity, sizes), W, padding=W.shape[-1] // 2), sizes)
         if self.plan.precision == "half":
             assert torch.equal(largest, activity.abs().amax((1, 2, 3)))
-            if self.norms is None:
-                above = torch.exp2(torch.floor(torch.log2(largest)) + 1)
-                values = (values / (above.view(-1, 1, 1, 1) * scale * 2.0**-14)).half()
+            above = torch.exp2(torch.floor(torch.log2(largest)) + 1)
+            values = (values / (above.view(-1, 1, 1, 1) * scale * 2.0**-14)).half()
         return Convolved(values, largest, scale)
 
     class Kernels:

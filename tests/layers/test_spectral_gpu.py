@@ -50,6 +50,29 @@ def test_random_shapes(tf32, images, channels, shape, seed):
     assert largest_difference(x, W, g) < TOLERANCE[tf32]
 
 
+@pytest.mark.parametrize("channels", [(25, 25), (3, 18), (18, 3)])
+def test_images_by_32(channels, tf32):
+    """Products in half precision in CUDA C++: both directions, and the gradient's sum twice."""
+    outputs, inputs = channels
+    x, g = (
+        torch.randn(64, inputs, *SMALL, device=CUDA),
+        torch.randn(64, outputs, *SMALL, device=CUDA),
+    )
+    W = torch.randn(outputs, inputs, 15, 15, device=CUDA) / inputs**0.5
+    assert largest_difference(x, W, g) < TOLERANCE[tf32]
+
+    def twice(x, W, method):
+        convolve = HorizontalKernel(W, method=method)
+        y = convolve(x) + convolve(x.flip(0))
+        return torch.autograd.grad(y, W, g.to(y.dtype))[0]
+
+    W, x = W.detach().requires_grad_(), x.detach()
+    exact = twice(x.double(), W.double(), "direct")
+    found = [twice(x, W, "triton") for _ in range(2)]
+    assert torch.equal(*found)
+    assert difference(found[0], exact) < TOLERANCE[tf32]
+
+
 def test_any_magnitude(tf32):
     """Each image has exponents of its own: half precision alone holds none of these."""
     magnitude = torch.logspace(-25, 15, 5, device=CUDA).view(5, 1, 1, 1)
