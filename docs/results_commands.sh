@@ -34,5 +34,20 @@ python hgru.py --set exp_name=d --set dataset=pathfinder_14_stream --set stream_
 # e_2026-11-25_18-56-20 on NVIDIA H100 80GB HBM3, commit 5de5465d31ed (with uncommitted changes)
 python hgru.py --set exp_name=e --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set epochs=1 --set lr_schedule=cooldown --set validation_iters=250 --set num_validation_evals=20 --set curriculum=3,6,9 --seed 1
 
+# until80_cooldown_2026-11-30_17-27-20 on NVIDIA H200, commit 10be8f2a8095
+python hgru.py --set exp_name=until80_cooldown --set dataset=pathfinder_14_stream --set curriculum=3,6,9 --set curriculum_until=0.8 --set aux.eta_init=1 --set lr_schedule=cooldown --set epochs=1 --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --seed 1
+
+# until80_cooldown_2026-11-30_17-19-54 on NVIDIA H200, commit 10be8f2a8095
+python hgru.py --set exp_name=until80_cooldown --set dataset=pathfinder_14_stream --set curriculum=3,6,9 --set curriculum_until=0.8 --set aux.eta_init=1 --set lr_schedule=cooldown --set epochs=1 --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --seed 2
+
+# until80_cooldown_2026-11-30_17-27-17 on NVIDIA H200, commit 10be8f2a8095
+python hgru.py --set exp_name=until80_cooldown --set dataset=pathfinder_14_stream --set curriculum=3,6,9 --set curriculum_until=0.8 --set aux.eta_init=1 --set lr_schedule=cooldown --set epochs=1 --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --seed 3
+
+# until80_cooldown_2026-11-30_17-33-34 on NVIDIA H200, commit 10be8f2a8095
+python hgru.py --set exp_name=until80_cooldown --set dataset=pathfinder_14_stream --set curriculum=3,6,9 --set curriculum_until=0.8 --set aux.eta_init=1 --set lr_schedule=cooldown --set epochs=1 --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --seed 4
+
+# until80_cooldown_2026-11-30_17-33-36 on NVIDIA H200, commit 10be8f2a8095
+python hgru.py --set exp_name=until80_cooldown --set dataset=pathfinder_14_stream --set curriculum=3,6,9 --set curriculum_until=0.8 --set aux.eta_init=1 --set lr_schedule=cooldown --set epochs=1 --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --seed 5
+
 # a_2026-11-25_18-11-55 on NVIDIA H100 80GB HBM3, commit 5de5465d31ed (with uncommitted changes)
 python hgru.py --set exp_name=a --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set epochs=1 --set lr_schedule=cooldown --set validation_iters=250 --set num_validation_evals=20 --set curriculum=6,9 --set curriculum_review=0 --seed 1
