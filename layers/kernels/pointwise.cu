@@ -65,11 +65,10 @@ __device__ __forceinline__ float rounded(float x) { return __int_as_float(__floa
 #define CONVOLVED(name) const Stored* __restrict__ name, const float* name##_largest, const float* name##_scale
 #define UNIT(name) float name##_unit = STRICT ? 1.f : unit(name##_largest[image], *name##_scale)
 
-// Tiles on their way: what a warp takes next is copied to shared memory, so many tensors one after the
-// other, while it computes. Rows are of 16 numbers
-// and as long as keeps a warp's pairs in different banks. FETCHING begins that for `TILES`, for so many
-// float32 tensors and so many of convolutions; ARRIVED: the tile's numbers are there; GO_ON: they have
-// been read, the next ones may take their place.
+// Tiles on their way: what a block takes next is copied to shared memory, so many tensors one after the
+// other, while it computes. A row is a channel's pixels, and as long as keeps a warp's pairs in different
+// banks. FETCHING begins that for `TILES`, for so many float32 tensors and so many of convolutions;
+// ARRIVED: the tile's numbers are there; GO_ON: they have been read, the next ones may take their place.
 template <class T> struct Row { static constexpr int SIZE = PIXELS * sizeof(T) + 16; };
 template <class T> __device__ __forceinline__ char* fetch(char* to, const T* from, int tile) {
   constexpr int PARTS = PIXELS * sizeof(T) / 16, ROWS = 32 * WARPS / PARTS;  // a thread takes one of each so-many-th row
