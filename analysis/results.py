@@ -127,13 +127,8 @@ def result(run: Run, label: str) -> Result:
         seconds=counted[-1]["seconds"],
         complete=ended(run),
         validation_images=count,
-        others=sorted((one for one in evaluations if one is not tested), key=_place),
+        others=[one for one in evaluations if one is not tested],
     )
-
-
-def _place(evaluation: dict[str, Any]) -> tuple[str, list[str], int]:
-    """Where an evaluation stands among those of a run."""
-    return evaluation["dataset"], evaluation["lesion"], evaluation["timesteps"] or 0
 
 
 def _is_own(evaluation: dict[str, Any], run: RunRecord) -> bool:
@@ -202,7 +197,20 @@ def section(name: str, runs: Sequence[Run], page: Path) -> dict[str, Any]:
         what: save(figure, page.parent / "figures" / f"{page.stem}_{what}_{slug}", ("png",))[0]
         for what, figure in figures.items()
     }
-    return {"name": name, "seeds": seeds, "runs": found, "figures": paths}
+    return {"name": name, "seeds": seeds, "runs": found, "figures": paths, **further(found)}
+
+
+def further(found: Sequence[Result]) -> dict[str, Any]:
+    """Evaluations on other images, with a lesion or of other steps: the sets, and rows of a run, a
+    lesion, its steps and what it came to on each set, the one of most images."""
+    cells: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for one in found:
+        for tested in sorted(one.others, key=lambda tested: tested["images"]):
+            lesion, steps = " ".join(tested["lesion"]), tested["timesteps"] or 0
+            row = cells.setdefault((f"{one.model}, seed {one.run.seed}", lesion, steps), {})
+            row[tested["dataset"]] = tested
+    sets = {name: contour_length(name) or 0 for row in cells.values() for name in row}
+    return {"sets": sorted(sets, key=lambda name: (sets[name], name)), "rows": cells}
 
 
 def write_page(page: Path, runs: Sequence[Run]) -> list[Path]:
