@@ -15,10 +15,12 @@ from support import shell
 
 STEPS = 5
 KERNELS = {
-    "transforms, there": "_there_kernel",
-    "transforms, back": "_back_kernel",
-    "products at each frequency": "_product_kernel",
-    "kernel's gradient at each frequency": "_correlate_kernel",
+    "rows, there": "_there_kernel",
+    "rows, back": "_back_kernel",
+    "columns, there": "_columns_there_kernel",
+    "columns, back": "_columns_back_kernel",
+    "products at each frequency": "product product_adjoint _product_kernel",
+    "kernel's gradient at each frequency": "correlate _correlate_kernel",
     "to and from the folded layout": "_fold_kernel",
     "gain": "gain",
     "inhibition": "inhibit inhibit_plane",
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     step = timing.side(options.script, timing.random_batch(options.batch, 150, device))
     for _ in range(4):
         step()
-    with profile(activities=[ProfilerActivity.CUDA]) as recorded:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as recorded:
         timing.seconds(step, device, STEPS)
     totals: dict[str, list[float]] = {}
     for event in recorded.key_averages():
