@@ -24,7 +24,7 @@ TOLERANCE = {True: 1e-2, False: 3e-5}
 
 
 def difference(a, b):
-    return float((a.double() - b).norm() / b.norm())
+    return float(((a.double() - b).norm() / b.norm()).detach())
 
 
 # Every size with its taps, and every block of channels and images, compiles kernels of its own: few
