@@ -51,7 +51,7 @@ def experiment_params() -> dict:
     exp["shuffle_train"] = True
     exp["shuffle_val"] = True
     exp["split_seed"] = 0  # of the split into train and val, where there are no records
-    exp["stream_epoch_images"] = 900_000  # these eight where images are drawn while training
+    exp["stream_epoch_images"] = 900_000  # these nine where images are drawn while training
     exp["stream_val_images"] = 10_000
     exp["stream_seed"] = 0
     exp["stream_settings"] = {}  # e.g. {"continuity": 0.8}
@@ -59,6 +59,7 @@ def experiment_params() -> dict:
     exp["curriculum_until"] = 0.9  # the accuracy at which the next length begins
     exp["curriculum_images"] = 300_000  # after which it begins at the latest
     exp["curriculum_review"] = 2  # each so-many-th image is of the lengths before; 0: none
+    exp["curriculum_alone"] = True  # in the end the set's own length is shown alone
     # What is measured and kept.
     exp["exp_name"] = f"{exp['model_name']}_{exp['dataset']}"
     exp["validation_iters"] = 1000  # steps from one validation to the next

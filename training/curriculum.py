@@ -19,8 +19,8 @@ class Curriculum:
     once ``curriculum_images`` of it have been seen. Meanwhile each ``curriculum_review``-th image
     is of a length that was shown before, each in turn: images that are all new and all taken for
     the same by a network that has just learned others can throw it back to chance. When the data
-    set's own length reaches ``curriculum_until`` too, it is shown alone. Without ``curriculum``
-    there is one length.
+    set's own length reaches ``curriculum_until`` too, it is shown alone, unless ``curriculum_alone``
+    says no. Without ``curriculum`` there is one length.
 
     UserError where ``data``, the experiment's data set, is no stream, or its own length is not the
     last and longest.
@@ -47,7 +47,8 @@ class Curriculum:
         self._exp, self._review = exp, exp.curriculum_review
         shorter = [open_set(f"pathfinder_{n}_stream", config, exp) for n in lengths]
         self._sets = [*shorter, data]
-        self._stages = len(self._sets) + bool(lengths and self._review)
+        alone = bool(lengths and self._review and exp.curriculum_alone)  # a stage of its own
+        self._stages = len(self._sets) + alone
         self.stage = 0  # lengths that are done; one more once the last is shown alone
         self.began = 0  # training images seen when this stage began
 
@@ -58,7 +59,7 @@ class Curriculum:
 
     @property
     def is_last(self) -> bool:
-        """Whether the run's own length is shown alone, to the end."""
+        """Whether the images stay as they are to the end."""
         return self.stage == self._stages - 1
 
     def fold(self) -> Any:
@@ -68,7 +69,7 @@ class Curriculum:
 
     def _before(self) -> list[Any]:
         """The data sets whose lengths come again."""
-        return self._sets[: self.stage] if self._review and not self.is_last else []
+        return self._sets[: self.stage] if self._review and self.stage < len(self._sets) else []
 
     def advance(self, metric: float, images: int) -> str | None:
         """Go on to the next length if it is time; then a sentence that says why, else None.
@@ -91,7 +92,7 @@ class Curriculum:
         """The lengths that are shown, in words."""
         before = ", ".join(str(one.contour_length) for one in self._before())
         others = f", and one image in {self._review} of {before}" if before else ""
-        alone = " alone" if self.is_last else ""
+        alone = " alone" if self.is_last and not before else ""
         return f"{self.data.contour_length} paddles{alone}{others}"
 
     def state(self) -> dict[str, int]:

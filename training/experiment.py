@@ -114,6 +114,10 @@ _SETTINGS: dict[str, tuple[Any, ...]] = {
     "curriculum_review": (
         whole(0), "Meanwhile each so-many-th image is of a length before; 0: none", 2
     ),
+    "curriculum_alone": (
+        TRUTH, "In the end the set's own length is shown alone; no: shorter ones go on beside it",
+        True,
+    ),
     "log_iters": (whole(1), "Updates between two lines of the log", 10, True),
     "checkpoint_minutes": (
         number(least=0), "Longest time without a checkpoint; 0: one at every update", 10.0, True

@@ -91,6 +91,17 @@ def test_lengths_that_were_shown_come_again_until_the_last_is_learned(
             assert lengths[number] == expected, (number, stage)
 
 
+def test_shorter_lengths_go_on_to_the_end_where_that_is_asked_for(
+    script: Script, project: Path, drawn: list[list[tuple[int, int]]]
+) -> None:
+    options = [*STREAM, *LENGTHS, *AT_ONCE, "--set", "curriculum_alone=false"]
+    assert script(*options, "--set", "epochs=3", "--seed", "0") == COMPLETE
+    assert stages(project) == [(0, 0, 3), (0, 0, 4), (4, 16, 6)]
+    lengths = dict(pair for call in drawn for pair in call)
+    late = [lengths[number] for number in range(60, 90)]  # of the last epoch
+    assert late[::2] == 7 * [3, 4] + [3] and set(late[1::2]) == {6}
+
+
 def test_a_length_that_is_learned_gives_way_at_once(script: Script, project: Path) -> None:
     assert script(*STREAM, *LENGTHS, *AT_ONCE) == COMPLETE
     assert stages(project) == [(0, 0, 3), (0, 0, 4), (4, 16, 6), (8, 30, 6)]
