@@ -5,8 +5,8 @@ the processor, over gloo). In it the first process trains alone, then all of the
 after round in turn, on random images: with the same batch a process, the same total batch, and a
 total batch of 256. Prints milliseconds, images/s, and the ratio of the rates with its spread over
 the rounds; the efficiency is ratio / N. Then 20 steps without TF32 on the same images: how far
-losses and weights differ. ``--profile`` says where a step's time goes, ``--loop`` what whole
-training runs report in their logs.
+losses and weights differ. ``--profile`` says where a step's time goes. ``--loop`` measures none of
+this, but what whole training runs report in their logs.
 
 What a normalisation cancels (norm.bias; with batch normalisation in the circuit also hgru.b_gain
 and hgru.b_mix) has no gradient but rounding, and no effect; Nadam moves it at random.
@@ -41,7 +41,7 @@ from training.run import runs
 
 EXCHANGE = ("nccl", "gloo", "all_reduce", "allreduce", "allgather", "all_gather", "reduce_scatter")
 SAME_STEPS = 20  # compared without TF32
-LOOP_STEPS = 400
+LOOP_STEPS = 200
 Cases = list[tuple[int, int]]  # processes, total batch
 Times = dict[tuple[int, int], list[float]]
 Who = dict[int, Ranks]  # by number of processes: one, and all
@@ -57,14 +57,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parse.add_argument("--size", type=int, default=150, help="of the images, in pixels")
     parse.add_argument("--steps", type=int, default=20, help="timed in each round")
     parse.add_argument("--profile", action="store_true", help="where a step's time goes")
-    parse.add_argument("--loop", action="store_true", help="whole training runs, by their logs")
+    parse.add_argument("--loop", action="store_true", help="only whole training runs, by logs")
     parse.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # inside torchrun
     chosen = parse.parse_args(arguments)
     if chosen.measure:
         measure(chosen)
         return
     everything: dict[str, Any] = {}
+    if chosen.loop:
+        print(machine(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
     for script in chosen.scripts:
+        if chosen.loop:
+            everything[script] = {"loop": loop(script, chosen)}
+            continue
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "found.pt"
             inside = [*sys.argv[1:], "--scripts", script, "--measure", str(file)]
@@ -73,10 +78,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not everything:
             print(f"{found['machine']}, {chosen.processes} processes, {os.cpu_count()} cores")
         show(script, found, chosen)
-        if chosen.loop:
-            found["loop"] = [(*case, logged_rate(script, *case, chosen)) for case in cases(chosen)]
-            rates = [f"{p} × {t / p:g} a step {rate:.0f}" for p, t, rate in found["loop"]]
-            print(f"  in the training loop, images/s by its log: {', '.join(rates)}", flush=True)
         found["times"] = [
             {"processes": p, "total": t, "s": s} for (p, t), s in found["times"].items()
         ]
@@ -206,16 +207,18 @@ def profiled(chosen: argparse.Namespace, who: Ranks, total: int) -> dict[str, An
         side.train(steps)
         side.wait()
     times: dict[str, float] = {}
+    calls: dict[str, float] = {}
     for event in seen.key_averages():
         spent = event.self_device_time_total if on_gpu else event.self_cpu_time_total
         if spent > 0 and not event.key.startswith("Profiler"):
             times[event.key] = times.get(event.key, 0.0) + spent / 1e3 / steps
+            calls[event.key] = calls.get(event.key, 0.0) + event.count / steps
     exchanging = sum(ms for name, ms in times.items() if any(x in name.lower() for x in EXCHANGE))
     busy = sum(times.values())
     computing = busy - exchanging
     parts = {"computing": computing, "exchanging": exchanging, "idle": max(wall - busy, 0.0)}
     each = [round(x, 3) for x in who.from_all(computing)]
-    return {"wall": wall, "parts": parts, "each": each, "operations": times}
+    return {"wall": wall, "parts": parts, "each": each, "operations": times, "calls": calls}
 
 
 # -- outside ---------------------------------------------------------------------------------------
@@ -230,6 +233,18 @@ def torchrun(processes: int, *arguments: str, **environment: str) -> None:
         stdout=subprocess.DEVNULL,
         env={**os.environ, **environment},
     )
+
+
+def loop(script: str, chosen: argparse.Namespace) -> list[tuple[int, int, float]]:
+    """Processes, total batch and images/s of whole training runs; each printed as it is known."""
+    print(f"\n{script}: in the training loop, by its log", flush=True)
+    found = []
+    for processes, total in cases(chosen):
+        found.append((processes, total, logged_rate(script, processes, total, chosen)))
+        print(
+            f"  {processes} × {total / processes:g} a step: {found[-1][2]:.0f} images/s", flush=True
+        )
+    return found
 
 
 def logged_rate(script: str, processes: int, total: int, chosen: argparse.Namespace) -> float:
@@ -275,7 +290,8 @@ def show(script: str, found: dict[str, Any], chosen: argparse.Namespace) -> None
         one = found["profiles"][1]["operations"] if processes > 1 else {}
         more = {name: ms - one.get(name, 0.0) for name, ms in spent["operations"].items()}
         for name, ms in sorted(more.items(), key=lambda x: -x[1])[:8]:
-            print(f"    {ms:+8.3f}{' more' if one else ''}  {name[:80]}")
+            times = f"{spent['calls'][name]:g}×"
+            print(f"    {ms:+8.3f}{' more' if one else ''}  {times} {name[:80]}")
 
 
 if __name__ == "__main__":
