@@ -19,8 +19,8 @@ class Curriculum:
     once ``curriculum_images`` of it have been seen. Meanwhile each ``curriculum_review``-th image
     is of a length that was shown before, each in turn: images that are all new and all taken for
     the same by a network that has just learned others can throw it back to chance. When the data
-    set's own length reaches ``curriculum_until`` too, it is shown alone, unless ``curriculum_alone``
-    says no. Without ``curriculum`` there is one length.
+    set's own length reaches ``curriculum_until`` too, it is shown alone (``curriculum_alone``).
+    Without ``curriculum`` there is one length.
 
     UserError where ``data``, the experiment's data set, is no stream, or its own length is not the
     last and longest.
