@@ -49,7 +49,7 @@ def train(
     asked = Experiment.of(params, options.overrides)
     _agree(ranks, asked, options)
     config = Config()
-    given = asked.dataset, config, asked.changed, asked.model_name
+    given = asked.dataset, config, asked.changed, asked.model_name, asked.aux
     standing_in = ranks.first(lambda: demonstration(*given))
     exp = Experiment.of(params, [*standing_in, *options.overrides])
     run, checkpoint, initial = None, None, None
@@ -63,7 +63,7 @@ def train(
         if options.seed not in (None, record.get("seed", options.seed)):
             raise UserError(f"--seed {options.seed}: this run was started with {record['seed']}")
     elif standing_in:
-        record["demonstration"] = demonstration_notice(asked.dataset)
+        record["demonstration"] = demonstration_notice(asked.dataset, standing_in)
     seed = record["seed"] = options.seed or record.get("seed") or 0
     record["deterministic"] = bool(options.deterministic or record.get("deterministic"))
     _set_up(ranks, record["deterministic"], seed)
