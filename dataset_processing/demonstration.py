@@ -25,14 +25,13 @@ def demonstration(
     config: Config,
     set_by_user: Collection[str] = (),
     model_name: str = "hgru",
-    options: Collection[str] = ("timesteps",),
 ) -> list[str]:
     """Overrides (``key=value``) that make a demonstration of a script: an easy set of small images,
     with settings that learn it in minutes on a CPU, under a name that says so.
 
     There are none where a path or the data set was set (``set_by_user`` has the parameters that the
-    command line sets), or records or images are there, under whatever name. ``options``: those of
-    the network.
+    command line sets), or records or images are there, under whatever name. Those of ``aux`` are for
+    networks that have such an option.
     """
     if is_stream(name) or "dataset" in set_by_user or not _nothing_set(config):
         return []
@@ -41,8 +40,7 @@ def demonstration(
     if others or source.on_disk() or source.near_images():
         return []
     named = f"exp_name={model_name}_{SMALL_SET}_demonstration"
-    out = {*set_by_user, *({"aux.timesteps"} - {f"aux.{key}" for key in options})}
-    return [one for one in (*DEMONSTRATION, named) if one.partition("=")[0] not in out]
+    return [one for one in (*DEMONSTRATION, named) if one.partition("=")[0] not in set_by_user]
 
 
 def demonstration_notice(name: str, overrides: Sequence[str]) -> str:
