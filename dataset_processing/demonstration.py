@@ -30,8 +30,8 @@ def demonstration(
     with settings that learn it in minutes on a CPU, under a name that says so.
 
     There are none where a path or the data set was set (``set_by_user`` has the parameters that the
-    command line sets), or records or images are there, under whatever name. Those of ``aux`` are for
-    networks that have such an option.
+    command line sets), or records or images are there, under whatever name. Those of ``aux`` are
+    for networks that have such an option.
     """
     if is_stream(name) or "dataset" in set_by_user or not _nothing_set(config):
         return []
