@@ -8,12 +8,7 @@ from dataset_processing.generate import generate_small
 from dataset_processing.generated import SMALL_SET
 from dataset_processing.sets import has_records, is_stream, load_set
 
-# Four steps of the circuit reach over three paddles, learn them in half of the updates that eight
-# take, and cost half.
-DEMONSTRATION = (
-    f"dataset={SMALL_SET}", "batch_size=16", "validation_iters=125", "epochs=1", "lr=4e-3",
-    "warmup_iters=100", "lr_schedule=cooldown", "aux.timesteps=4",
-)  # fmt: skip
+DEMONSTRATION = (f"dataset={SMALL_SET}", "batch_size=16", "validation_iters=250")
 
 
 def _nothing_set(config: Config) -> bool:
@@ -21,17 +16,13 @@ def _nothing_set(config: Config) -> bool:
 
 
 def demonstration(
-    name: str,
-    config: Config,
-    set_by_user: Collection[str] = (),
-    model_name: str = "hgru",
+    name: str, config: Config, set_by_user: Collection[str] = (), model_name: str = "hgru"
 ) -> list[str]:
     """Overrides (``key=value``) that make a demonstration of a script: an easy set of small images,
-    with settings that learn it in minutes on a CPU, under a name that says so.
+    in smaller batches, under a name that says so.
 
     There are none where a path or the data set was set (``set_by_user`` has the parameters that the
-    command line sets), or records or images are there, under whatever name. Those of ``aux`` are
-    for networks that have such an option.
+    command line sets), or records or images are there, under whatever name.
     """
     if is_stream(name) or "dataset" in set_by_user or not _nothing_set(config):
         return []

@@ -51,9 +51,6 @@ def train(
     config = Config()
     given = asked.dataset, config, asked.changed, asked.model_name
     standing_in = ranks.first(lambda: demonstration(*given))
-    if standing_in:
-        has = {f"aux.{key}" for key in getattr(_build(build_model, asked), "options", {})}
-        standing_in = [one for one in standing_in if one[:4] != "aux." or one.split("=")[0] in has]
     exp = Experiment.of(params, [*standing_in, *options.overrides])
     run, checkpoint, initial = None, None, None
     record: dict[str, Any] = {}

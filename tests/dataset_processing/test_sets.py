@@ -357,10 +357,7 @@ def test_the_demonstration_is_for_who_has_set_nothing_and_has_nothing(nothing_se
     overrides = dict(text.split("=") for text in demonstration(NAME, nothing_set))
     assert overrides["dataset"] == "curv_contour_length_3_small"
     assert "demonstration" in overrides["exp_name"]
-    assert overrides["aux.timesteps"] == "4"
     assert demonstration(NAME, nothing_set, {"dataset"}) == []
-    without = demonstration(NAME, nothing_set, {"lr", "aux.timesteps"})
-    assert not [one for one in without if one.startswith(("aux.", "lr="))]
     assert "exp_name" not in dict(
         text.split("=") for text in demonstration(NAME, nothing_set, {"exp_name"})
     )
