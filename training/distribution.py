@@ -368,10 +368,8 @@ class _Join(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, own: Tensor, sizes: list[int], rank: int) -> Tensor:
         ctx.rows = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
-        before, after = (
-            own.new_zeros(sum(n), own.shape[1]) for n in (sizes[:rank], sizes[rank + 1 :])
-        )
-        table = torch.cat([before, own, after])
+        table = own.new_zeros(sum(sizes), own.shape[1])
+        table[ctx.rows] = own
         _exchange(dist.all_reduce, table)
         return table
 
@@ -393,8 +391,6 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.new_empty(gradient.shape[1])
-        # Likewise.
-        scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-        _exchange(scatter, total, gradient.flatten())
-        return total
+        total = gradient.contiguous().clone()
+        _exchange(dist.all_reduce, total)
+        return total[dist.get_rank()]
