@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     everything: dict[str, Any] = {}
     if chosen.loop:
-        print(machine(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
+        print(f"{machine(device_of(chosen.device))}, {os.cpu_count()} cores")
     for script in chosen.scripts:
         if chosen.loop:
             everything[script] = {"loop": loop(script, chosen)}

@@ -35,6 +35,4 @@ def test_several_processes_are_compared_with_one(processes: int, tmp_path: Path)
     assert all(len(seconds) == 2 for seconds in cases.values())
     assert max(found["same"]["losses"]) < 1e-4
     assert found["profiles"]["1"]["parts"]["exchanging"] == 0
-    together = found["profiles"][str(processes)]
-    assert together["parts"]["exchanging"] > 0
-    assert together["calls"].keys() == together["operations"].keys()
+    assert found["profiles"][str(processes)]["parts"]["exchanging"] > 0
