@@ -39,7 +39,7 @@ from support.tables import text_table
 from training.distribution import Ranks, device_of
 from training.run import runs
 
-EXCHANGE = ("nccl", "gloo", "all_reduce", "allreduce", "allgather", "all_gather", "broadcast")
+EXCHANGE = ("nccl", "gloo", "allreduce", "allgather", "reduce_scatter", "_ranks")  # in names
 SAME_STEPS = 20  # compared without TF32
 LOOP_STEPS = 200
 Cases = list[tuple[int, int]]  # processes, total batch

@@ -1,6 +1,6 @@
 """Batch normalisation by the original's rules (TensorFlow's), over one process or several."""
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -8,11 +8,20 @@ from torch import Tensor, nn
 
 from layers.methods import wants_kernels
 
+if TYPE_CHECKING:
+    from layers.kernels.peers import Peers
+
 EPSILON = 1e-3
 
 
 class OverRanks(Protocol):
-    """The processes that share a batch."""
+    """The processes that share a batch.
+
+    Attributes:
+        peers: their GPUs' memory, where exchanges go through it (layers.kernels.peers).
+    """
+
+    peers: "Peers | None"
 
     @property
     def shares(self) -> Tensor:

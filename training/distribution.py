@@ -5,6 +5,7 @@ part in the update (see ``training.step``); what their hosts have to tell each o
 way (gloo), past the devices, which need not wait for it.
 """
 
+import logging
 import os
 import socket
 import threading
@@ -13,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,10 @@ from torch import Tensor, nn
 from support.errors import SystemRefusal, UserError
 from support.shell import fail
 
+if TYPE_CHECKING:
+    from layers.kernels.peers import Peers
+
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 MEETING = timedelta(minutes=5)  # that the processes wait for each other at the start
 SILENCE = timedelta(minutes=30)  # that they wait for a word of one that is there
@@ -51,6 +56,7 @@ class Ranks:
         self.is_first = self.rank == 0  # the one that writes
         self.sizes: list[int] = []  # images of each rank in the batch at hand
         self._shares: dict[tuple[int, ...], Tensor] = {}
+        self.peers: Peers | None = None
         # Released before the processes part: NCCL waits for graphs that hold its work.
         self.recordings: weakref.WeakSet[Any] = weakref.WeakSet()
         self._left: int | None = None  # how this process did
@@ -64,7 +70,7 @@ class Ranks:
         on_gpu = self.device.type == "cuda"
         try:
             store, *_ = next(dist.rendezvous("env://", timeout=MEETING))
-            self._check_devices(store)
+            devices = self._check_devices(store)
             dist.init_process_group(
                 "nccl" if on_gpu else "gloo",
                 store=dist.PrefixStore("training", store),
@@ -86,9 +92,43 @@ class Ranks:
             ) from error
         self._watch = threading.Thread(target=self._watch_neighbour, daemon=True)
         self._watch.start()
+        if on_gpu:
+            self.peers = self._reach(devices)
 
-    def _check_devices(self, store: dist.Store) -> None:
-        """Raise where the ranks do not compute on one GPU each, or all on CPUs."""
+    def _reach(self, devices: list[str]) -> "Peers | None":
+        """The ranks' memory for exchanges, where their GPUs are of one host and reach each other's;
+        otherwise NCCL exchanges. All ranks decide alike."""
+        from torch.distributed import _symmetric_memory as symmetric
+
+        from layers.kernels import compiled, peers
+
+        hosts, numbers = zip(*(device.split()[1:] for device in devices), strict=True)
+        others = {int(n) for n in numbers} - {self.device.index}
+        able = len(set(hosts)) == 1 and self.world_size <= peers.MOST
+        able = able and os.environ.get("NCCL_P2P_DISABLE", "0") == "0"
+        able = able and compiled.available(self.device) and max(others) < torch.cuda.device_count()
+        reach = torch.cuda.can_device_access_peer
+        if not all(self.from_all(able and all(reach(self.device, n) for n in others))):
+            return None
+        os.environ["TORCH_SYMM_MEM_DISABLE_MULTICAST"] = "1"  # of no use here
+        found = None
+        try:
+            size = peers.words(self.world_size)
+            own = symmetric.empty(size, dtype=torch.int64, device=self.device).zero_()
+            torch.cuda.synchronize(self.device)  # no rank writes here before all have passed this
+            handle = symmetric.rendezvous(own, dist.group.WORLD)  # type: ignore[arg-type]
+            starts = handle.buffer_ptrs
+            # Giving this back would wait for the device. A process that leaves while its device
+            # waits for another's keeps it: its watch, which has not ended then, holds these ranks.
+            places = [own.data_ptr() - starts[self.rank] + start for start in starts]
+            found = peers.Peers(places, self.rank, (own, handle))
+        except RuntimeError as error:
+            log.warning("processes exchange through NCCL, not their GPUs' memory: %s", error)
+        return found if all(self.from_all(found is not None)) else None
+
+    def _check_devices(self, store: dist.Store) -> list[str]:
+        """Each rank's kind of device, host and number. Raises where the ranks do not compute on one
+        GPU each, or all on CPUs."""
         wrong = UserError if self.is_first else OtherRankError
         mine = f"{self.device.type} {socket.gethostname()} {self.device.index}"
         store.set(f"device/{self.rank}", mine)
@@ -105,6 +145,7 @@ class Ranks:
                     f"processes {found.index(device)} and {rank} would share one GPU ({device}); "
                     "each needs its own: leave --device out, and start as many as there are GPUs"
                 )
+        return found
 
     # -- words between the hosts -------------------------------------------------------------------
 
@@ -213,7 +254,7 @@ class Ranks:
         if self.world_size == 1:
             return logits, labels
         own = torch.cat([logits, labels[:, None].to(logits.dtype)], 1)
-        table = _Join.apply(own, self.sizes, self.rank)
+        table = _Join.apply(own, self)
         return table[:, :-1], table[:, -1].detach().to(labels.dtype)
 
     # What batch normalisation is to know of the others (layers.normalisation.OverRanks).
@@ -229,12 +270,17 @@ class Ranks:
 
     def gather(self, own: Tensor) -> Tensor:
         """Every rank's numbers (ranks, n), from this rank's own (n,); differentiable."""
-        return _Gather.apply(own)
+        return _Gather.apply(own, self)
 
     def sum(self, own: Tensor) -> Tensor:
         """The sum of all ranks' tensors, in place of ``own``; without a gradient of its own."""
+        if peers := self._peers_for(own):
+            return peers.sum(own, own)
         _exchange(dist.all_reduce, own)
         return own
+
+    def _peers_for(self, own: Tensor) -> "Peers | None":
+        return self.peers if own.dtype == torch.float32 else None
 
     @torch.no_grad()
     def sum_gradients(self, model: nn.Module) -> None:
@@ -243,7 +289,7 @@ class Ranks:
             return
         weights = [p for p in model.parameters() if p.grad is not None]
         flat = torch.cat([p.grad.flatten() for p in weights if p.grad is not None])
-        _exchange(dist.all_reduce, flat)
+        self.sum(flat)
         for p, own in zip(weights, flat.split([p.numel() for p in weights]), strict=True):
             p.grad = own.view_as(p)
 
@@ -366,31 +412,40 @@ class _Join(torch.autograd.Function):
     """Rows of all ranks, through a sum over ranks of tables that are zero elsewhere."""
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, sizes: list[int], rank: int) -> Tensor:
+    def forward(ctx: Any, own: Tensor, ranks: Ranks) -> Tensor:
+        sizes, rank = ranks.sizes, ranks.rank
         ctx.rows = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
-        table = own.new_zeros(sum(sizes), own.shape[1])
-        table[ctx.rows] = own
-        _exchange(dist.all_reduce, table)
-        return table
+        before, after = (
+            own.new_zeros(sum(n), own.shape[1]) for n in (sizes[:rank], sizes[rank + 1 :])
+        )
+        table = torch.cat([before, own, after])
+        return ranks.sum(table)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return gradient[ctx.rows], None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient[ctx.rows], None
 
 
 class _Gather(torch.autograd.Function):
     """Every rank's vector (C,) as rows (ranks, C); gradients of all ranks add up."""
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor) -> Tensor:
-        table = own.new_empty(dist.get_world_size() * len(own))
+    def forward(ctx: Any, own: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
+        if peers := ranks._peers_for(own):
+            return peers.gather(own)
+        table = own.new_empty(ranks.world_size * len(own))
         # PyTorch 2.13 renamed it.
         gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
         _exchange(gather, table, own)
         return table.view(-1, len(own))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.contiguous().clone()
-        _exchange(dist.all_reduce, total)
-        return total[dist.get_rank()]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        if peers := ctx.ranks._peers_for(gradient):
+            return peers.sum(gradient)[ctx.ranks.rank], None
+        total = gradient.new_empty(gradient.shape[1])
+        # Likewise.
+        scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+        _exchange(scatter, total, gradient.flatten())
+        return total, None

@@ -82,6 +82,15 @@ __device__ __forceinline__ void copy_eight_later(void* to, const void* from) {
 __device__ __forceinline__ void close_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 __device__ __forceinline__ void earlier_copies_arrive() { asm volatile("cp.async.wait_group 1;" ::: "memory"); }
 __device__ __forceinline__ void copies_arrive() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+// Eight bytes, whole, into and from memory that several devices write and read.
+__device__ __forceinline__ void put_word(unsigned long long* at, unsigned long long x) {
+  asm volatile("st.relaxed.sys.global.b64 [%0], %1;" :: "l"(at), "l"(x) : "memory");
+}
+__device__ __forceinline__ unsigned long long look(const unsigned long long* at) {
+  unsigned long long x;
+  asm volatile("ld.relaxed.sys.global.b64 %0, [%1];" : "=l"(x) : "l"(at) : "memory");
+  return x;
+}
 #endif
 
 __device__ __forceinline__ unsigned negative_pair(unsigned a) { return a ^ 0x80008000u; }

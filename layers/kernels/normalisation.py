@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from layers.kernels import compiled
+from layers.kernels.peers import NOWHERE
 from layers.methods import refuse_double_backward
 
 if TYPE_CHECKING:
@@ -62,9 +63,14 @@ def join_statistics(
 ) -> None:
     """Make this process's statistics (n, 4, K) of one or two normalisations those of all processes
     (nothing here may copy from the host: a training step is captured)."""
-    rows, shares = over_ranks.gather(of.flatten()), over_ranks.shares
-    ends = epsilons[0], epsilons[-1]
-    launch("join_ranks", (len(of),), of, rows, shares, len(rows), of.shape[-1], weights, *ends, of)
+    shares, peers, ends = over_ranks.shares, over_ranks.peers, (epsilons[0], epsilons[-1])
+    rows = (
+        over_ranks.gather(of.flatten()) if peers is None else of.new_empty(len(shares), *of.shape)
+    )
+    launch(
+        "join_ranks", (len(of),), of, rows, shares, len(shares), of.shape[-1], weights, *ends, of,
+        *(NOWHERE if peers is None else (peers.places, peers.rank)),
+    )  # fmt: skip
 
 
 def move_averages(

@@ -77,12 +77,74 @@ extern "C" __global__ void chunk_statistics(const float2* parts, const float* we
   if (!threadIdx.x) put_statistics(of, k, channels, mean, spread / all, weight, epsilon);
 }
 
+// -- of several processes --------------------------------------------------------------------------
+typedef unsigned long long Word;  // a float32 number, and above it the use that it belongs to
+#define CHANNELS 128              // blocks that may exchange at a time
+#define WORDS 4                   // numbers of a thread in one use
+#define AREA (512 * WORDS)        // and of a block, at most
+struct Peers { Word* of[8]; };    // every rank's memory, by this one's addresses
+
+// Give numbers begin ... begin + WORDS blockDim - 1, then those `step` after them, up to `end` to all
+// ranks, and take theirs: take(rank, w, number's place, number), of a thread's w-th number rank by rank.
+//
+// Each block has a channel of its own: in every rank's memory an area for each rank and for uses of
+// even and of odd number, and after all areas the count of its uses so far. A number and the
+// count stand in one word, so a word that has the count is there: no order of words matters. Nothing
+// comes from the host, so a graph may hold this, and all ranks count alike as all make the same
+// exchanges in the same order.
+// No word is written over that another rank still waits for: use n + 2 of a channel comes after n + 1
+// is complete here, so every rank has begun n + 1; and it began that after all of its threads had left
+// use n, by __syncthreads or because one kernel ended before the next.
+template <class Take>
+__device__ __forceinline__ void exchange(const Peers& peers, int rank, int ranks, const float* own,
+                                         long begin, long end, long step, Take take) {
+  Word *mine = peers.of[rank], *uses = mine + 2L * CHANNELS * ranks * AREA + blockIdx.x;
+  unsigned use = *uses;
+#define EACH_WORD \
+  _Pragma("unroll") for (int w = 0; w < WORDS; w++) if (long at = w * blockDim.x + threadIdx.x; begin + at < end)
+  for (; begin < end; begin += step) {
+    long areas = (2L * blockIdx.x + ++use % 2) * ranks * AREA;
+    Word words[WORDS];
+    EACH_WORD words[w] = (Word)use << 32 | (unsigned)__float_as_int(own[begin + at]);
+    for (int r = 0; r < ranks; r++) {
+      Word* to = peers.of[r] + areas + rank * AREA;
+      EACH_WORD put_word(to + at, words[w]);
+    }
+    for (int r = 0; r < ranks; r++) {
+      for (bool there = false; !there;) {
+        there = true;
+        EACH_WORD words[w] = look(mine + areas + r * AREA + at);
+        EACH_WORD there = there && words[w] >> 32 == use;
+        if (!there) __nanosleep(20);
+      }
+      EACH_WORD take(r, w, begin + at, __int_as_float((int)words[w]));
+    }
+    __syncthreads();
+  }
+  if (!threadIdx.x) *uses = use;
+}
+
+// Every rank's numbers as rows, or their sum over ranks, in the order of ranks: the same bits on all.
+extern "C" __global__ void exchange_ranks(const float* own, int count, float* to, int rows, Peers peers, int rank, int ranks) {
+  int piece = WORDS * blockDim.x;
+  float sums[WORDS];
+  exchange(peers, rank, ranks, own, (long)blockIdx.x * piece, count, (long)gridDim.x * piece,
+           [&](int r, int w, long at, float x) {
+             if (rows) to[(long)r * count + at] = x;
+             else sums[w] = r ? sums[w] + x : x;
+             if (!rows && r == ranks - 1) to[at] = sums[w];
+           });
+}
+
 // Statistics over all processes (grid: one or two normalisations, each with its epsilon) from the
-// `rows` of each, of which it has a share of the values.
-extern "C" __global__ void join_ranks(const float* rows, const float* shares, int ranks, int channels, const float* weight,
-                                      float first_epsilon, float last_epsilon, float* of) {
+// `rows` of each, of which it has a share of the values. Unless `rank` is below 0 they come through peers.
+extern "C" __global__ void join_ranks(float* rows, const float* shares, int ranks, int channels, const float* weight,
+                                      float first_epsilon, float last_epsilon, float* of, Peers peers, int rank) {
   int size = 4 * channels, row = size * gridDim.x;
   rows += blockIdx.x * size, of += blockIdx.x * size, weight += blockIdx.x * channels;
+  if (rank >= 0)
+    exchange(peers, rank, ranks, of, 0, size, WORDS * blockDim.x,
+             [=](int r, int, long at, float x) { rows[(long)r * row + at] = x; });
   for (int k = threadIdx.x; k < channels; k += 128) {
     float mean = 0.f, variance = 0.f;
     for (int r = 0; r < ranks; r++) mean += shares[r] * rows[r * row + channels + k];

@@ -3,6 +3,7 @@
 // to the next, in order or in reverse (REVERSE): what one thread reads of another without a
 // meeting point in between is then wrong in one of the two.
 #pragma once
+#include <sched.h>
 #include <ucontext.h>
 #include <algorithm>
 #include <cmath>
@@ -17,14 +18,15 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __restrict__
-#define __shared__ static
+#define __shared__ static thread_local
 #define __align__(n) alignas(n)
 #define SHARED(name) char* name = host_shared
 using std::max;
 using std::min;
 struct Index { int x = 0, y = 0, z = 0; };
-static Index threadIdx, blockIdx, blockDim, gridDim;
-static char* host_shared;
+// Several system threads may each run a kernel, as several devices do.
+static thread_local Index threadIdx, blockIdx, blockDim, gridDim;
+static thread_local char* host_shared;
 struct float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct uchar4 { unsigned char x, y, z, w; };
@@ -60,11 +62,11 @@ struct Thread {
   int group = 0;
 };
 struct Warp { Meeting meeting; unsigned words[32][8]; const void* at[32]; };
-static std::vector<Thread> threads;
-static std::vector<Warp> warps;
-static Meeting whole;
-static ucontext_t main_context;
-static std::function<void()> host_body;
+static thread_local std::vector<Thread> threads;
+static thread_local std::vector<Warp> warps;
+static thread_local Meeting whole;
+static thread_local ucontext_t main_context;
+static thread_local std::function<void()> host_body;
 static Warp& mine() { return warps[threadIdx.x / 32]; }
 static void arrive(Meeting& m) {
   if (++m.here >= m.expected) m.here = 0, m.time++;
@@ -76,6 +78,19 @@ static void meet(Meeting& m) {
   swapcontext(&t.context, &main_context);
 }
 static void __syncthreads() { meet(whole); }
+static void maybe_yield() {  // to another device's system thread, at random
+  static thread_local unsigned random = 1;
+  if (!(rand_r(&random) % 512)) sched_yield();
+}
+static void __nanosleep(unsigned) {
+  maybe_yield();
+  swapcontext(&threads[threadIdx.x].context, &main_context);
+}
+static void put_word(unsigned long long* at, unsigned long long x) {
+  maybe_yield();  // words do not arrive at once
+  __atomic_store_n(at, x, __ATOMIC_RELAXED);
+}
+static unsigned long long look(const unsigned long long* at) { return __atomic_load_n(at, __ATOMIC_RELAXED); }
 static void __syncwarp(unsigned = ~0u) { meet(mine().meeting); }
 static float __shfl_xor_sync(unsigned, float x, int by) {
   Warp& w = mine();

@@ -6,6 +6,8 @@ import torch
 class Twice:
     """A second process, whose images are those of this one."""
 
+    peers = None
+
     def __init__(self, device=None):
         self.shares = torch.full((2,), 0.5, device=device)
 

@@ -204,7 +204,7 @@ def test_statistics_of_unequal_processes(kernels):
         return torch.stack([weights * inverse, mean, inverse, variance], 1)
 
     class Three:
-        shares = torch.tensor([5 / 12, 1 / 12, 6 / 12])
+        peers, shares = None, torch.tensor([5 / 12, 1 / 12, 6 / 12])
 
         def gather(self, own):
             return torch.stack([statistics(x[:, part], [0, 0]).float().flatten() for part in parts])

@@ -53,19 +53,19 @@ def start_ranks(
     Args:
         own: what each is told besides.
     """
+    return [
+        start([*arguments, *(own[r] if own else [])], project, environment=environment, **others)
+        for r, environment in enumerate(environments(count))
+    ]
+
+
+def environments(count: int) -> list[dict[str, str]]:
+    """What torchrun tells each of so many processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return [
-        start(
-            [*arguments, *(own[r] if own else [])],
-            project,
-            environment={**common, "RANK": str(r), "LOCAL_RANK": str(r)},
-            **others,
-        )
-        for r in range(count)
-    ]
+    return [{**common, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(count)]
 
 
 def said(project: Path, rank: int = 0) -> str:
