@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -131,12 +132,13 @@ def brought(found: Weights, aux: Mapping[str, Any]) -> list[str]:
 def begin_with(found: Weights, which: str, network: nn.Module) -> dict[str, Any]:
     """Set a new run's weights; what it records of them, as ``initial_weights``.
 
-    Warns where they were trained with other options of the circuit than this network has.
+    Warns where they were trained with other options of the circuit than this network has. With more
+    timesteps than theirs, η of each further step begins as their last one.
     """
-    with about(f"initial_weights={which}: "):
-        found.into(network)
     record, own = found.record or {}, getattr(network, "options", None) or {}
     theirs = _part(record, "parameters", "aux") | _part(record, "network", "options")
+    with about(f"initial_weights={which}: "):
+        _set_with_steps(found, network, theirs.get("timesteps"))
     both = theirs.keys() & own.keys() - NOT_NEEDED
     others = differences(*({key: options[key] for key in both} for options in (theirs, own)))
     if others:
@@ -149,6 +151,22 @@ def begin_with(found: Weights, which: str, network: nn.Module) -> dict[str, Any]
         "data": _part(record, "parameters").get("dataset"),
         "initial_weights": record.get("initial_weights"),
     }
+
+
+@torch.no_grad()
+def _set_with_steps(found: Weights, network: nn.Module, steps: int | None) -> None:
+    """Set a network's weights, where those have an η for each of so many steps; None: not known."""
+    layer = getattr(network, "hgru", None)
+    if steps is None or layer is None or not layer.adaptation:
+        found.into(network)
+        return
+    own, theirs = layer.eta, nn.Parameter(layer.eta.new_empty(steps))
+    layer.eta = theirs
+    try:
+        found.into(network)
+    finally:
+        layer.eta = own
+    own.copy_(theirs[torch.arange(len(own)).clamp(max=steps - 1)])
 
 
 def _of_run(run: Run, choice: str) -> Weights:

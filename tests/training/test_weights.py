@@ -6,12 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 import yaml
 
+from analysis import probing
+from config import Config
 from tests.training import tiny
 from training.checkpoints import load
 from training.command_line import COMPLETE, ERROR
 from training.experiment import Experiment
+from training.weights import begin_with, find_weights
 
 Script = Callable[..., int]
 
@@ -76,6 +80,25 @@ def test_a_run_goes_on_from_its_own_checkpoint(trained: str, script: Script, pro
     assert len(record["initial_weights"]["fingerprint"]) == 16
 
 
+@pytest.mark.parametrize("steps", [2, 5])
+def test_another_number_of_timesteps(
+    steps: int, trained: str, script: Script, project: Path, capsys: pytest.CaptureFixture
+) -> None:
+    options = ("--set", f"aux.timesteps={steps}", "--set", "exp_name=after", "--set", "epochs=1")
+    assert script("--set", f"initial_weights={trained}", *options) == COMPLETE
+    assert f"timesteps: 3 there, {steps} here" in capsys.readouterr().err
+    found, images = find_weights(trained, Config()), torch.rand(2, 1, 12, 12)
+    params = tiny.experiment_params()
+    params["aux"]["hidden_init"] = "zeros"  # not drawn
+    of_three = tiny.build_model(params).eval()
+    params["aux"]["timesteps"] = steps
+    begun = tiny.build_model(params).eval()
+    found.into(of_three)
+    begin_with(found, trained, begun)
+    with torch.no_grad(), probing.steps(of_three, steps):
+        torch.testing.assert_close(begun(images), of_three(images))
+
+
 def test_what_cannot_be_is_said(
     trained: str, script: Script, project: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -90,8 +113,9 @@ def test_what_cannot_be_is_said(
     broken = project / "broken.safetensors"
     broken.write_bytes(b"not that")
     assert f"{broken} is not a safetensors file" in says(broken)
-    said = says(trained, "--set", "aux.timesteps=2")
-    assert f"initial_weights={trained}: " in said
+    bare = source("safetensors", project, trained)  # nothing says its timesteps
+    said = says(bare, "--set", "aux.timesteps=2")
+    assert f"initial_weights={bare}: " in said
     assert "hgru.eta has the shape (3,), expected (2,)" in said
     assert "it lacks hgru.W2" in says(trained, "--set", "aux.separate_kernels=true")
 
