@@ -38,7 +38,7 @@ from analysis.record import (
     stages_text,
     validations,
 )
-from analysis.statistics import accuracy, proportion
+from analysis.statistics import accuracy, difference_interval, proportion
 from analysis.style import save
 from config import CLONE, Config
 from dataset_processing import contour_length
@@ -143,11 +143,27 @@ def _is_own(evaluation: dict[str, Any], run: RunRecord) -> bool:
     )
 
 
+def complete(group: Sequence[Result]) -> list[Result]:
+    """Those that trained to the end."""
+    return [one for one in group if one.complete]
+
+
+def below(group: Sequence[Result], reference: Sequence[Result]) -> str:
+    """``0.1 (−1.5 to 1.8)``: by how many points of accuracy the mean of the seeds that trained to
+    the end is below that of others, with Welch's interval; empty where it is not known."""
+    own, theirs = ([100 * one.accuracy for one in complete(g)] for g in (group, reference))
+    if group is reference or not own or not theirs:
+        return ""
+    if min(len(own), len(theirs)) == 1 or len({*own}) == len({*theirs}) == 1:
+        return f"{np.mean(theirs) - np.mean(own):.1f}"
+    return "{:.1f} ({:.1f} to {:.1f})".format(*difference_interval(theirs, own)).replace("-", "−")
+
+
 def reached(group: Sequence[Result], level: float) -> Row:
     """How many seeds of one thing, of those that trained to the end, reached an accuracy in
     validation, Wilson's 95% interval of their share, and the training images and minutes (count,)
     of the first validations that did."""
-    ended = [one for one in group if one.complete]
+    ended = complete(group)
     rows = [row for one in ended if (row := one.curve.reached(level)) is not None]
     images, seconds = np.array([row[:2] for row in rows]).reshape(-1, 2).T
     low, high = proportion(len(rows), len(ended)) if ended else (0.0, 1.0)
@@ -183,10 +199,12 @@ def section(name: str, runs: Sequence[Run], page: Path) -> dict[str, Any]:
     groups: dict[tuple[str, str], list[Result]] = {}
     for one in found:
         groups.setdefault((one.model, one.began_with), []).append(one)
+    several = [group for group in groups.values() if len(group) > 1]
+    intact = [group for group in several if group[0].run.script == "hgru.py"]
+    reference = max(intact, key=lambda group: len(complete(group)), default=[])
     seeds = [
-        (group, [reached(group, level) for level in LEVELS])
-        for group in groups.values()
-        if len(group) > 1
+        (group, [reached(group, level) for level in LEVELS], below(group, reference))
+        for group in several
     ]
     figures = {
         "accuracy": comparison.comparison_figure(found),
@@ -197,7 +215,8 @@ def section(name: str, runs: Sequence[Run], page: Path) -> dict[str, Any]:
         what: save(figure, page.parent / "figures" / f"{page.stem}_{what}_{slug}", ("png",))[0]
         for what, figure in figures.items()
     }
-    return {"name": name, "seeds": seeds, "runs": found, "figures": paths, **further(found)}
+    found_here = {"name": name, "seeds": seeds, "runs": found, "figures": paths}
+    return {**found_here, "reference": reference, **further(found)}
 
 
 def further(found: Sequence[Result]) -> dict[str, Any]:
@@ -235,6 +254,7 @@ def write_page(page: Path, runs: Sequence[Run]) -> list[Path]:
     ]
     forms: dict[str, Any] = {"percent": percent, "duration": duration, "spread": spread}
     forms |= {"stages": stages_text, "percent_of": lambda one: percent(vars(one))}
+    forms |= {"accuracy_text": comparison.accuracy_text}
     text = fill("results.md.jinja", above=above, mark=mark, sections=sections, **forms)
     commands = fill("results.sh.jinja", page=page.name, runs=[one.run for one in found])
     return [

@@ -90,3 +90,12 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
     mean, error = float(np.mean(values)), stats.sem(values)
     low, high = stats.t.interval(confidence, len(values) - 1, loc=mean, scale=error)
     return mean, float(low), float(high)
+
+
+def difference_interval(
+    one: Sequence[float], other: Sequence[float], confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """By how much one mean is above the other, low and high of Welch's interval of it (Welch 1947);
+    it needs two values or more of each, of which some differ."""
+    found = stats.ttest_ind(one, other, equal_var=False).confidence_interval(confidence)
+    return float(np.mean(one) - np.mean(other)), float(found.low), float(found.high)

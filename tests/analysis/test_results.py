@@ -228,7 +228,8 @@ def page(copied, names, tmp_path) -> Path:
 def test_the_page_has_what_the_runs_recorded(page, copied, names):
     seeds, runs = tables(page)
     assert [(row["run"], row["seeds"][0]) for row in seeds] == [("tiny_hgru", "2")]
-    assert len(runs) == 4 and {len(row) for row in (*seeds, *runs)} == {6}
+    assert len(runs) == 4
+    assert {len(row) for row in seeds} == {8} and {len(row) for row in runs} == {6}
     for name in names.values():
         run = load_run(name, device="cpu", config=copied)
         (row,) = [row for row in runs if f"](runs/{name})" in row["run"]]
@@ -290,9 +291,11 @@ def test_a_kept_record_is_small_and_has_every_validation(page, copied, names):
 def taught(copied, names, tmp_path) -> Callable[..., Path]:
     """Writes a run that never trained, contours of 6 first: its folder."""
 
-    def write(name: str, accuracies: Sequence[float], longer: int, complete: bool = True) -> Path:
+    def write(
+        name: str, accuracies: Sequence[float], longer: int, complete: bool = True, of: str = "hgru"
+    ) -> Path:
         folder = tmp_path / name
-        record = Run(copied, names["hgru"]).record()
+        record = Run(copied, names[of]).record()
         record["parameters"] |= {"curriculum": [6], "dataset": "pathfinder_14_stream"}
         record |= {"run": name, "seed": int(name[-1]), "overrides": ["lr=1", "curriculum=6"]}
         Run(copied, name, folder).write(record)
@@ -309,6 +312,22 @@ def taught(copied, names, tmp_path) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+def test_the_cost_of_a_lesion_has_an_interval(taught, tmp_path):
+    hgru, lesioned = (0.97, 0.98, 0.99), (0.91, 0.95)
+    runs = [taught(f"hgru_seed{i}", [0.5, x], 0) for i, x in enumerate(hgru)]
+    for i, x in enumerate(lesioned):
+        runs.append(taught(f"lesion_seed{i}", [0.5, x], 0, of="multiplicative_lesion"))
+    page = tmp_path / "docs" / "r.md"
+    assert exit_code(results.main, [*map(str, runs), "--output", str(page)]) == 0
+    (whole, lesion), _ = tables(page)
+    cost = next(key for key in whole if key.startswith("points below"))
+    assert cost == f"points below {whole['run']} (95%)" and whole[cost] == "–"
+    # Welch: 1/3 and 4 points² are the variances of the means, (1/3 + 4)² / (1/18 + 16) degrees.
+    half = stats.t.ppf(0.975, (1 / 3 + 4) ** 2 / (1 / 18 + 16)) * (1 / 3 + 4) ** 0.5
+    assert lesion[cost] == f"5.0 ({5 - half:.1f} to {5 + half:.1f})".replace("-", "−")
+    assert lesion["accuracy"] == "91.0–95.0% (2 seeds, lowest–highest)"
 
 
 def test_seeds_are_counted_by_what_they_reached(taught, tmp_path):
