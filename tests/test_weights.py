@@ -14,14 +14,18 @@ SETS = {"6": "curv_baseline", "9": "curv_contour_length_9", "14": "curv_contour_
 
 
 @pytest.mark.parametrize("weights", KEPT, ids=lambda path: path.stem)
-def test_kept_weights_are_right_about_the_labs_images(
+def test_kept_weights_are_right(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """About the lab's images of the length that they were trained on; of 20, which the lab has not,
+    about ours."""
     monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path))
     run = load_run(weights, device="cpu", config=Config())
-    found = evaluate(run, str(LAB / SETS[weights.stem.split("_")[1]]))
+    length = weights.stem.split("_")[1]
+    labs = length in SETS
+    found = evaluate(run, str(LAB / SETS[length]) if labs else f"pathfinder_{length}", images=16)
     assert len(found.label) >= 8 and found.label.mean() == 0.5
-    assert found.correct.all()
+    assert found.correct.mean() >= (1 if labs else 0.9)
     assert found.loss < 0.2
 
 
