@@ -206,9 +206,10 @@ def section(name: str, runs: Sequence[Run], page: Path) -> dict[str, Any]:
         (group, [reached(group, level) for level in LEVELS], below(group, reference))
         for group in several
     ]
+    drawn = complete(found) or found
     figures = {
-        "accuracy": comparison.comparison_figure(found),
-        "curves": curves.learning_curves([one.curve for one in found]),
+        "accuracy": comparison.comparison_figure(drawn),
+        "curves": curves.learning_curves([one.curve for one in drawn]),
     }
     slug = re.sub(r"\W+", "_", name).strip("_")
     paths = {
