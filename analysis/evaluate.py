@@ -2,6 +2,7 @@
 
 python -m analysis.evaluate latest --dataset pathfinder_14
 python -m analysis.evaluate RUN RUN --dataset pathfinder_6 pathfinder_9 pathfinder_18 --images 10000
+python -m analysis.evaluate RUN --dataset pathfinder_14 pathfinder_18 --timesteps 8 9 10
 
 A set is ``pathfinder_<length>`` (generated anew, any length), ``own`` (generated anew, like those
 that the run trained on), a data set or stream by name (its validation fold), a .tfrecords file, or
@@ -17,6 +18,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -328,7 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     parse.add_argument("--fold", choices=("val", "train"), default="val", help="of a data set")
     parse.add_images(IMAGES)
-    parse.add_circuit()
+    parse.add_circuit(several=True)
     parse.add_argument("--exact", action="store_true", help="Clopper–Pearson's intervals")
     parse.add_argument("--again", action="store_true", help="compute anew what was kept")
     parse.add_argument("--resize", action="store_true", help="resize images of another size")
@@ -342,8 +344,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked |= {key: getattr(options, key) for key in ("workers", "again", "resize")}
     found, paths = [], []
     for run in load_runs(options):
-        for name in options.dataset or [run.validated_on]:
-            one, path = evaluated(run, name, **asked)
+        sets = options.dataset or [run.validated_on]
+        for name, steps in product(sets, options.timesteps or [None]):
+            one, path = evaluated(run, name, **asked | {"timesteps": steps})
             found.append(one)
             paths += [path, path.with_suffix(".json")]
     print(text_table(table(found, options.exact)))

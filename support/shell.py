@@ -88,13 +88,14 @@ class Parser(argparse.ArgumentParser):
             help="that load images; default: none on a CPU, half of the cores for a GPU, 8 at most",
         )
 
-    def add_circuit(self) -> None:
-        """Changes to the circuit in evaluation."""
+    def add_circuit(self, several: bool = False) -> None:
+        """Changes to the circuit in evaluation; `several` numbers of steps may be named."""
         letters = "alpha, mu, gamma, kappa, omega"
         self.add_argument("--lesion", nargs="+", default=[], help=f"held at 0, of {letters}")
         self.add_argument(
             "--timesteps",
             type=whole(1),
+            nargs="+" if several else None,
             help="steps, other than the run's own; further ones take the last one's η",
         )
 

@@ -113,6 +113,17 @@ def test_the_command_writes_its_numbers_once(run, config, capsys):
     assert file.stat().st_mtime_ns == before
 
 
+def test_several_numbers_of_steps(run, capsys):
+    arguments = [run.name, "--dataset", DATASET, "--device", "cpu", "--timesteps", "2", "5"]
+    assert exit_code(evaluate.main, arguments) == 0
+    lines = (line.strip() for line in capsys.readouterr().out.splitlines())
+    written = [json.loads(Path(line).read_text()) for line in lines if line.endswith(".json")]
+    assert [one["timesteps"] for one in written] == [2, 5]
+    for one in written:
+        assert one["loss"] == evaluate.evaluate(run, DATASET, timesteps=one["timesteps"]).loss
+    assert written[0]["loss"] != written[1]["loss"]
+
+
 def test_a_kept_number_is_of_the_weights_the_circuit_and_the_code(
     run, config, tmp_path, monkeypatch, capsys
 ):
