@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from analysis import comparison, curves
 from analysis.comparison import LEARNED, Point
@@ -39,7 +41,7 @@ from analysis.record import (
     validations,
 )
 from analysis.statistics import accuracy, difference_interval, proportion
-from analysis.style import save
+from analysis.style import CHANCE, PAGE, SERIES, legend_rows, new_figure, save, series, style
 from config import CLONE, Config
 from dataset_processing import contour_length
 from support import shell
@@ -51,6 +53,7 @@ MARK = "<!-- Below: written by python -m analysis.results -->"
 LEVELS = (0.95, 0.974)  # accuracies that seeds are counted at; the second a public port's
 HEADINGS = ("dataset", "exp_name", "curriculum", "stream_settings", "initial_weights")
 Row = dict[str, Any]
+Cells = dict[tuple[str, str, int], Row]  # of a run, a lesion and steps: what it came to on each set
 
 
 @dataclass(frozen=True)
@@ -207,23 +210,26 @@ def section(name: str, runs: Sequence[Run], page: Path) -> dict[str, Any]:
         for group in several
     ]
     drawn = complete(found) or found
+    others = further(found)
     figures = {
         "accuracy": comparison.comparison_figure(drawn),
         "curves": curves.learning_curves([one.curve for one in drawn]),
+        "steps": steps_figure(**others),
     }
     slug = re.sub(r"\W+", "_", name).strip("_")
     paths = {
         what: save(figure, page.parent / "figures" / f"{page.stem}_{what}_{slug}", ("png",))[0]
         for what, figure in figures.items()
+        if figure is not None
     }
     found_here = {"name": name, "seeds": seeds, "runs": found, "figures": paths}
-    return {**found_here, "reference": reference, **further(found)}
+    return {**found_here, "reference": reference, **others}
 
 
 def further(found: Sequence[Result]) -> dict[str, Any]:
     """Evaluations on other images, with a lesion or of other steps: the sets, and rows of a run, a
     lesion, its steps and what it came to on each set, the one of most images."""
-    cells: dict[tuple[str, str, int], dict[str, Any]] = {}
+    cells: Cells = {}
     for one in found:
         for tested in sorted(one.others, key=lambda tested: tested["images"]):
             lesion, steps = " ".join(tested["lesion"]), tested["timesteps"] or 0
@@ -231,6 +237,43 @@ def further(found: Sequence[Result]) -> dict[str, Any]:
             row[tested["dataset"]] = tested
     sets = {name: contour_length(name) or 0 for row in cells.values() for name in row}
     return {"sets": sorted(sets, key=lambda name: (sets[name], name)), "rows": cells}
+
+
+@style()
+def steps_figure(sets: Sequence[str], rows: Cells) -> Figure | None:
+    """Accuracy, and below it the area under the ROC curve, after so many steps of the whole
+    circuit: a column a set, a line a run. None where no run was asked for several."""
+    lines: dict[str, dict[int, Row]] = {}
+    for (run, lesion, steps), tested in sorted(rows.items()):
+        if not lesion:
+            lines.setdefault(run, {})[steps] = tested
+    lines = {run: by_steps for run, by_steps in lines.items() if len(by_steps) > 1}
+    sets = [name for name in sets if any(name in t for run in lines.values() for t in run.values())]
+    if not lines:
+        return None
+    models = list(dict.fromkeys(run.rpartition(", seed ")[0] for run in lines))
+    figure = new_figure(PAGE, 3.6)
+    panels = figure.subplots(2, len(sets), squeeze=False, sharex=True, sharey="row")
+    for key, row in zip(("accuracy", "auc"), panels, strict=True):
+        for name, axes in zip(sets, row, strict=True):
+            for run, by_steps in lines.items():
+                model = run.rpartition(", seed ")[0]
+                of = {steps: one[name][key] for steps, one in by_steps.items() if name in one}
+                look = series(models.index(model) % len(SERIES)) | {"markersize": 3}
+                axes.plot(list(of), list(of.values()), label=model, **look)
+            axes.axhline(0.5, **CHANCE)
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    for name, top, bottom in zip(sets, *panels, strict=True):
+        length = contour_length(name)
+        top.set_title(name if length is None else f"length {length}")
+        bottom.set_xlabel("steps")
+    panels[0, 0].set(ylabel="accuracy", ylim=(-0.03, 1.03))
+    panels[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    panels[1, 0].set(ylabel="area under ROC curve", ylim=(-0.03, 1.03))
+    named = dict(zip(*reversed(panels[0, 0].get_legend_handles_labels()), strict=True))
+    names, columns, _ = legend_rows(list(named))
+    figure.legend(named.values(), names, loc="outside lower center", ncols=columns)
+    return figure
 
 
 def write_page(page: Path, runs: Sequence[Run]) -> list[Path]:
