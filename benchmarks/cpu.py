@@ -1,6 +1,6 @@
 """Training steps a second on a CPU, alone and beside a busy loop on one of its cores.
 
-    python -m benchmarks.cpu [--scripts hgru …] [--batch 16] [--size 32] [--busy]
+    python -m benchmarks.cpu [--scripts hgru …] [--batch 16] [--size 20] [--busy]
     taskset -c 0,1 python -m benchmarks.cpu --busy          # on two cores
 
 One thread, PyTorch's threads that share each operation, and the step as it trains, whose threads
@@ -28,7 +28,7 @@ from support import shell
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parse = timing.parser("cpu", __doc__, batch=16, size=32, rounds=5)
+    parse = timing.parser("cpu", __doc__, batch=16, size=20, rounds=5)
     parse.add_argument("--scripts", nargs="+", default=["hgru"], choices=timing.SCRIPTS)
     parse.add_argument("--busy", action="store_true", help="beside a busy loop too")
     parse.add_argument("--calls", type=shell.whole(1), default=5, help="steps of a round")

@@ -38,7 +38,7 @@ from support.errors import SystemRefusal, UserError, unknown
 from support.files import npy_bytes, write_bytes, write_json
 from support.progress import Progress
 
-COUNT, SMALL_COUNT = 10_000, 13_400  # images, and those of the demonstration's set
+COUNT, SMALL_COUNT = 10_000, 12_000  # images, and those of the demonstration's set
 FORMATS = ("tfrecords", "webdataset", *FOLDERS)
 
 

@@ -236,9 +236,9 @@ def test_images_like_a_runs_own(run, config):
     )
     small = {**run.params, "dataset": "curv_contour_length_3_small", "model_input_image_size": None}
     image, _ = image_sets.open_images("own", config, small, 3)[0]
-    assert image.shape == (64, 64)
+    assert image.shape == (40, 40)
     run.params, run.record = small, {}  # as an earlier version recorded it
-    assert run.stimulus_size == (64, 64) and run.image_size == (32, 32)
+    assert run.stimulus_size == (40, 40) and run.image_size == (20, 20)
     stream = {"dataset": "pathfinder_9_stream", "stream_settings": {"window": 280}}
     assert image_sets.open_images("own", config, stream, 3)[0][0].shape == (280, 280)
     run.params = {**run.params, **stream}

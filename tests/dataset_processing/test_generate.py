@@ -268,7 +268,7 @@ def test_the_demonstrations_set_has_the_size_that_its_module_says(tmp_path, monk
     generate_small(config, count=40)
     data = open_set("curv_contour_length_3_small", config)
     assert len(data.fold("train")) == 36
-    assert (data.im_size, data.input_size) == ((64, 64), (32, 32))
+    assert (data.im_size, data.input_size) == ((40, 40), (20, 20))
 
 
 def test_command_line_settings_reach_the_images(tmp_path, capsys):

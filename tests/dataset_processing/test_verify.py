@@ -9,7 +9,8 @@ from PIL import Image, ImageFilter
 
 from config import Config
 from dataset_processing import encode, verify
-from dataset_processing.pathfinder import generate
+from dataset_processing.generated import GENERATED, SMALL_SET
+from dataset_processing.pathfinder import Pathfinder, Settings
 from dataset_processing.records import RecordReader, RecordWriter
 from support.shell import exit_code
 
@@ -219,6 +220,6 @@ def test_a_set_without_discs(config, capsys):
 
 @pytest.mark.parametrize("length", [3, 6, 14, 25])
 def test_discs_are_found_in_every_generated_image(length):
-    small = {"window": 64, "border": 4, "seed_distance": 12, "marker_radius": 3, "distractors": 2}
-    images, _ = generate(length, 40, 0, **(small if length == 3 else {}))
+    settings = GENERATED[SMALL_SET] if length == 3 else {"contour_length": length}
+    images, _ = Pathfinder(Settings(**settings)).images(range(40))
     assert all(verify.has_discs(image) for image in images)
