@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from layers.hgru import HGRU
+from layers.hgru import HGRU, continued
 from support.errors import UserError, choose
 
 SYMBOLS = ("G1", "C1", "H1", "G2", "C2", "H2")
@@ -119,9 +119,8 @@ def steps(network: nn.Module, count: int) -> Iterator[None]:
             )
     with ExitStack() as stack:
         if layer.adaptation and count > len(layer.eta):
-            eta = layer.eta.detach()
-            eta = torch.cat([eta, eta[-1:].expand(count - len(eta), *eta.shape[1:])])
-            stack.enter_context(_instead([layer], "eta", nn.Parameter(eta, requires_grad=False)))
+            eta = nn.Parameter(continued(layer.eta.detach(), count), requires_grad=False)
+            stack.enter_context(_instead([layer], "eta", eta))
         stack.enter_context(_instead([layer], "timesteps", count))
         yield
 

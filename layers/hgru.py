@@ -456,6 +456,11 @@ class HGRU(nn.Module):
         )
 
 
+def continued(eta: Tensor, steps: int) -> Tensor:
+    """η for so many steps, (steps,), from one for another number: further steps take its last."""
+    return eta[torch.arange(steps).clamp(max=len(eta) - 1)]
+
+
 def _check_options(channels: int, options: dict[str, Any]) -> None:
     _check_choice("recurrent_nl", options["recurrent_nl"], NONLINEARITIES)
     _check_choice("gate_nl", options["gate_nl"], NONLINEARITIES)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from config import Config
+from layers.hgru import continued
 from models.tf_variables import load_npy_folder, load_tf_variables
 from support.errors import MissingError, UserError, about
 from support.files import read_arrays
@@ -166,7 +167,7 @@ def _set_with_steps(found: Weights, network: nn.Module, steps: int | None) -> No
         found.into(network)
     finally:
         layer.eta = own
-    own.copy_(theirs[torch.arange(len(own)).clamp(max=steps - 1)])
+    own.copy_(continued(theirs, len(own)))
 
 
 def _of_run(run: Run, choice: str) -> Weights:
