@@ -53,7 +53,8 @@ MARK = "<!-- Below: written by python -m analysis.results -->"
 LEVELS = (0.95, 0.974)  # accuracies that seeds are counted at; the second a public port's
 HEADINGS = ("dataset", "exp_name", "curriculum", "stream_settings", "initial_weights")
 Row = dict[str, Any]
-Cells = dict[tuple[str, str, int], Row]  # of a run, a lesion and steps: what it came to on each set
+# Of a model, a seed, a lesion and steps: what it came to on each set.
+Cells = dict[tuple[str, int, str, int], Row]
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def further(found: Sequence[Result]) -> dict[str, Any]:
     for one in found:
         for tested in sorted(one.others, key=lambda tested: tested["images"]):
             lesion, steps = " ".join(tested["lesion"]), tested["timesteps"] or 0
-            row = cells.setdefault((f"{one.model}, seed {one.run.seed}", lesion, steps), {})
+            row = cells.setdefault((one.model, one.run.seed, lesion, steps), {})
             row[tested["dataset"]] = tested
     sets = {name: contour_length(name) or 0 for row in cells.values() for name in row}
     return {"sets": sorted(sets, key=lambda name: (sets[name], name)), "rows": cells}
@@ -243,21 +244,20 @@ def further(found: Sequence[Result]) -> dict[str, Any]:
 def steps_figure(sets: Sequence[str], rows: Cells) -> Figure | None:
     """Accuracy, and below it the area under the ROC curve, after so many steps of the whole
     circuit: a column a set, a line a run. None where no run was asked for several."""
-    lines: dict[str, dict[int, Row]] = {}
-    for (run, lesion, steps), tested in sorted(rows.items()):
+    lines: dict[tuple[str, int], dict[int, Row]] = {}
+    for (model, seed, lesion, steps), tested in sorted(rows.items()):
         if not lesion:
-            lines.setdefault(run, {})[steps] = tested
+            lines.setdefault((model, seed), {})[steps] = tested
     lines = {run: by_steps for run, by_steps in lines.items() if len(by_steps) > 1}
     sets = [name for name in sets if any(name in t for run in lines.values() for t in run.values())]
     if not lines:
         return None
-    models = list(dict.fromkeys(run.rpartition(", seed ")[0] for run in lines))
+    models = list(dict.fromkeys(model for model, _ in lines))
     figure = new_figure(PAGE, 3.6)
     panels = figure.subplots(2, len(sets), squeeze=False, sharex=True, sharey="row")
     for key, row in zip(("accuracy", "auc"), panels, strict=True):
         for name, axes in zip(sets, row, strict=True):
-            for run, by_steps in lines.items():
-                model = run.rpartition(", seed ")[0]
+            for (model, _), by_steps in lines.items():
                 of = {steps: one[name][key] for steps, one in by_steps.items() if name in one}
                 look = series(models.index(model) % len(SERIES)) | {"markersize": 3}
                 axes.plot(list(of), list(of.values()), label=model, **look)

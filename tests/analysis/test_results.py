@@ -319,10 +319,10 @@ def test_a_line_for_each_run_that_was_asked_for_several_numbers_of_steps():
         return {"accuracy": accuracy, "auc": accuracy**2}
 
     rows = {
-        ("a, seed 1", "", 10): {"pathfinder_18": tested(0.9)},
-        ("a, seed 1", "", 8): {"pathfinder_18": tested(0.6), "pathfinder_14": tested(0.98)},
-        ("a, seed 1", "mu", 8): {"pathfinder_18": tested(0.5)},
-        ("b, seed 1", "", 8): {"pathfinder_6": tested(0.7)},
+        ("a", 1, "", 10): {"pathfinder_18": tested(0.9)},
+        ("a", 1, "", 8): {"pathfinder_18": tested(0.6), "pathfinder_14": tested(0.98)},
+        ("a", 1, "mu", 8): {"pathfinder_18": tested(0.5)},
+        ("b", 1, "", 8): {"pathfinder_6": tested(0.7)},
     }
     sets = ["pathfinder_6", "pathfinder_14", "pathfinder_18"]
     figure = results.steps_figure(sets, rows)
@@ -331,7 +331,7 @@ def test_a_line_for_each_run_that_was_asked_for_several_numbers_of_steps():
     drawn = [[line.get_xydata().tolist() for line in axes.lines[:-1]] for axes in figure.axes]
     assert drawn[0] == [[[8, 0.98]]] and drawn[1] == [[[8, 0.6], [10, 0.9]]]
     assert np.allclose(drawn[3], [[[8, 0.36], [10, 0.81]]])
-    assert results.steps_figure(sets, {("b, seed 1", "", 8): rows["b, seed 1", "", 8]}) is None
+    assert results.steps_figure(sets, {("b", 1, "", 8): rows["b", 1, "", 8]}) is None
 
 
 def test_the_cost_of_a_lesion_has_an_interval(taught, tmp_path):
