@@ -2,16 +2,17 @@
 // products that is its gradient (docs/kernels.md). Four parts pp, qp, pq, qq stand for the complex numbers at
 // (u, v) and (u, -v); plus_i is that of the first without its sign.
 //
-// A warp is a block. It takes 32 images of a pair of frequencies after the other, and while it computes, what
+// A warp is a block. It takes IMAGES images of a pair of frequencies after the other, and while it computes, what
 // it takes next is on its way to shared memory.
 //
-// Macros: OUT, IN channels of the kernel.
+// Macros: OUT, IN channels of the kernel; IMAGES, 16 or 32.
 #define EACH(i, n) _Pragma("unroll") for (int i = 0; i < n; i++)
 #define SIXTEENS(n) (((n) + 15) / 16)
+#define EIGHTS (IMAGES / 8)
 
-// Where eight images of a row of 32 stand: such that what a warp reads at once falls on all banks.
+// Where eight images of a row stand: such that what a warp reads at once falls on all banks.
 __device__ __forceinline__ half* place(half* x, unsigned row, unsigned eight) {
-  return x + row * 32 + (eight ^ (row / 2 & 3)) * 8;
+  return x + row * IMAGES + (eight ^ (row * EIGHTS / 8 & EIGHTS - 1)) * 8;
 }
 
 // The complex numbers of 2 neighbours from their four parts, times `weight`.
@@ -21,24 +22,24 @@ __device__ __forceinline__ void join(const unsigned* parts, int step, unsigned* 
   *minus_r = add_pair(pp, qq), *minus_i = add_pair(pq, negative_pair(qp));
 }
 
-// Begins to fetch the four parts of `channels` rows, each part to its own 16 DEEP rows.
+// Begins to fetch the four parts of `channels` rows, each part to its own PART rows.
 template <int channels, int PART> __device__ __forceinline__ void fetch(half* to, const half* from, unsigned images, unsigned lane) {
-  _Pragma("unroll 4") for (unsigned c = lane; c < 16 * channels; c += 32) {
-    unsigned row = c / 4;
-    copy_later(place(to, row / channels * PART + row % channels, c % 4), from + row * images + c % 4 * 8);
+  _Pragma("unroll 4") for (unsigned c = lane; c < 4 * EIGHTS * channels; c += 32) {
+    unsigned row = c / EIGHTS, eight = c % EIGHTS;
+    copy_later(place(to, row / channels * PART + row % channels, eight), from + row * images + eight * 8);
   }
 }
 
 // Of `unit`: which frequencies, and its first image.
 struct Unit { unsigned f, n; };
 __device__ __forceinline__ Unit at(unsigned unit, unsigned images) {
-  return {unit / (images / 32), unit % (images / 32) * 32};
+  return {unit / (images / IMAGES), unit % (images / IMAGES) * IMAGES};
 }
 
 template <bool ADJOINT> struct Product {
   static constexpr int FROM = ADJOINT ? OUT : IN, TO = ADJOINT ? IN : OUT, DEEP = SIXTEENS(FROM), HIGH = SIXTEENS(TO);
   static constexpr int PART = 16 * (DEEP > HIGH ? DEEP : HIGH), WEIGHTS = 3 * IN * OUT + 16 * SIXTEENS(OUT) * IN + 16;
-  half x[2][4 * PART * 32], w[2][(WEIGHTS + 7) / 8 * 8];
+  half x[2][4 * PART * IMAGES], w[2][(WEIGHTS + 7) / 8 * 8];
 
   __device__ __forceinline__ void begin(int stage, const half* kernel, const half* spectrum, Unit u, unsigned images, unsigned lane) {
     fetch<FROM, PART>(x[stage], spectrum + (size_t)u.f * 4 * FROM * images + u.n, images, lane);
@@ -64,8 +65,8 @@ template <bool ADJOINT> struct Product {
       earlier_copies_arrive();
       __syncwarp();
       half* own = x[stage];
-      unsigned plus_r[DEEP][4][2], plus_i[DEEP][4][2], minus_r[DEEP][4][2], minus_i[DEEP][4][2];
-      EACH(k, DEEP) EACH(pair, 2) {
+      unsigned plus_r[DEEP][EIGHTS][2], plus_i[DEEP][EIGHTS][2], minus_r[DEEP][EIGHTS][2], minus_i[DEEP][EIGHTS][2];
+      EACH(k, DEEP) EACH(pair, EIGHTS / 2) {
         unsigned parts[4][4];
         EACH(part, 4) load_transposed(parts[part], place(own, part * PART + 16 * k + lane % 16, 2 * pair + lane / 16));
         EACH(e, 4) {
@@ -75,7 +76,7 @@ template <bool ADJOINT> struct Product {
       }
       __syncwarp();  // from here on it is the place of what comes out
       EACH(m, HIGH) {
-        float yp_r[4][4] = {}, yp_i[4][4] = {}, ym_r[4][4] = {}, ym_i[4][4] = {};  // yp_i without its sign, too
+        float yp_r[EIGHTS][4] = {}, yp_i[EIGHTS][4] = {}, ym_r[EIGHTS][4] = {}, ym_i[EIGHTS][4] = {};  // yp_i without its sign, too
         EACH(k, DEEP) {
           unsigned re[2][4], im[2][4], minus[2][4];  // of v and of -v
           EACH(s, 2) EACH(e, 4) {
@@ -85,7 +86,7 @@ template <bool ADJOINT> struct Product {
             if (ADJOINT) im[s][e] = negative_pair(im[s][e]);
             minus[s][e] = negative_pair(im[s][e]);
           }
-          EACH(t, 4) {
+          EACH(t, EIGHTS) {
             mma_half(yp_r[t], re[0], plus_r[k][t][0], plus_r[k][t][1]);
             mma_half(yp_i[t], re[0], plus_i[k][t][0], plus_i[k][t][1]);
             mma_half(ym_r[t], re[1], minus_r[k][t][0], minus_r[k][t][1]);
@@ -96,7 +97,7 @@ template <bool ADJOINT> struct Product {
             mma_half(ym_i[t], im[1], minus_r[k][t][0], minus_r[k][t][1]);
           }
         }
-        EACH(t, 4) EACH(h, 2) {
+        EACH(t, EIGHTS) EACH(h, 2) {
           unsigned row = 16 * m + g + 8 * h;
           const float *pr = yp_r[t] + 2 * h, *pi = yp_i[t] + 2 * h, *mr = ym_r[t] + 2 * h, *mi = ym_i[t] + 2 * h;
           if (row < TO) {
@@ -110,14 +111,14 @@ template <bool ADJOINT> struct Product {
       __syncwarp();
       Unit u = at(unit, images);
       half* to = out + (size_t)u.f * 4 * TO * images + u.n;
-      for (unsigned c = lane; c < 16 * TO; c += 32) {
-        unsigned row = c / 4;
-        store16(to + row * images + c % 4 * 8, *(const uint4*)place(own, row / TO * PART + row % TO, c % 4));
+      for (unsigned c = lane; c < 4 * EIGHTS * TO; c += 32) {
+        unsigned row = c / EIGHTS, eight = c % EIGHTS;
+        store16(to + row * images + eight * 8, *(const uint4*)place(own, row / TO * PART + row % TO, eight));
       }
       if (TO > FROM) {  // rows beyond the last channel are zeros again
         __syncwarp();
-        for (unsigned c = lane; c < 4 * PART * 4; c += 32)
-          if (c / 4 % PART >= FROM) *(uint4*)place(own, c / 4, c % 4) = make_uint4(0, 0, 0, 0);
+        for (unsigned c = lane; c < 4 * PART * EIGHTS; c += 32)
+          if (c / EIGHTS % PART >= FROM) *(uint4*)place(own, c / EIGHTS, c % EIGHTS) = make_uint4(0, 0, 0, 0);
       }
       __syncwarp();
       stage = 1 - stage;
@@ -156,14 +157,14 @@ __device__ __forceinline__ float power_above(float x) {
 
 // out (f, 4, O, I) = (or with `add` +=) the sum over pairs and images of conj(gradient) spectrum.
 extern "C" __global__ void __launch_bounds__(32) correlate(const half* gradient, const half* spectrum, const float* gradient_largest, const float* spectrum_largest, float* out, int add, unsigned frequencies, unsigned images, unsigned pairs, long long gradient_step, long long spectrum_step, unsigned scale_step) {
-  __align__(16) __shared__ half gs[2][(3 * OUT + 32) * 32];
-  __align__(16) __shared__ half ss[2][(3 * IN + 32) * 32];
+  __align__(16) __shared__ half gs[2][(3 * OUT + 32) * IMAGES];
+  __align__(16) __shared__ half ss[2][(3 * IN + 32) * IMAGES];
   unsigned lane = threadIdx.x, g = lane / 4, q = lane % 4, stage = 0;
   auto scale = [&](unsigned n) { return power_above(gradient_largest[n]) * power_above(spectrum_largest[n]); };
   float largest = 1e-37f;
   for (unsigned i = lane; i < pairs * images; i += 32) largest = max(largest, scale(i / images * scale_step + i % images));
   for (int by = 1; by < 32; by *= 2) largest = max(largest, __shfl_xor_sync(~0u, largest, by));
-  unsigned inner = pairs * (images / 32), all = (frequencies + gridDim.x - 1 - blockIdx.x) / gridDim.x * inner;
+  unsigned inner = pairs * (images / IMAGES), all = (frequencies + gridDim.x - 1 - blockIdx.x) / gridDim.x * inner;
   Pairs taken{gradient, spectrum, gradient_step, spectrum_step, images, inner};
   if (all) taken.begin(gs[0], ss[0], 0, lane);
   float sum[4][2][4][4] = {};  // plus and minus, real and imaginary; rows o, columns i
@@ -174,7 +175,7 @@ extern "C" __global__ void __launch_bounds__(32) correlate(const half* gradient,
     __syncwarp();
     Unit now = at(unit % inner, images);
 #pragma unroll 1
-    for (int k = 0; k < 2; k++) {
+    for (int k = 0; k < IMAGES / 16; k++) {
       unsigned b[4][4][2], weight[2];
       EACH(h, 2) {
         unsigned n = now.f * scale_step + now.n + 16 * k + 8 * h + 2 * q;

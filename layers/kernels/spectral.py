@@ -778,12 +778,17 @@ class Plan:
 
     def _warps(self, images: int, inputs: int, outputs: int, device: torch.device) -> int:
         """How many warps compute products in CUDA C++ (products.cu), 0 if they cannot."""
-        fits = self.precision == HALF_PRECISION and images % 32 == 0 and max(inputs, outputs) <= 32
-        return _blocks(device) if fits else 0
+        fits = self.precision == HALF_PRECISION and images % 16 == 0 and max(inputs, outputs) <= 32
+        return _blocks(device, _at_once(images)) if fits else 0
 
-    def _in_warps(self, name: str, kernel: Kernel, device: torch.device) -> compiled.Function:
+    def _in_warps(
+        self, name: str, kernel: Kernel, images: int, device: torch.device
+    ) -> compiled.Function:
         outputs, inputs = kernel.values.shape[-2:]
-        return compiled.function("products.cu", name, device, OUT=outputs, IN=inputs)
+        at_once = _at_once(images)
+        return compiled.function(
+            "products.cu", name, device, OUT=outputs, IN=inputs, IMAGES=at_once
+        )
 
     def product(self, kernel: Kernel, spectrum: Spectrum, adjoint: bool = False) -> Spectrum:
         """A kernel's spectrum (…, O, I) times spectra (…, I, N) → (…, O, N); `adjoint`: its
@@ -796,9 +801,9 @@ class Plan:
         out = values.new_empty(*values.shape[:-2], outputs, images)
         if warps := self._warps(images, inputs, outputs, values.device):
             name = "product_adjoint" if adjoint else "product"
-            self._in_warps(name, kernel, values.device)(
+            self._in_warps(name, kernel, images, values.device)(
                 (warps,), 32, kernel.values, values, out,
-                values.shape[:2].numel() * images // 32, images,
+                values.shape[:2].numel() * images // _at_once(images), images,
             )  # fmt: skip
             return Spectrum(out, spectrum.largest)
         name = "product" if self.precision == HALF_PRECISION else "product_float32"
@@ -844,7 +849,7 @@ class Plan:
         steps = (stride * of.values[0].numel() for of in (gradients, spectra))
         pairs, device = -(-count // stride), out.device
         if warps := self._warps(images, inputs, outputs, device):
-            self._in_warps("correlate", like, device)(
+            self._in_warps("correlate", like, images, device)(
                 (warps,), 32, gradients.values, spectra.values, gradients.largest, spectra.largest,
                 out, add, out.shape[:2].numel(), images, pairs,
                 *map(ctypes.c_longlong, steps), stride * images,
@@ -907,15 +912,21 @@ def _programs(device: torch.device) -> int:
     return 2 * card.multi_processor_count if fits else 0
 
 
+def _at_once(images: int) -> int:
+    """Images that a warp of products.cu takes at once."""
+    return 16 if images % 32 else 32
+
+
 @functools.cache
-def _blocks(device: torch.device) -> int:
+def _blocks(device: torch.device, at_once: int) -> int:
     """Blocks of products.cu that a device holds at a time, 0 if none."""
     if not compiled.available(device):
         return 0
     if device.type != "cuda":
         return 3
     card = torch.cuda.get_device_properties(device)
-    return 8 * card.multi_processor_count if card.major >= 8 else 0
+    each = 8 if at_once == 32 else 12
+    return each * card.multi_processor_count if card.major >= 8 else 0
 
 
 def _images_block(name: str, images: int) -> tuple[int, int, int]:
