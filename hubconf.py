@@ -50,8 +50,8 @@ def _entry(script: str, circuit: str) -> _Callable[..., _torch.nn.Module]:
     entry.__doc__ = f"""{circuit}
 
     Args:
-        weights: None (initial values), or the contour length that it was trained on: '6', '9',
-            '14', '14_curriculum' or '20', where there are any. Trained networks come in
+        weights: None (initial values), or the contour length that it was trained on: '6', '14',
+            '14_curriculum', '20' or '25', where there are any. Trained networks come in
             evaluation mode.
         options: without weights, those of the network: ``layers.hgru.HGRU`` or, for ``ff_5``,
             ``models.feedforward.FeedforwardNetwork``.

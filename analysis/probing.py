@@ -78,6 +78,26 @@ def record(
     return {**{symbol: torch.stack(steps) for symbol, steps in seen.items()}, "logits": logits}
 
 
+@torch.no_grad()
+def answers(network: nn.Module, images: Tensor, seed: int | None = 0) -> Tensor:
+    """What a network of the seven scripts would answer if it were read after each step.
+
+    Args:
+        network, images, seed: as of :func:`record`. UserError where the network has no circuit.
+
+    Returns:
+        (T, N, 2) logits; those of step t are the network's own within ``steps(network, t)``.
+    """
+    whole, read = cast(Any, network), []
+
+    def note(t: int, tensors: dict[str, Tensor]) -> None:
+        read.append(whole.readout(whole.norm(tensors["H2"])))
+
+    with hidden_seed(network, seed), _instead([circuit(network)], "probe", note):
+        network(images)
+    return torch.stack(read)
+
+
 @contextmanager
 def _instead(layers: Sequence[HGRU], name: str, value: Any) -> Iterator[None]:
     """Within the block, an attribute of the layers has this value."""

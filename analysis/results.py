@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from analysis import comparison, curves
 from analysis.comparison import LEARNED, Point
@@ -41,7 +39,7 @@ from analysis.record import (
     validations,
 )
 from analysis.statistics import accuracy, difference_interval, proportion
-from analysis.style import CHANCE, PAGE, SERIES, legend_rows, new_figure, save, series, style
+from analysis.style import save
 from config import CLONE, Config
 from dataset_processing import contour_length
 from support import shell
@@ -73,9 +71,9 @@ class Result(Point):
     others: list[dict[str, Any]]  # further evaluations of its last weights
 
     @property
-    def at_chance(self) -> bool:
-        """Whether it has learned nothing, or next to nothing."""
-        return self.accuracy < LEARNED
+    def learned(self) -> bool:
+        """Whether it has learned more than next to nothing."""
+        return self.accuracy >= LEARNED
 
     @property
     def settings(self) -> str:
@@ -206,6 +204,8 @@ def section(name: str, runs: Sequence[Run], page: Path) -> dict[str, Any]:
     several = [group for group in groups.values() if len(group) > 1]
     intact = [group for group in several if group[0].run.script == "hgru.py"]
     reference = max(intact, key=lambda group: len(complete(group)), default=[])
+    if complete(reference):
+        several = [group for group in groups.values() if len(group) > 1 or complete(group)]
     seeds = [
         (group, [reached(group, level) for level in LEVELS], below(group, reference))
         for group in several
@@ -215,7 +215,6 @@ def section(name: str, runs: Sequence[Run], page: Path) -> dict[str, Any]:
     figures = {
         "accuracy": comparison.comparison_figure(drawn),
         "curves": curves.learning_curves([one.curve for one in drawn]),
-        "steps": steps_figure(**others),
     }
     slug = re.sub(r"\W+", "_", name).strip("_")
     paths = {
@@ -238,42 +237,6 @@ def further(found: Sequence[Result]) -> dict[str, Any]:
             row[tested["dataset"]] = tested
     sets = {name: contour_length(name) or 0 for row in cells.values() for name in row}
     return {"sets": sorted(sets, key=lambda name: (sets[name], name)), "rows": cells}
-
-
-@style()
-def steps_figure(sets: Sequence[str], rows: Cells) -> Figure | None:
-    """Accuracy, and below it the area under the ROC curve, after so many steps of the whole
-    circuit: a column a set, a line a run. None where no run was asked for several."""
-    lines: dict[tuple[str, int], dict[int, Row]] = {}
-    for (model, seed, lesion, steps), tested in sorted(rows.items()):
-        if not lesion:
-            lines.setdefault((model, seed), {})[steps] = tested
-    lines = {run: by_steps for run, by_steps in lines.items() if len(by_steps) > 1}
-    sets = [name for name in sets if any(name in t for run in lines.values() for t in run.values())]
-    if not lines:
-        return None
-    models = list(dict.fromkeys(model for model, _ in lines))
-    figure = new_figure(PAGE, 3.6)
-    panels = figure.subplots(2, len(sets), squeeze=False, sharex=True, sharey="row")
-    for key, row in zip(("accuracy", "auc"), panels, strict=True):
-        for name, axes in zip(sets, row, strict=True):
-            for (model, _), by_steps in lines.items():
-                of = {steps: one[name][key] for steps, one in by_steps.items() if name in one}
-                look = series(models.index(model) % len(SERIES)) | {"markersize": 3}
-                axes.plot(list(of), list(of.values()), label=model, **look)
-            axes.axhline(0.5, **CHANCE)
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    for name, top, bottom in zip(sets, *panels, strict=True):
-        length = contour_length(name)
-        top.set_title(name if length is None else f"length {length}")
-        bottom.set_xlabel("steps")
-    panels[0, 0].set(ylabel="accuracy", ylim=(-0.03, 1.03))
-    panels[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    panels[1, 0].set(ylabel="area under ROC curve", ylim=(-0.03, 1.03))
-    named = dict(zip(*reversed(panels[0, 0].get_legend_handles_labels()), strict=True))
-    names, columns, _ = legend_rows(list(named))
-    figure.legend(named.values(), names, loc="outside lower center", ncols=columns)
-    return figure
 
 
 def write_page(page: Path, runs: Sequence[Run]) -> list[Path]:

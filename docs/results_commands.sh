@@ -4,8 +4,14 @@
 # put the time of yours.
 set -e
 
+# length_25_2026-11-30_23-57-59 on NVIDIA H200, commit 354f983d5072
+python hgru.py --set exp_name=length_25 --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set dataset=pathfinder_25_stream --set stream_epoch_images=200000 --set aux.timesteps=15 --set initial_weights=weights/hgru_20.safetensors --seed 1
+
 # length_20_2026-11-30_20-42-09 on NVIDIA H200, commit 9ec29885e5e7
 python hgru.py --set exp_name=length_20 --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set dataset=pathfinder_20_stream --set stream_epoch_images=200000 --set aux.timesteps=12 --set initial_weights=weights/hgru_14_curriculum.safetensors --seed 1
+
+# length_20_2026-11-30_23-53-46 on NVIDIA H200, commit 354f983d5072
+python hgru.py --set exp_name=length_20 --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set dataset=pathfinder_20_stream --set stream_epoch_images=200000 --set aux.timesteps=12 --set initial_weights=until80_cooldown_2026-11-30_17-19-54 --seed 2
 
 # b_2026-11-25_18-11-56 on NVIDIA H100 80GB HBM3, commit 5de5465d31ed (with uncommitted changes)
 python hgru.py --set exp_name=b --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set epochs=1 --set lr_schedule=cooldown --set validation_iters=250 --set num_validation_evals=20 --set curriculum=3,6,9 --set curriculum_review=0 --seed 1
@@ -40,6 +46,9 @@ python hgru.py --set exp_name=e --set dataset=pathfinder_14_stream --set stream_
 # mixed_2026-11-30_20-56-19 on NVIDIA H200, commit 9ec29885e5e7
 python hgru.py --set exp_name=mixed --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set curriculum=3,6,9 --set curriculum_until=0.8 --set dataset=pathfinder_14_stream --set aux.eta_init=1 --set stream_epoch_images=500000 --set curriculum_alone=false --seed 1
 
+# mixed_2026-12-01_00-04-28 on NVIDIA H200, commit 354f983d5072
+python hgru.py --set exp_name=mixed --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set dataset=pathfinder_14_stream --set curriculum=3,6,9 --set curriculum_until=0.8 --set stream_epoch_images=600000 --set aux.eta_init=1 --set curriculum_alone=false --seed 2
+
 # until80_cooldown_2026-11-30_17-27-20 on NVIDIA H200, commit 10be8f2a8095
 python hgru.py --set exp_name=until80_cooldown --set dataset=pathfinder_14_stream --set curriculum=3,6,9 --set curriculum_until=0.8 --set aux.eta_init=1 --set lr_schedule=cooldown --set epochs=1 --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --seed 1
 
@@ -61,17 +70,35 @@ python additive_lesion.py --set exp_name=additive_lesion --set lr_schedule=coold
 # additive_lesion_2026-11-30_20-50-30 on NVIDIA H200, commit 9ec29885e5e7
 python additive_lesion.py --set exp_name=additive_lesion --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set curriculum=3,6,9 --set curriculum_until=0.8 --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set aux.eta_init=1 --seed 2
 
+# additive_lesion_2026-11-30_23-56-49 on NVIDIA H200, commit 354f983d5072
+python additive_lesion.py --set exp_name=additive_lesion --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set dataset=pathfinder_14_stream --set curriculum=3,6,9 --set curriculum_until=0.8 --set stream_epoch_images=600000 --set aux.eta_init=1 --seed 3
+
 # ff_5_2026-11-30_20-56-49 on NVIDIA H200, commit 9ec29885e5e7
 python ff_5.py --set exp_name=ff_5 --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set curriculum=3,6,9 --set curriculum_until=0.8 --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --seed 1
 
 # ff_5_2026-11-30_20-59-04 on NVIDIA H200, commit 9ec29885e5e7
 python ff_5.py --set exp_name=ff_5 --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set curriculum=3,6,9 --set curriculum_until=0.8 --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --seed 2
 
+# ff_5_2026-12-01_00-02-10 on NVIDIA H200, commit 354f983d5072
+python ff_5.py --set exp_name=ff_5 --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set dataset=pathfinder_14_stream --set curriculum=3,6,9 --set curriculum_until=0.8 --set stream_epoch_images=600000 --seed 3
+
+# hgru_bn_2026-11-30_23-45-55 on NVIDIA H200, commit 354f983d5072
+python hgru_bn.py --set exp_name=hgru_bn --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set dataset=pathfinder_14_stream --set curriculum=3,6,9 --set curriculum_until=0.8 --set stream_epoch_images=600000 --set aux.eta_init=1 --seed 1
+
+# hgru_bn_for_2026-11-30_23-52-01 on NVIDIA H200, commit 354f983d5072
+python hgru_bn_for.py --set exp_name=hgru_bn_for --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set dataset=pathfinder_14_stream --set curriculum=3,6,9 --set curriculum_until=0.8 --set stream_epoch_images=600000 --set aux.eta_init=1 --seed 1
+
+# hgru_bn_relu_2026-11-30_23-45-55 on NVIDIA H200, commit 354f983d5072
+python hgru_bn_relu.py --set exp_name=hgru_bn_relu --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set dataset=pathfinder_14_stream --set curriculum=3,6,9 --set curriculum_until=0.8 --set stream_epoch_images=600000 --set aux.eta_init=1 --seed 1
+
 # multiplicative_lesion_2026-11-30_20-42-24 on NVIDIA H200, commit 9ec29885e5e7
 python multiplicative_lesion.py --set exp_name=multiplicative_lesion --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set curriculum=3,6,9 --set curriculum_until=0.8 --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set aux.eta_init=1 --seed 1
 
 # multiplicative_lesion_2026-11-30_20-45-18 on NVIDIA H200, commit 9ec29885e5e7
 python multiplicative_lesion.py --set exp_name=multiplicative_lesion --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set curriculum=3,6,9 --set curriculum_until=0.8 --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set aux.eta_init=1 --seed 2
+
+# multiplicative_lesion_2026-12-01_00-01-34 on NVIDIA H200, commit 354f983d5072
+python multiplicative_lesion.py --set exp_name=multiplicative_lesion --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set dataset=pathfinder_14_stream --set curriculum=3,6,9 --set curriculum_until=0.8 --set stream_epoch_images=600000 --set aux.eta_init=1 --seed 3
 
 # a_2026-11-25_18-11-55 on NVIDIA H100 80GB HBM3, commit 5de5465d31ed (with uncommitted changes)
 python hgru.py --set exp_name=a --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set epochs=1 --set lr_schedule=cooldown --set validation_iters=250 --set num_validation_evals=20 --set curriculum=6,9 --set curriculum_review=0 --seed 1

@@ -139,14 +139,14 @@ def begin_with(found: Weights, which: str, network: nn.Module) -> dict[str, Any]
     record, own = found.record or {}, getattr(network, "options", None) or {}
     theirs = _part(record, "parameters", "aux") | _part(record, "network", "options")
     with about(f"initial_weights={which}: "):
-        _set_with_steps(found, network, theirs.get("timesteps"))
+        their_fingerprint = _set_with_steps(found, network, theirs.get("timesteps"))
     both = theirs.keys() & own.keys() - NOT_NEEDED
     others = differences(*({key: options[key] for key in both} for options in (theirs, own)))
     if others:
         log.warning("the initial weights were trained with other options: %s", "; ".join(others))
     return {
         "source": which,
-        "fingerprint": fingerprint(network),
+        "fingerprint": their_fingerprint,
         "step": found.step,
         "images": found.images,
         "data": _part(record, "parameters").get("dataset"),
@@ -155,19 +155,22 @@ def begin_with(found: Weights, which: str, network: nn.Module) -> dict[str, Any]
 
 
 @torch.no_grad()
-def _set_with_steps(found: Weights, network: nn.Module, steps: int | None) -> None:
-    """Set a network's weights, where those have an η for each of so many steps; None: not known."""
+def _set_with_steps(found: Weights, network: nn.Module, steps: int | None) -> str:
+    """Set a network's weights, where those have an η for each of so many steps (None: not known);
+    their fingerprint."""
     layer = getattr(network, "hgru", None)
     if steps is None or not isinstance(layer, HGRU) or not layer.adaptation:
         found.into(network)
-        return
+        return fingerprint(network)
     own, theirs = layer.eta, nn.Parameter(layer.eta.new_empty(steps))
     layer.eta = theirs
     try:
         found.into(network)
+        found_fingerprint = fingerprint(network)
     finally:
         layer.eta = own
     own.copy_(continued(theirs, len(own)))
+    return found_fingerprint
 
 
 def _of_run(run: Run, choice: str) -> Weights:

@@ -55,6 +55,17 @@ def test_recording_obeys_the_equations(network, images):
     assert torch.allclose(seen["logits"], network(images)[0], atol=1e-6)
 
 
+@torch.no_grad()
+def test_answers_after_each_step_are_those_of_so_many_steps(network, images):
+    read = probing.answers(network, images)
+    assert read.shape == (5, 2, 2)
+    for step, answer in enumerate(read, start=1):
+        with probing.steps(network, step), probing.hidden_seed(network, 0):
+            torch.testing.assert_close(answer, network(images)[0])
+    with pytest.raises(UserError, match="one hGRU layer is needed"):
+        probing.answers(ff_5.build_model({"aux": {}}), images)
+
+
 def test_recording_is_repeatable_and_leaves_nothing_behind(network, images):
     generator = torch.Generator().manual_seed(5)
     network.set_generator(generator)

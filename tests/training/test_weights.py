@@ -15,7 +15,7 @@ from tests.training import tiny
 from training.checkpoints import load
 from training.command_line import COMPLETE, ERROR
 from training.experiment import Experiment
-from training.weights import begin_with, find_weights
+from training.weights import begin_with, find_weights, fingerprint
 
 Script = Callable[..., int]
 
@@ -94,7 +94,7 @@ def test_another_number_of_timesteps(
     params["aux"]["timesteps"] = steps
     begun = tiny.build_model(params).eval()
     found.into(of_three)
-    begin_with(found, trained, begun)
+    assert begin_with(found, trained, begun)["fingerprint"] == fingerprint(of_three)
     with torch.no_grad(), probing.steps(of_three, steps):
         torch.testing.assert_close(begun(images), of_three(images))
 

@@ -1,0 +1,168 @@
+"""After how many steps does a network read contours of which length?
+
+python -m analysis.reading RUN
+python -m analysis.reading RUN RUN --lengths 12-20 24 --timesteps 16 --images 320
+
+A map for each run: the area under the ROC curve for contours of each length (rows), were the
+network read after each step (columns). Red, 1: label 1 is told from label 0. Blue, 0: told as well,
+but each label is given for the other. White, 0.5: not told apart. One pass over the images tells of
+all steps; those beyond the run's own take its last η. Dashed: the length and steps of its training.
+"""
+
+import argparse
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from analysis import curves, probing, statistics
+from analysis.figures import add_label
+from analysis.predict import prepare_images
+from analysis.style import CHANCE, PAGE, SIGNED, new_figure, save, style
+from analysis.trained import TrainedRun, load_runs
+from config import Config
+from dataset_processing import contour_length, generator_settings
+from dataset_processing.pathfinder import Pathfinder, Settings
+from support import shell
+from support.errors import UserError
+from support.files import write_csv
+from support.progress import Progress
+from support.tables import text_table
+
+LENGTHS = range(6, 27)
+IMAGES = 200
+MORE_STEPS = 6  # than the run's own
+Row = dict[str, Any]
+
+
+def read(
+    run: TrainedRun, lengths: Sequence[int], timesteps: int, images: int = IMAGES, seed: int = 0
+) -> list[Row]:
+    """How a run's network tells the labels of contours of these lengths apart, after each step.
+
+    Args:
+        lengths: paddles in a contour; the images are else as the run's own, where it trained on
+            generated ones, and of the release's settings where not.
+        timesteps: the last step, at least 1.
+        images: of each length; the same for all runs.
+        seed: of images and of the hidden state.
+
+    Returns:
+        A row for each length and step: run, length, steps, auc (0–1), and images, accuracy, low,
+        high (Wilson's 95% interval).
+
+    Raises:
+        UserError: the network has no circuit, or cannot run so many steps; images cannot be made.
+    """
+    own = generator_settings(str(run.params["dataset"]), run.params) or Settings()
+    rows, size = [], int(run.params["batch_size"])
+    with (
+        probing.steps(run.network, timesteps),
+        Progress(total=images * len(lengths), unit="image", desc=run.name) as bar,
+    ):
+        for length in lengths:
+            generator = Pathfinder(replace(own, contour_length=length), seed)
+            logits, labels = [], []
+            for start in range(0, images, size):
+                stimuli, label = generator.images(range(start, min(start + size, images)))
+                given = prepare_images(run, stimuli, seed)
+                logits.append(probing.answers(run.network, given, seed).double().cpu().numpy())
+                labels.append(label)
+                bar.update(len(label))
+            label = np.concatenate(labels)
+            for step, answer in enumerate(np.concatenate(logits, axis=1), start=1):
+                right = int((answer.argmax(1) == label).sum())
+                area = statistics.area_under_curve(answer[:, 1] - answer[:, 0], label)
+                row = {"run": run.name, "length": length, "steps": step, "auc": area}
+                rows.append(row | statistics.accuracy(right, images))
+    return rows
+
+
+def best(rows: Sequence[Row]) -> list[Row]:
+    """For reading: of each length the step at which its labels are told apart best, either way."""
+    told = []
+    for length in dict.fromkeys(row["length"] for row in rows):
+        of = [row for row in rows if row["length"] == length]
+        one = max(of, key=lambda row: abs(row["auc"] - 0.5))
+        told.append({key: one[key] for key in ("run", "length", "steps")})
+        told[-1] |= {"AUC": f"{one['auc']:.3f}", "accuracy": f"{one['accuracy']:.1%}"}
+    return told
+
+
+@style()
+def reading_figure(found: Sequence[tuple[TrainedRun, list[Row]]], names: Sequence[str]) -> Figure:
+    """A map of the area under the ROC curve for each run: lengths by steps."""
+    lengths = sorted({row["length"] for _, rows in found for row in rows})
+    figure = new_figure(PAGE, 1.0 + 0.13 * len(lengths))
+    columns = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
+    for axes, name, (run, rows) in zip(columns, names, found, strict=True):
+        last = max(row["steps"] for row in rows)
+        areas = np.full((len(lengths), last), np.nan)
+        for row in rows:
+            areas[lengths.index(row["length"]), row["steps"] - 1] = row["auc"]
+        corners = 0.5, last + 0.5, -0.5, len(lengths) - 0.5
+        how: Any = {"vmin": 0, "vmax": 1, "origin": "lower", "extent": corners, "aspect": "auto"}
+        shown = axes.imshow(areas, cmap=SIGNED, **how)
+        axes.axvline(probing.timesteps(run.network), **CHANCE)
+        if (own := contour_length(str(run.params["dataset"]))) in lengths:
+            axes.axhline(lengths.index(own), **CHANCE)
+        axes.set(title=name, xlabel="steps")
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    columns[0].set_yticks(range(len(lengths)), list(map(str, lengths)), fontsize=6)
+    columns[0].set_ylabel("paddles in a contour")
+    figure.colorbar(shown, ax=list(columns), label="area under ROC curve", fraction=0.05, pad=0.01)
+    return figure
+
+
+def span(text: str) -> list[int]:
+    """``12-20`` or ``24`` as whole numbers."""
+    if not re.fullmatch(r"\d+(-\d+)?", text):
+        raise argparse.ArgumentTypeError(f"must be a number or first-last, found {text!r}")
+    ends = [int(end) for end in text.split("-")]
+    if not 2 <= ends[0] <= ends[-1]:
+        raise argparse.ArgumentTypeError(f"must rise from 2 or more, found {text!r}")
+    return list(range(ends[0], ends[-1] + 1))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parse = shell.Parser("reading", __doc__)
+    parse.add_run()
+    parse.add_argument(
+        "--lengths", nargs="+", type=span, default=[list(LENGTHS)], metavar="N",
+        help=f"paddles in a contour: 14, or 12-20; default: {LENGTHS[0]}-{LENGTHS[-1]}",
+    )  # fmt: skip
+    parse.add_argument(
+        "--timesteps", type=shell.whole(1), help="the last step; default: six more than the run's"
+    )
+    parse.add_argument("--images", type=shell.whole(2), default=IMAGES, help="of each length")
+    parse.add_argument("--seed", type=shell.whole(0), default=0, help="of images and hidden state")
+    add_label(parse)
+    parse.add_device()
+    parse.add_output("folder of figure and table; default: plots of the project")
+    options = parse.parse_args(arguments)
+    runs = load_runs(options)
+    names = curves.labels(runs, options.label)
+    lengths = sorted({length for part in options.lengths for length in part})
+    found, folder = [], options.output or Config().plots
+    for run in runs:
+        own = probing.timesteps(run.network)
+        if own is None:
+            raise UserError(
+                f"{run.name}: {run.model_name} has no circuit whose steps could be read"
+            )
+        steps = options.timesteps or own + MORE_STEPS
+        found.append((run, read(run, lengths, steps, options.images, options.seed)))
+    rows = [row for _, part in found for row in part]
+    print(text_table([row for _, part in found for row in best(part)]))
+    stem = f"reading_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+    table = write_csv(folder / f"{stem}.csv", rows)
+    shell.name_outputs([*save(reading_figure(found, names), folder / stem), table])
+
+
+if __name__ == "__main__":
+    shell.run_command(main)
