@@ -99,6 +99,30 @@ def test_processes_that_load_ahead(count: int, tmp_path: Path) -> None:
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 
 
+@pytest.mark.parametrize("network", ["hgru", "hgru_bn"])
+def test_four_then_eight_then_two_processes_compute_what_one_does(
+    network: str, tmp_path: Path
+) -> None:
+    """One run, resumed with another number of processes at each epoch."""
+    projects = tmp_path / "alone", tmp_path / "together"
+    for project in projects:
+        tiny.make_records(project)
+    options = ["--seed", "1", "--workers", "0", "--device", "cpu", "--set", "batch_size=11"]
+    options += ["--set", "optimizer=momentum", "--set", "epochs={}", "--resume", "auto"]
+    for epochs, count in enumerate((4, 8, 2), start=1):
+        told = [word.format(epochs) for word in options]
+        ranks = processes.start_ranks(count, told, projects[1], build=NETWORKS[network])
+        assert [processes.finish(process) for process in ranks] == [COMPLETE] * count
+    told = [word.format(3) for word in options]
+    assert processes.run(told, projects[0], build=NETWORKS[network]) == COMPLETE
+    alone, together = (processes.newest_checkpoint(project) for project in projects)
+    assert alone["step"] == together["step"] == 6
+    losses = [state["history"]["train_loss"] for state in (alone, together)]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    for name, weight in alone["model"].items():
+        torch.testing.assert_close(together["model"][name], weight, rtol=1e-4, atol=1e-5)
+
+
 def test_processes_share_the_validation(project: Path) -> None:
     """Three batches of four: two processes give the same bits as one with the same weights."""
     options = ["--workers", "0", "--device", "cpu", "--set", "epochs=1"]
@@ -112,15 +136,18 @@ def test_processes_share_the_validation(project: Path) -> None:
             assert validation_loss_of(dict(weights)) == loss
 
 
-def test_a_lost_process_ends_the_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [3, 8])
+def test_a_lost_process_ends_the_others(count: int, tmp_path: Path) -> None:
     tiny.make_records(tmp_path)
-    ranks = processes.start_ranks(3, ["--workers", "0", "--set", "epochs=100000"], tmp_path)
+    options = ["--workers", "0", "--set", "epochs=100000", "--set", "batch_size=8"]
+    ranks = processes.start_ranks(count, options, tmp_path)
     wait_for(lambda: list(tmp_path.glob("checkpoints/*/step_00000004.pt")) != [])
     ranks[2].kill()
-    assert [processes.finish(p) for p in ranks[:2]] == [ERROR, ERROR]
-    said = processes.said(tmp_path) + processes.said(tmp_path, 1)
+    others = [rank for rank in range(count) if rank != 2]
+    assert [processes.finish(ranks[rank]) for rank in others] == [ERROR] * (count - 1)
+    said = "".join(processes.said(tmp_path, rank) for rank in others)
     assert said.count("error: ") == 1
-    assert "process 2 of 3 was lost" in said
+    assert f"process 2 of {count} was lost" in said
     assert "Traceback" not in said
 
 
