@@ -27,7 +27,8 @@ from analysis.style import CHANCE, PAGE, SIGNED, new_figure, save, style
 from analysis.trained import TrainedRun, load_runs
 from config import Config
 from dataset_processing import contour_length, generator_settings
-from dataset_processing.pathfinder import Pathfinder, Settings
+from dataset_processing.folds import GeneratedFold
+from dataset_processing.pathfinder import Settings
 from support import shell
 from support.errors import UserError
 from support.files import write_csv
@@ -49,7 +50,7 @@ def read(
         lengths: paddles in a contour; the images are else as the run's own, where it trained on
             generated ones, and of the release's settings where not.
         timesteps: the last step, at least 1.
-        images: of each length; the same for all runs.
+        images: of each length; the same for all runs, and none that a stream trains on.
         seed: of images and of the hidden state.
 
     Returns:
@@ -66,15 +67,16 @@ def read(
         Progress(total=images * len(lengths), unit="image", desc=run.name) as bar,
     ):
         for length in lengths:
-            generator = Pathfinder(replace(own, contour_length=length), seed)
+            settings = replace(own, contour_length=length)
+            fold = GeneratedFold(f"pathfinder_{length}", "test", settings, seed, images)
             logits, labels = [], []
             for start in range(0, images, size):
-                stimuli, label = generator.images(range(start, min(start + size, images)))
-                given = prepare_images(run, stimuli, seed)
+                part = fold.__getitems__(range(start, min(start + size, images)))
+                given = prepare_images(run, np.stack([image for image, _ in part]), seed)
                 logits.append(probing.answers(run.network, given, seed).double().cpu().numpy())
-                labels.append(label)
-                bar.update(len(label))
-            label = np.concatenate(labels)
+                labels += [label for _, label in part]
+                bar.update(len(part))
+            label = np.array(labels)
             for step, answer in enumerate(np.concatenate(logits, axis=1), start=1):
                 right = int((answer.argmax(1) == label).sum())
                 area = statistics.area_under_curve(answer[:, 1] - answer[:, 0], label)

@@ -3,13 +3,14 @@
 import argparse
 import csv
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import mannwhitneyu
 
 from analysis import probing, reading
+from analysis.image_sets import open_images
 from analysis.predict import prepare_images
-from dataset_processing.pathfinder import generate
 from support import shell
 
 
@@ -19,7 +20,10 @@ def test_each_step_is_that_of_a_network_of_so_many(run):
         (length, step) for length in (6, 9) for step in range(1, 7)
     ]
     for row in rows:
-        images, labels = generate(row["length"], 10, seed=3)
+        fold = open_images(f"pathfinder_{row['length']}", run.config, run.params, 10, seed=3)
+        images, labels = (
+            np.array(part) for part in zip(*map(fold.__getitem__, range(10)), strict=True)
+        )
         with torch.no_grad(), probing.steps(run.network, row["steps"]):
             logits = []
             for part in (images[:4], images[4:8], images[8:]):  # batches of the run's
