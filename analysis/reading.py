@@ -2,11 +2,15 @@
 
 python -m analysis.reading RUN
 python -m analysis.reading RUN RUN --lengths 12-20 24 --timesteps 16 --images 320
+python -m analysis.reading RUN --along 20
 
 A map for each run: the area under the ROC curve for contours of each length (rows), were the
 network read after each step (columns). Red, 1: label 1 is told from label 0. Blue, 0: told as well,
 but each label is given for the other. White, 0.5: not told apart. One pass over the images tells of
 all steps; those beyond the run's own take its last η. Dashed: the length and steps of its training.
+
+With --along, instead: the difference of the readout's two maps (label 1 minus label 0) along the
+contour that begins at a disc, paddle by paddle and step by step, mean over images of each label.
 """
 
 import argparse
@@ -17,16 +21,20 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis import curves, probing, statistics
+from analysis.evaluate import LABELS
 from analysis.figures import add_label
 from analysis.predict import prepare_images
 from analysis.style import CHANCE, PAGE, SIGNED, new_figure, save, style
 from analysis.trained import TrainedRun, load_runs
 from config import Config
 from dataset_processing import contour_length, generator_settings
+from dataset_processing.augmentations import Augmentations
 from dataset_processing.folds import GeneratedFold
 from dataset_processing.pathfinder import Settings
 from support import shell
@@ -38,6 +46,7 @@ from support.tables import text_table
 LENGTHS = range(6, 27)
 IMAGES = 200
 MORE_STEPS = 6  # than the run's own
+MOVING = {"random_crop", "center_crop", "rotate", "left_right", "up_down"}  # augmentations
 Row = dict[str, Any]
 
 
@@ -60,15 +69,13 @@ def read(
     Raises:
         UserError: the network has no circuit, or cannot run so many steps; images cannot be made.
     """
-    own = generator_settings(str(run.params["dataset"]), run.params) or Settings()
     rows, size = [], int(run.params["batch_size"])
     with (
         probing.steps(run.network, timesteps),
         Progress(total=images * len(lengths), unit="image", desc=run.name) as bar,
     ):
         for length in lengths:
-            settings = replace(own, contour_length=length)
-            fold = GeneratedFold(f"pathfinder_{length}", "test", settings, seed, images)
+            fold = images_of(run, length, images, seed)
             logits, labels = [], []
             for start in range(0, images, size):
                 part = fold.__getitems__(range(start, min(start + size, images)))
@@ -83,6 +90,13 @@ def read(
                 row = {"run": run.name, "length": length, "steps": step, "auc": area}
                 rows.append(row | statistics.accuracy(right, images))
     return rows
+
+
+def images_of(run: TrainedRun, length: int, images: int, seed: int) -> GeneratedFold:
+    """Images of contours of this length, else as the run's own."""
+    own = generator_settings(str(run.params["dataset"]), run.params) or Settings()
+    settings = replace(own, contour_length=length)
+    return GeneratedFold(f"pathfinder_{length}", "test", settings, seed, images)
 
 
 def best(rows: Sequence[Row]) -> list[Row]:
@@ -121,6 +135,71 @@ def reading_figure(found: Sequence[tuple[TrainedRun, list[Row]]], names: Sequenc
     return figure
 
 
+@torch.no_grad()
+def along(
+    run: TrainedRun, length: int, timesteps: int, images: int = IMAGES, seed: int = 0
+) -> np.ndarray:
+    """What the readout finds along contours, at the middles of their paddles.
+
+    Args:
+        length, timesteps, images, seed: as of :func:`read`, one length.
+
+    Returns:
+        (2, timesteps, length) for label 0 and 1: the readout's map for label 1 minus that for
+        label 0, mean over the images. Paddles are counted from the first disc; on the last one
+        sits the other disc (label 1) or none (label 0).
+
+    Raises:
+        UserError: as of :func:`read`, or the network is not given the whole image.
+    """
+    moving = sorted(
+        {*Augmentations(run.params["val_augmentations"], run.image_size).names} & MOVING
+    )
+    if moving:
+        raise UserError(f"{run.name}: --along needs whole images, not {', '.join(moving)}")
+    whole: Any = run.network
+    fold, found = images_of(run, length, images, seed), np.empty((images, timesteps, length))
+    scale = (np.array(run.image_size) - 1) / (np.array(fold.im_size) - 1)
+    labels = np.empty(images, int)
+    with (
+        probing.steps(run.network, timesteps),
+        Progress(total=images, unit="image", desc=run.name) as bar,
+    ):
+        for number in range(images):
+            stimulus = fold.stimulus(number)
+            given = prepare_images(run, stimulus.image[None], seed)
+            hidden = probing.record(run.network, given, ["H2"], seed)["H2"]
+            activity = torch.cat([whole.norm(state) for state in hidden])
+            evidence = F.conv2d(activity, whole.readout.evidence).cpu().numpy()
+            middles = stimulus.paddles[stimulus.marked_snakes[0]].mean(axis=1) * scale
+            rows, columns = middles.round().astype(int).T
+            found[number] = evidence[:, 1, rows, columns] - evidence[:, 0, rows, columns]
+            labels[number] = stimulus.label
+            bar.update()
+    return np.stack([found[labels == label].mean(axis=0) for label in (0, 1)])
+
+
+@style()
+def along_figure(found: Sequence[np.ndarray], names: Sequence[str]) -> Figure:
+    """Steps by paddles, a row a run: two contours, one contour."""
+    figure = new_figure(PAGE, 0.7 + 1.9 * len(found))
+    grid = figure.subplots(len(found), 2, squeeze=False, sharex=True)
+    for row, name, means in zip(grid, names, found, strict=True):
+        most = float(np.percentile(np.abs(means), 98)) or 1.0
+        steps, length = means.shape[1:]
+        corners = 0.5, length + 0.5, 0.5, steps + 0.5
+        how: Any = {"vmin": -most, "vmax": most, "extent": corners, "aspect": "auto"}
+        for axes, label in zip(row, (0, 1), strict=True):
+            shown = axes.imshow(means[label], cmap=SIGNED, origin="lower", **how)
+            axes.set_title(f"{name}: {LABELS[label]}")
+        row[0].set_ylabel("steps")
+        figure.colorbar(shown, ax=list(row), label="map 1 − map 0", extend="both", pad=0.01)
+    for axes in grid[-1]:
+        axes.set_xlabel("paddle, counted from a disc")
+        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    return figure
+
+
 def span(text: str) -> list[int]:
     """``12-20`` or ``24`` as whole numbers."""
     if not re.fullmatch(r"\d+(-\d+)?", text):
@@ -143,6 +222,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parse.add_argument("--images", type=shell.whole(2), default=IMAGES, help="of each length")
     parse.add_argument("--seed", type=shell.whole(0), default=0, help="of images and hidden state")
+    parse.add_argument(
+        "--along", type=shell.whole(2), metavar="N", help="draw what is along contours of N paddles"
+    )
     add_label(parse)
     parse.add_device()
     parse.add_output("folder of figure and table; default: plots of the project")
@@ -150,7 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs = load_runs(options)
     names = curves.labels(runs, options.label)
     lengths = sorted({length for part in options.lengths for length in part})
-    found, folder = [], options.output or Config().plots
+    folder, stem = options.output or Config().plots, f"reading_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+    maps, waves = [], []
     for run in runs:
         own = probing.timesteps(run.network)
         if own is None:
@@ -158,12 +241,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{run.name}: {run.model_name} has no circuit whose steps could be read"
             )
         steps = options.timesteps or own + MORE_STEPS
-        found.append((run, read(run, lengths, steps, options.images, options.seed)))
-    rows = [row for _, part in found for row in part]
-    print(text_table([row for _, part in found for row in best(part)]))
-    stem = f"reading_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+        if options.along:
+            waves.append(along(run, options.along, steps, options.images, options.seed))
+        else:
+            maps.append((run, read(run, lengths, steps, options.images, options.seed)))
+    if options.along:
+        rows = [
+            {"run": run.name, "label": label, "steps": step, "paddle": paddle, "difference": value}
+            for run, means in zip(runs, waves, strict=True)
+            for label, by_step in enumerate(means)
+            for step, by_paddle in enumerate(by_step, start=1)
+            for paddle, value in enumerate(by_paddle, start=1)
+        ]
+        figure = along_figure(waves, names)
+    else:
+        rows = [row for _, part in maps for row in part]
+        print(text_table([row for _, part in maps for row in best(part)]))
+        figure = reading_figure(maps, names)
     table = write_csv(folder / f"{stem}.csv", rows)
-    shell.name_outputs([*save(reading_figure(found, names), folder / stem), table])
+    shell.name_outputs([*save(figure, folder / stem), table])
 
 
 if __name__ == "__main__":

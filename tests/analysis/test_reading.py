@@ -12,6 +12,7 @@ from analysis import probing, reading
 from analysis.image_sets import open_images
 from analysis.predict import prepare_images
 from support import shell
+from support.errors import UserError
 
 
 def test_each_step_is_that_of_a_network_of_so_many(run):
@@ -37,6 +38,34 @@ def test_each_step_is_that_of_a_network_of_so_many(run):
         assert row["auc"] == pytest.approx(above / (labels.sum() * (1 - labels).sum()))
 
 
+@torch.no_grad()
+def test_what_is_along_a_contour_is_what_the_readout_finds_there(run):
+    means = reading.along(run, 6, timesteps=5, images=6, seed=3)
+    assert means.shape == (2, 5, 6)
+    fold = open_images("pathfinder_6", run.config, run.params, 6, seed=3)
+    sums, counts, network = np.zeros_like(means), [0, 0], run.network
+    for stimulus in map(fold.stimulus, range(6)):
+        counts[stimulus.label] += 1
+        (snake, _), (disc, other) = stimulus.marked_snakes, stimulus.markers
+        ends = stimulus.paddles[snake, 0, 0], stimulus.paddles[stimulus.marked_snakes[1], -1, 1]
+        assert all(np.abs(end - at).max() < 2 for end, at in zip(ends, (disc, other), strict=True))
+        for step in range(5):
+            with probing.steps(network, step + 1), probing.hidden_seed(network, 3):
+                activity = network(prepare_images(run, stimulus.image[None]))[1]
+            weight = network.readout.evidence[1] - network.readout.evidence[0]  # (K, 1, 1)
+            difference = (activity[0] * weight).sum(0)
+            for paddle, (tail, head) in enumerate(stimulus.paddles[snake]):
+                row, column = np.rint((tail + head) / 2 * 23 / 299).astype(int)
+                sums[stimulus.label, step, paddle] += float(difference[row, column])
+    np.testing.assert_allclose(means, sums / np.reshape(counts, (2, 1, 1)), atol=1e-4)
+
+
+def test_along_wants_whole_images(run, monkeypatch):
+    monkeypatch.setitem(run.params, "val_augmentations", ["center_crop", "uint8_rescale"])
+    with pytest.raises(UserError, match="--along needs whole images, not center_crop"):
+        reading.along(run, 6, timesteps=2, images=2)
+
+
 def test_the_command(run, names, capsys, tmp_path):
     asked = [run.name, "--lengths", "6-7", "9", "--images", "4", "--timesteps", "5"]
     assert shell.exit_code(reading.main, [*asked, "--output", str(tmp_path), "--device=cpu"]) == 0
@@ -46,6 +75,10 @@ def test_the_command(run, names, capsys, tmp_path):
     assert [int(row["length"]) for row in rows[::5]] == [6, 7, 9] and len(rows) == 15
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".csv", ".pdf", ".png"]
     assert str(table) in capsys.readouterr().out
+    asked = [run.name, "--along", "6", "--images", "4", "--output", str(tmp_path / "along")]
+    assert shell.exit_code(reading.main, [*asked, "--device=cpu"]) == 0
+    (table,) = (tmp_path / "along").glob("reading_*.csv")
+    assert len(table.read_text().splitlines()) == 1 + 2 * (4 + reading.MORE_STEPS) * 6
     assert shell.exit_code(reading.main, [names["ff_5"], "--device=cpu"]) == 2
     assert "ff_5 has no circuit whose steps could be read" in capsys.readouterr().err
 
