@@ -17,14 +17,14 @@ SETS = {"6": "curv_baseline", "9": "curv_contour_length_9", "14": "curv_contour_
 def test_kept_weights_are_right(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """About the lab's images of the length that they were trained on; of 20, which the lab has not,
-    about ours."""
+    """About the lab's images of the length that they were trained on; of lengths that the lab has
+    not, about ours."""
     monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path))
     run = load_run(weights, device="cpu", config=Config())
     length = weights.stem.split("_")[1]
     labs = length in SETS
     found = evaluate(run, str(LAB / SETS[length]) if labs else f"pathfinder_{length}", images=16)
-    assert len(found.label) >= 8 and found.label.mean() == 0.5
+    assert len(found.label) >= 8 and 0.4 < found.label.mean() < 0.6
     assert found.correct.mean() >= (1 if labs else 0.9)
     assert found.loss < 0.2
 
