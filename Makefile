@@ -9,7 +9,7 @@ run: $(INSTALLED)
 	$(VENV)/bin/python hgru.py
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
