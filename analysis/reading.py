@@ -139,7 +139,7 @@ def reading_figure(found: Sequence[tuple[TrainedRun, list[Row]]], names: Sequenc
 def along(
     run: TrainedRun, length: int, timesteps: int, images: int = IMAGES, seed: int = 0
 ) -> np.ndarray:
-    """What the readout finds along contours, at the middles of their paddles.
+    """What the readout finds along contours, at the middles of their paddles, one image at a time.
 
     Args:
         length, timesteps, images, seed: as of :func:`read`, one length.
@@ -150,12 +150,11 @@ def along(
         sits the other disc (label 1) or none (label 0).
 
     Raises:
-        UserError: as of :func:`read`, or the network is not given the whole image.
+        UserError: as of :func:`read`; the network is not given the whole image; or the images are
+            all of one label.
     """
-    moving = sorted(
-        {*Augmentations(run.params["val_augmentations"], run.image_size).names} & MOVING
-    )
-    if moving:
+    applied = Augmentations(run.params["val_augmentations"], run.image_size).names
+    if moving := [name for name in applied if name in MOVING]:
         raise UserError(f"{run.name}: --along needs whole images, not {', '.join(moving)}")
     whole: Any = run.network
     fold, found = images_of(run, length, images, seed), np.empty((images, timesteps, length))
@@ -176,6 +175,8 @@ def along(
             found[number] = evidence[:, 1, rows, columns] - evidence[:, 0, rows, columns]
             labels[number] = stimulus.label
             bar.update()
+    if len(set(labels)) < 2:
+        raise UserError(f"all {images} images are of label {labels[0]}; ask for more --images")
     return np.stack([found[labels == label].mean(axis=0) for label in (0, 1)])
 
 

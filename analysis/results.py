@@ -204,11 +204,12 @@ def section(name: str, runs: Sequence[Run], page: Path) -> dict[str, Any]:
     several = [group for group in groups.values() if len(group) > 1]
     intact = [group for group in several if group[0].run.script == "hgru.py"]
     reference = max(intact, key=lambda group: len(complete(group)), default=[])
-    if complete(reference):
-        several = [group for group in groups.values() if len(group) > 1 or complete(group)]
+    shown = several
+    if complete(reference):  # one seed has a place beside several
+        shown = [group for group in groups.values() if len(group) > 1 or complete(group)]
     seeds = [
         (group, [reached(group, level) for level in LEVELS], below(group, reference))
-        for group in several
+        for group in shown
     ]
     drawn = complete(found) or found
     others = further(found)

@@ -60,7 +60,9 @@ def test_what_is_along_a_contour_is_what_the_readout_finds_there(run):
     np.testing.assert_allclose(means, sums / np.reshape(counts, (2, 1, 1)), atol=1e-4)
 
 
-def test_along_wants_whole_images(run, monkeypatch):
+def test_along_wants_whole_images_of_both_labels(run, monkeypatch):
+    with pytest.raises(UserError, match="all 1 images are of label"):
+        reading.along(run, 6, timesteps=2, images=1)
     monkeypatch.setitem(run.params, "val_augmentations", ["center_crop", "uint8_rescale"])
     with pytest.raises(UserError, match="--along needs whole images, not center_crop"):
         reading.along(run, 6, timesteps=2, images=2)
