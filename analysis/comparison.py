@@ -22,7 +22,7 @@ from dataset_processing import contour_length
 from support.errors import UserError, choose
 
 LEVEL = 0.9  # the accuracy whose training images are counted
-LEARNED = 0.6  # below it a seed counts as one that has not left chance
+LEARNED = 0.6  # below it a seed counts as one that has not learned
 SEEDS = 5  # of fewer, each is told and no interval over seeds is given
 ACROSS = 3  # panels of a figure's row
 LETTERS = 24  # of a line of a model's name on an axis
@@ -121,8 +121,8 @@ def table(found: Sequence[Point]) -> list[dict[str, Any]]:
 def accuracy_text(group: Sequence[Point]) -> str:
     """The accuracy of one model's seeds, with an interval that says what it is of.
 
-    One seed: Wilson's interval over the images. Seeds of which some have not left chance: how many
-    learned, and each. Fewer than five: lowest to highest. More: mean and Student's interval.
+    One seed: Wilson's interval over the images. Seeds of which some have not learned: how many
+    have, and each. Fewer than five: lowest to highest. More: mean and Student's interval.
     """
     values = sorted(point.accuracy for point in group)
     each = [f"{100 * value:.1f}" for value in values]

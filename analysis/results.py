@@ -163,14 +163,17 @@ def below(group: Sequence[Result], reference: Sequence[Result]) -> str:
 
 def reached(group: Sequence[Result], level: float) -> Row:
     """How many seeds of one thing, of those that trained to the end, reached an accuracy in
-    validation, Wilson's 95% interval of their share, and the training images and minutes (count,)
-    of the first validations that did."""
+    validation, and the training images and minutes (count,) of the first validations that did."""
     ended = complete(group)
     rows = [row for one in ended if (row := one.curve.reached(level)) is not None]
     images, seconds = np.array([row[:2] for row in rows]).reshape(-1, 2).T
-    low, high = proportion(len(rows), len(ended)) if ended else (0.0, 1.0)
-    found = {"count": len(rows), "seeds": len(ended), "low": low, "high": high}
-    return {**found, "images": images, "minutes": seconds / 60}
+    return {"count": len(rows), "seeds": len(ended), "images": images, "minutes": seconds / 60}
+
+
+def share(count: int, seeds: int) -> str:
+    """``6–79%``: Wilson's 95% interval of a share of seeds."""
+    low, high = proportion(count, seeds) if seeds else (0.0, 1.0)
+    return f"{100 * low:.0f}–{100 * high:.0f}%"
 
 
 def spread(values: np.ndarray, form: str) -> str:
@@ -262,7 +265,7 @@ def write_page(page: Path, runs: Sequence[Run]) -> list[Path]:
     ]
     forms: dict[str, Any] = {"percent": percent, "duration": duration, "spread": spread}
     forms |= {"stages": stages_text, "percent_of": lambda one: percent(vars(one))}
-    forms |= {"accuracy_text": comparison.accuracy_text}
+    forms |= {"accuracy_text": comparison.accuracy_text, "least": LEARNED, "share": share}
     text = fill("results.md.jinja", above=above, mark=mark, sections=sections, **forms)
     commands = fill("results.sh.jinja", page=page.name, runs=[one.run for one in found])
     return [

@@ -342,7 +342,7 @@ def test_seeds_are_counted_by_what_they_reached(taught, tmp_path):
     page = tmp_path / "docs" / "r.md"
     assert exit_code(results.main, [*map(str, runs), "--output", str(page)]) == 0
     (seeds,), rows = tables(page)
-    assert seeds["seeds"] == "3, 1 not learned (1 more left early)"
+    assert seeds["seeds"] == "3, 2 learned (21–94%) (1 more left early)"
     low, high = stats.binomtest(2, 3).proportion_ci(method="wilson")
     assert seeds["95% reached (95%)"] == f"2 of 3 ({100 * low:.0f}–{100 * high:.0f}%)"
     assert seeds["to 95%: images, minutes"] == "80 (64–96), 2.5 (2.0–3.0)"
