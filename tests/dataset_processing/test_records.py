@@ -262,10 +262,11 @@ def test_an_example_that_is_no_image_and_label(tmp_path, features, told):
 @pytest.mark.parametrize(
     "content, kind",
     [
-        (gzip.compress(bytes(100)), "gzip"),
+        (gzip.compress(bytes(100), mtime=0), "gzip"),
         (b"\x89HDF\r\n\x1a\n" + bytes(40), "HDF5"),
         (b"\x89PNG\r\n\x1a\n" + bytes(40), "PNG"),
     ],
+    ids=["gzip", "HDF5", "PNG"],
 )
 @pytest.mark.parametrize("keep_damaged", [False, True])
 def test_another_kind_of_file_is_named(tmp_path, content, kind, keep_damaged):
