@@ -15,15 +15,24 @@ class Progress(tqdm):
     Takes tqdm's arguments.
     """
 
+    monitor_interval = 0  # no thread that looks after it: with miniters of 1 it needs none
+
     def __init__(self, *args: Any, **settings: Any) -> None:
         file = settings.get("file") or sys.stderr
         settings["file"] = file
         settings.setdefault("dynamic_ncols", True)
         settings.setdefault("smoothing", 0.05)
+        settings.setdefault("miniters", 1)
         if not file.isatty():
-            settings |= {"mininterval": SECONDS_BETWEEN_LINES, "miniters": 1}
-            settings |= {"dynamic_ncols": False, "ncols": 0}
+            settings |= {"mininterval": SECONDS_BETWEEN_LINES}
+            settings |= {"dynamic_ncols": False, "ncols": 0, "position": 0}
+            settings["file"] = _Lines(file)
         super().__init__(*args, **settings)
+
+    def __del__(self) -> None:
+        """End the bar; of one whose making was interrupted there is nothing to end."""
+        if hasattr(self, "start_t"):
+            super().__del__()
 
     @staticmethod
     def status_printer(file: TextIO) -> Callable[[str], None]:
@@ -32,8 +41,21 @@ class Progress(tqdm):
             return tqdm.status_printer(file)
 
         def print_line(state: str) -> None:
-            if state.strip():
-                file.write(state.strip() + "\n")
-                file.flush()
+            file.write(state.strip() + "\n")
+            file.flush()
 
         return print_line
+
+
+class _Lines:
+    """A file that takes whole lines alone, not what ends or clears a bar."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            self._file.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)

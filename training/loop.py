@@ -261,15 +261,15 @@ class Training:
         if not (self.history.validation_step or self.curriculum.is_last):
             self._say_stage(f"contours of {self.curriculum.describe()} at first")
         while self.feed.left:
-            if self.step % self.exp.validation_iters == 0:
-                self._validate()
+            if self.step % self.exp.validation_iters == 0 and not self._validate():
+                return self._leave()
             began = time.perf_counter()
             batch, word, sizes = self.feed.next()
             waited = time.perf_counter() - began
-            if word in (SAVE, STOP):
-                self._save()
             if word == STOP:
-                return next(filter(None, self.ranks.from_all(self.stop.wanted())))
+                return self._leave()
+            if word == SAVE:
+                self._save()
             if 0 in sizes:  # its records were bad
                 log.debug(f"a batch is left out: {sizes} of its images could be read, by process")
                 self.feed.advance()
@@ -284,10 +284,16 @@ class Training:
             self.log.advance(f"loss {losses[-1]:.4f}" if losses else "")
             if log_is_due:
                 self._log_interval()
-        self._validate()
+        if not self._validate():
+            return self._leave()
         if self._saved_step != self.step:
             self._save()
         return None
+
+    def _leave(self) -> str:
+        """Save; why the run is left."""
+        self._save()
+        return next(filter(None, self.ranks.from_all(self.stop.wanted())))
 
     def _wanted(self) -> int:
         """What this process wants before the next batch."""
@@ -355,20 +361,26 @@ class Training:
         self.log.measured("train", self.step, {**self.counts(), "epoch": epoch}, values)
         log.debug(f"step {self.step}/{self.total}  epoch {epoch:.3f}  {text}")
 
-    def _validate(self) -> None:
+    def _validate(self) -> bool:
         """Validate, unless it was done at this step, and save; begin the next stage if it is time.
-        NotFiniteError where the loss is not finite."""
+        False where a signal came before the end: then it is still to be done. NotFiniteError where
+        the loss is not finite."""
         if self.history.validated_at(self.step):
-            return
+            return True
         self._read()
         began = time.perf_counter()
-        loss, metric, images = self.validation.measure()
-        name, stage_metric = self.exp.score_metric, metric
+        measured = []
+        for one in filter(None, (self.validation, self.stage_validation)):
+            found = one.measure(self.stop.told)
+            if found is None:
+                return False
+            measured.append(found)
+        self.seconds += time.perf_counter() - began
+        loss, metric, images = measured[0]
+        name, stage_metric = self.exp.score_metric, measured[-1][1]
         values = {"loss": loss, name: metric}
         if self.stage_validation is not None:
-            stage_metric = self.stage_validation.measure()[1]
             values[f"{name}_at_{self.curriculum.data.contour_length}"] = stage_metric
-        self.seconds += time.perf_counter() - began
         if not math.isfinite(loss):
             raise self._not_finite(self.step, f"the validation loss is {loss:g}")
         self.history.validation_step.append(self.step)
@@ -396,6 +408,7 @@ class Training:
             self._say_stage(why)
         self._saved_step = None  # a checkpoint of this step, if there is one, lacks the validation
         self._save()
+        return True
 
     def _say_stage(self, why: str) -> None:
         log.info(f"step {self.step}/{self.total}  {why}")

@@ -45,6 +45,10 @@ class Stop:
             self.reason = f"the time limit of {self._limit:g} minutes"
         return self.reason
 
+    def told(self) -> bool:
+        """Whether there is no time for a validation: a signal came. A time limit leaves it that."""
+        return self.reason is not None
+
     def __enter__(self) -> "Stop":
         for number in POLITE:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:

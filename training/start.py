@@ -344,7 +344,7 @@ def _closing(training: Training, run: Run, steps: int, minutes: float, reason: s
     if reason is not None:
         lines.append(f"go on with:  python {Path(sys.argv[0]).name} --resume {run.name}")
         if not steps:
-            lines.append("nothing was trained: the start took longer than the time that there was")
+            lines.append("nothing was trained: there was no time for an update")
     if run.about.get("demonstration"):
         lines.append(f"this was {run.about['demonstration']}")
     return "\n  ".join(lines)

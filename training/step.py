@@ -4,6 +4,7 @@ launches."""
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 from dataset_processing.augmentations import Augmentations
 from dataset_processing.loader import Loader
 from support.errors import UserError
+from support.progress import Progress
 from training.distribution import Ranks
 from training.losses import Loss
 from training.seeds import Generators
 
 EAGER_STEPS = 3  # of a shape before its capture: they load kernels and make the optimizer's state
+SHOWN_AFTER = 5  # seconds: a validation that takes longer has a bar
 
 
 @dataclass(eq=False)
@@ -183,12 +186,16 @@ class Validation:
     generators: Generators  # seeded afresh each time
     batches: int  # to take; all where there are fewer
 
-    def measure(self) -> tuple[float, float, int]:
-        """Mean loss, mean metric and number of images; each batch weighs by its images.
+    def measure(self, leave: Callable[[], bool] = lambda: False) -> tuple[float, float, int] | None:
+        """Mean loss, mean metric and number of images; each batch weighs by its images. None where
+        ``leave()`` became true in a process: it is asked before each batch.
 
         Raises a UserError where none of the images could be read.
         """
-        found = [row for rows in self.step.ranks.every(self._share) for row in rows]
+        shares = self.step.ranks.every(partial(self._share, leave))
+        if None in shares:
+            return None
+        found = [row for rows in shares if rows is not None for row in rows]
         count = sum(n for n, _, _ in found)
         if not count:
             why = "; ".join(list(self.loader.bad_records.values())[:3])
@@ -197,17 +204,23 @@ class Validation:
         return loss, sum(n * metric for n, _, metric in found) / count, count
 
     @torch.no_grad()
-    def _share(self) -> list[tuple[int, float, float]]:
-        """Images, loss and metric of each batch that falls to this process."""
+    def _share(self, leave: Callable[[], bool]) -> list[tuple[int, float, float]] | None:
+        """Images, loss and metric of each batch that falls to this process; None: left early."""
         step, ranks = self.step, self.step.ranks
         batches = min(self.batches, self.loader.batches_per_epoch)
         first, end = (batches * rank // ranks.world_size for rank in (ranks.rank, ranks.rank + 1))
-        counts, measured = [], []
+        counts, measured, left = [], [], False
         was_training = step.model.training
         step.model.eval()
-        with ranks.apart(step.model):
+        bar = Progress(
+            total=end - first, desc="validation", unit="batch", leave=False, delay=SHOWN_AFTER,
+            disable=not ranks.is_first,
+        )  # fmt: skip
+        with ranks.apart(step.model), bar:
             loaded = zip(range(first, end), self.loader.batches(0, first), strict=False)
             for number, batch in loaded:
+                if left := leave():
+                    break
                 if not len(batch.labels):
                     continue  # all its records were bad and skipped
                 self.generators.begin("validation", number, rank=0)
@@ -215,6 +228,9 @@ class Validation:
                 found = step.loss(logits, batch.labels), step.metric(logits, batch.labels)
                 counts.append(len(batch.labels))
                 measured.append(torch.stack(found))
+                bar.update()
         step.model.train(was_training)
+        if left:
+            return None
         numbers = torch.stack(measured).double().tolist() if measured else []
         return [(n, loss, metric) for n, (loss, metric) in zip(counts, numbers, strict=True)]

@@ -110,12 +110,13 @@ def alive(process: int) -> bool:
 def test_no_worker_outlives_its_run(how: str, tmp_path: Path) -> None:
     tiny.make_records(tmp_path)
     options = ["--set", "epochs=100000", "--workers", "2"]
-    if how == "two interrupts":  # of a step that takes seconds, so that the second one counts
-        options += ["--set", "batch_size=22", "--set", "model_input_image_size=300,300"]
-    process = processes.start(options, tmp_path)
+    build = tiny.build_slow if how == "two interrupts" else tiny.build_model
+    process = processes.start(options, tmp_path, build=build)
     wait_for(lambda: len(children(process.pid or 0)) >= 2)
     if how == "a bad record":
         wait_for(lambda: list(tmp_path.glob("checkpoints/*/step_00000004.pt")))
+    elif how == "two interrupts":
+        wait_for(lambda: tiny.STEP_BEGINS in processes.said(tmp_path))
     workers = children(process.pid or 0)
     assert len([w for w in workers if alive(w)]) >= 2
     if how == "killed":

@@ -17,6 +17,7 @@ from models.tf_variables import load_tf_variables, tf_variables
 from tests.training import kill_test, processes, tiny
 from training.checkpoints import load
 from training.command_line import COMPLETE, ERROR, LEFT_EARLY
+from training.seeds import Generators
 
 Script = Callable[..., int]
 
@@ -44,12 +45,67 @@ def test_a_signal_leaves_with_a_checkpoint(number: signal.Signals, tmp_path: Pat
     assert "Traceback" not in processes.said(tmp_path)
 
 
+@pytest.mark.parametrize("step", [0, 8, tiny.STEPS])
+def test_a_signal_in_a_validation_leaves_before_its_next_batch(
+    step: int, script: Script, project: Path, tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The validation is done by the run that goes on, which ends with the same bits."""
+    with monkeypatch.context() as told:
+        batches = tell_in_validation(told, step)
+        assert script() == LEFT_EARLY
+    assert batches[-1] == (step, 1)  # of three
+    state = processes.newest_checkpoint(project)
+    assert state["step"] == step
+    assert step not in state["history"]["validation_step"]
+    assert script("--resume", "latest") == COMPLETE
+    alone = tmp_path_factory.mktemp("alone")
+    tiny.make_records(alone)
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(alone))
+    assert script() == COMPLETE
+    assert processes.differing(processes.outcome(alone), processes.outcome(project)) == []
+
+
+def test_a_signal_to_one_process_in_a_validation_is_for_all(tmp_path: Path) -> None:
+    tiny.make_records(tmp_path)
+    ranks = processes.start_ranks(2, [], tmp_path, build=build_that_tells_the_second)
+    assert [processes.finish(rank) for rank in ranks] == [LEFT_EARLY, LEFT_EARLY]
+    state = processes.newest_checkpoint(tmp_path)
+    assert (state["step"], state["history"]["validation_step"].tolist()) == (4, [0])
+    assert "left early: SIGTERM at step 4" in processes.said(tmp_path)
+
+
+def build_that_tells_the_second(params: dict) -> torch.nn.Module:
+    if os.environ["RANK"] == "1":
+        tell_in_validation(pytest.MonkeyPatch(), step=4)
+    return tiny.build_model(params)
+
+
+def tell_in_validation(patch: pytest.MonkeyPatch, step: int) -> list[tuple[int, int]]:
+    """Send this process SIGTERM in the second batch of the validation after so many steps; the step
+    and the number of each batch that is validated on."""
+    batches: list[tuple[int, int]] = []
+    begin = Generators.begin
+    steps = 0
+
+    def tell(self: Generators, what: str, number: int, rank: int | None = None) -> None:
+        nonlocal steps
+        begin(self, what, number, rank=rank)
+        if what == "train":
+            steps = number + 1
+            return
+        batches.append((steps, number))
+        if batches[-1] == (step, 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    patch.setattr(Generators, "begin", tell)
+    return batches
+
+
 def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
     tiny.make_records(tmp_path)
-    # One step of this takes many seconds, so only the second signal can end the process soon.
-    options = ["--set", "batch_size=22", "--set", "model_input_image_size=[300, 300]"]
-    process = processes.start([*options, "--set", "num_validation_evals=1"], tmp_path)
-    wait_for(lambda: "everything of this run" in processes.said(tmp_path))
+    process = processes.start([], tmp_path, build=tiny.build_slow)
+    wait_for(lambda: tiny.STEP_BEGINS in processes.said(tmp_path))
     os.kill(process.pid or 0, signal.SIGINT)
     time.sleep(0.2)
     os.kill(process.pid or 0, signal.SIGINT)

@@ -6,6 +6,7 @@
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from dataset_processing.records import RecordWriter
 
 TRAIN, VAL, BATCH, EPOCHS = 22, 9, 4, 3
 STEPS = EPOCHS * -(-TRAIN // BATCH)
+STEP_BEGINS = "an update begins"
 
 
 def make_records(project: Path) -> None:
@@ -52,6 +54,19 @@ def experiment_params() -> dict[str, Any]:
 
 
 build_model = hgru.build_model
+
+
+def build_slow(params: dict[str, Any]) -> torch.nn.Module:
+    """A network each of whose updates says so when it begins, and takes a minute."""
+
+    def wait(model: torch.nn.Module, _: Any) -> None:
+        if model.training:
+            print(STEP_BEGINS, flush=True)
+            time.sleep(60)
+
+    model = build_model(params)
+    model.register_forward_pre_hook(wait)
+    return model
 
 
 def run(
