@@ -62,7 +62,7 @@ def curve(run: TrainedRun, label: str) -> Curve:
 
 
 def logged_curve(run: Run, label: str) -> Curve:
-    """The curve of a run by its log alone, which may be thinned (see ``analysis.record``)."""
+    """The curve of a run by its log alone, which may be shortened (see ``analysis.record``)."""
     record = RunRecord.of(run)
     lines, training = [], []
     for event in run.events():
@@ -176,8 +176,10 @@ def _row(
                 line: Any = {"markevery": every, "markersize": 3.2, "linewidth": 1.1, **look}
                 axes.plot(x, one.table[:, validation], label=told, **line)
                 if both:
-                    between = (x[1:] + x[:-1]) / 2
-                    axes.plot(between, one.table[1:, training], color=look["color"], linewidth=0.6)
+                    known = np.flatnonzero(np.isfinite(one.table[1:, training]))
+                    between = (x[1:] + x[:-1])[known] / 2
+                    means = one.table[1:, training][known]
+                    axes.plot(between, means, color=look["color"], linewidth=0.6)
             for (_, before), (images, length) in pairwise(one.stages):
                 at = images / unit[0], np.interp(images, one.table[:, 0], one.table[:, 5])
                 upper.plot(*at, "|", color=look["color"], markersize=9)

@@ -2,15 +2,18 @@
 
 A kept record is a folder of two files, as the run wrote them (``training.run``): ``settings.yaml``
 without the machine's name and folders, and ``log.jsonl`` with every validation, every stage of a
-curriculum, the end, every n-th line of training, and the accuracies that ``analysis.evaluate`` has
-kept of the last weights (``"event": "evaluation"``). ``python -m analysis.results RUN`` writes it.
+curriculum, the end, the means of training between validations, and the accuracies that
+``analysis.evaluate`` has kept of the last weights (``"event": "evaluation"``).
+``python -m analysis.results RUN`` writes it.
 """
 
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from analysis.image_sets import title
@@ -20,8 +23,10 @@ from support.files import write_text
 from training.experiment import SETTINGS
 from training.run import TIMESTAMP, Run
 
-TRAIN_LINES = 40  # of a kept log
 DIGITS = 6  # of a kept log's numbers
+# What a kept log has of training: the last line's own, and means.
+OWN = ("event", "step", "time", "images", "seconds")
+MEANS = ("loss", "gradient_norm", "images_per_second")
 # Settings that have no part in what is learned.
 CHANGEABLE = {key for key, setting in SETTINGS.items() if setting.resume}
 NUMBERS = ("fold", "images", "seed", "accuracy", "low", "high", "loss", "auc")
@@ -29,6 +34,8 @@ NUMBERS = ("fold", "images", "seed", "accuracy", "low", "high", "loss", "auc")
 # of the sessions stay behind.
 ENVIRONMENT = ("python", "torch", "numpy", "cuda", "cudnn", "device", "processes", "threads")
 CODE = ("commit", "dirty", "difference", "fingerprint")
+
+Event = dict[str, Any]
 
 
 @dataclass
@@ -221,10 +228,7 @@ def keep_record(which: str | Path, place: Path, config: Config) -> Path:
     run = Run(config, folder.resolve().name, folder) if alone else Run.find(which, config)
     validations(run)
     record, events = RunRecord.of(run), run.events()
-    training = [event for event in events if event["event"] == "train"]
-    every = max(1, -(-len(training) // TRAIN_LINES))
-    left_out = {id(event) for n, event in enumerate(training[:-1], start=1) if n % every}
-    lines = [event for event in events if id(event) not in left_out]
+    lines = list(_shortened(events, (*MEANS, record.metric)))
     for one in evaluations_kept(config, record.name):
         if one["step"] == record.step:
             numbers = {key: one[key] for key in ("step", "set", "lesion", "timesteps", *NUMBERS)}
@@ -254,6 +258,17 @@ def stages_text(stages: Sequence[tuple[int, int]]) -> str:
         told.append(f"{length}{alone}" + (f" from {images:,}" if images else ""))
         before = length
     return "; ".join(told)
+
+
+def _shortened(events: Iterable[Event], measured: Sequence[str]) -> Iterator[Event]:
+    """The events, those of training between two others as one: the last, with means of all."""
+    for is_training, group in groupby(events, lambda event: event["event"] == "train"):
+        part = list(group)
+        if is_training:
+            means = {k: fmean(e[k] for e in part) for k in measured if all(k in e for e in part)}
+            yield _only(OWN, part[-1]) | means
+        else:
+            yield from part
 
 
 def _short(value: Any) -> Any:

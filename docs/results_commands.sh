@@ -13,6 +13,9 @@ python hgru.py --set exp_name=length_20 --set lr_schedule=cooldown --set epochs=
 # length_20_2026-11-30_23-53-46 on NVIDIA H200, commit 354f983d5072
 python hgru.py --set exp_name=length_20 --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set dataset=pathfinder_20_stream --set stream_epoch_images=200000 --set aux.timesteps=12 --set initial_weights=until80_cooldown_2026-11-30_17-19-54 --seed 2
 
+# protocol_2026-12-01_02-43-37 on NVIDIA H200, commit 7228c7ee11b5
+python hgru.py --set exp_name=protocol --set dataset=pathfinder_14_stream --set stream_epoch_images=900000 --set epochs=2 --seed 1
+
 # b_2026-11-25_18-11-56 on NVIDIA H100 80GB HBM3, commit 5de5465d31ed (with uncommitted changes)
 python hgru.py --set exp_name=b --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set epochs=1 --set lr_schedule=cooldown --set validation_iters=250 --set num_validation_evals=20 --set curriculum=3,6,9 --set curriculum_review=0 --seed 1
 

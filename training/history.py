@@ -1,6 +1,7 @@
 """What a run has measured so far."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from support.errors import UserError
 COUNTS = ("_images", "_step")
 # An earlier version did not record these.
 NEW = ("train_images", "validation_images", "validation_seconds")
+# Of the runs in docs/runs this tells those whose networks had stopped learning, and no other.
+STUCK_IMAGES, STUCK_WITHIN = 100_000, 5e-4
 
 
 @dataclass
@@ -44,6 +47,16 @@ class History:
         scores = list(zip(self.validation_metric, self.validation_loss, strict=True))
         by = range(len(scores))
         return max(by, key=lambda i: (scores[i][0], -scores[i][1], -i), default=None)
+
+    def stuck_at(self) -> float | None:
+        """The mean training loss of the last 100,000 images where it is ln 2, the cross-entropy of
+        one answer to every image, of two labels equally frequent. Else None."""
+        seen = self.train_images[-1] if self.train_images else 0
+        first = bisect_right(self.train_images, seen - STUCK_IMAGES)
+        if not first:
+            return None
+        mean = float(np.mean(self.train_loss[first:]))
+        return mean if abs(mean - math.log(2)) < STUCK_WITHIN else None
 
     def until(self, step: int) -> "History":
         """The history up to a step, its validation included."""

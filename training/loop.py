@@ -25,9 +25,9 @@ from training.curriculum import Curriculum
 from training.distribution import Ranks
 from training.experiment import Experiment
 from training.feed import GO, SAVE, STOP, Feed
-from training.history import History
+from training.history import STUCK_IMAGES, History
 from training.log import RunLog
-from training.losses import loss_function
+from training.losses import cross_entropy, loss_function
 from training.metrics import metric_function
 from training.optimizers import network_optimizer
 from training.provenance import options_of
@@ -124,6 +124,7 @@ class Training:
         self._save_asked = False
         self._busy = self._waited = 0.0  # seconds since the last line of the log
         self._logged_images = 0
+        self._said_stuck = False
 
     def _validation(self, dataset: Any) -> Validation:
         """Measures on a fold; each process takes whole batches of it."""
@@ -399,6 +400,7 @@ class Training:
                 write_arrays(path, tf_variables(self.model))
 
         self.ranks.first(write)
+        self._warn_if_stuck()
         why = self.curriculum.advance(stage_metric, self.images)
         if why is not None:
             self._close_stage()
@@ -409,6 +411,16 @@ class Training:
         self._saved_step = None  # a checkpoint of this step, if there is one, lacks the validation
         self._save()
         return True
+
+    def _warn_if_stuck(self) -> None:
+        """Say once that the network has stopped learning."""
+        loss = self.history.stuck_at() if self.train_step.loss is cross_entropy else None
+        if loss is not None and not self._said_stuck:
+            self._said_stuck = True
+            log.warning(
+                f"over the last {STUCK_IMAGES:,} images the training loss was {loss:.4f}, that of "
+                "one answer to every image; the network may be dead: see docs/stuck.md"
+            )
 
     def _say_stage(self, why: str) -> None:
         log.info(f"step {self.step}/{self.total}  {why}")

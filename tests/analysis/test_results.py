@@ -19,7 +19,7 @@ from scipy import stats
 import hgru
 from analysis import curves, export, figures, predict, results
 from analysis.evaluate import evaluated
-from analysis.record import RunRecord, stages_text
+from analysis.record import RunRecord, keep_record, stages_text
 from analysis.trained import load_run
 from config import CLONE, Config
 from support.files import read_arrays, write_arrays
@@ -304,7 +304,7 @@ def taught(copied, names, tmp_path) -> Callable[..., Path]:
         for step, accuracy in enumerate(accuracies):
             counts = {"step": step, "images": 32 * step, "seconds": 60.0 * step}
             train = {"event": "train", "loss": 1 - accuracy, "accuracy": accuracy, **counts}
-            lines += [{**train, "n": n} for n in range(50)]
+            lines += [{**train, "step": step * n // 49, "loss": n / 49} for n in range(50)]
             measured = {"loss": 0.5, "accuracy": accuracy, "validation_images": 1000}
             lines.append({"event": "validation", **counts, **measured})
             lines += [{"event": "stage", "length": 14, **counts}] * (step == longer)
@@ -313,6 +313,21 @@ def taught(copied, names, tmp_path) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+def test_a_kept_log_has_the_means_of_training_between_validations(taught, copied, tmp_path):
+    kept = Run(copied, "r1", keep_record(taught("r1", [0.5, 0.9, 0.8], 1), tmp_path / "k", copied))
+    assert [event["event"] for event in kept.events()] == [
+        *("stage", "train", "validation", "train", "validation", "stage", "train", "validation"),
+        "end",
+    ]
+    trained = kept.events("train")
+    assert [event["step"] for event in trained] == [0, 1, 2]
+    assert [event["loss"] for event in trained] == [0.5] * 3
+    assert [event["accuracy"] for event in trained] == pytest.approx([0.5, 0.9, 0.8])
+    once = (kept.logs / "log.jsonl").read_text()
+    again = keep_record(kept.logs, tmp_path / "again", copied)
+    assert (again / "log.jsonl").read_text() == once
 
 
 def test_the_cost_of_a_lesion_has_an_interval(taught, tmp_path):
