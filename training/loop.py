@@ -384,6 +384,7 @@ class Training:
             values[f"{name}_at_{self.curriculum.data.contour_length}"] = stage_metric
         if not math.isfinite(loss):
             raise self._not_finite(self.step, f"the validation loss is {loss:g}")
+        before = self.history.validation_step[-1] if self.history.validation_step else 0
         self.history.validation_step.append(self.step)
         self.history.validation_loss.append(loss)
         self.history.validation_metric.append(metric)
@@ -394,7 +395,8 @@ class Training:
         def write() -> None:
             counts = {**self.counts(), "validation_images": images}
             self.log.measured("validation", self.step, counts, values)
-            log.info(f"step {self.step}/{self.total}  validation: {text}  ({images} images)")
+            told = f"step {self.step}/{self.total}  validation: {text}  ({images} images)"
+            log.info(told + self._trained_since(before))
             if self.exp.save_weights:
                 path = self.run.weights / f"weights_{self.step:08d}.npz"
                 write_arrays(path, tf_variables(self.model))
@@ -411,6 +413,14 @@ class Training:
         self._saved_step = None  # a checkpoint of this step, if there is one, lacks the validation
         self._save()
         return True
+
+    def _trained_since(self, step: int) -> str:
+        """The means of training since a step, which tell more than a validation of how it goes."""
+        losses, metrics = self.history.train_loss[step:], self.history.train_metric[step:]
+        if not losses:
+            return ""
+        loss, metric, name = np.mean(losses), np.mean(metrics), self.exp.score_metric
+        return f"; training since: loss {loss:.4f}  {name} {metric:.4f}"
 
     def _warn_if_stuck(self) -> None:
         """Say once that the network has stopped learning."""

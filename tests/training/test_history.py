@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.training import tiny
+from tests.training.processes import newest_checkpoint
 from training.history import History
 
 RUNS = Path(__file__).parents[2] / "docs" / "runs"
@@ -62,3 +64,19 @@ def test_a_run_says_once_that_it_is_stuck(
     )
     assert script("--set", f"loss_function={loss}") == 0
     assert capsys.readouterr().err.count("the training loss was 0.6931") == times
+
+
+def test_a_validation_is_told_with_the_means_of_training_before_it(
+    script: Callable[..., int], project: Path
+) -> None:
+    assert script() == 0
+    state = newest_checkpoint(project)["history"]
+    (text,) = project.glob("logs/*/log.txt")
+    said = [
+        line for line in text.read_text().splitlines() if f"/{tiny.STEPS}  validation: " in line
+    ]
+    steps = state["validation_step"].tolist()
+    assert len(said) == len(steps) and "training since" not in said[0]
+    for line, first, end in zip(said[1:], steps[:-1], steps[1:], strict=True):
+        loss, metric = (state[name][first:end].mean() for name in ("train_loss", "train_metric"))
+        assert line.endswith(f"training since: loss {loss:.4f}  accuracy {metric:.4f}")
