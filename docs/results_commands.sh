@@ -16,6 +16,9 @@ python hgru.py --set exp_name=length_20 --set lr_schedule=cooldown --set epochs=
 # protocol_2026-12-01_02-43-37 on NVIDIA H200, commit 7228c7ee11b5
 python hgru.py --set exp_name=protocol --set dataset=pathfinder_14_stream --set stream_epoch_images=900000 --set epochs=2 --seed 1
 
+# protocol_1e-5_2026-12-01_02-57-43 on NVIDIA H200, cpu, commit 7228c7ee11b5
+python hgru.py --set exp_name=protocol_1e-5 --set dataset=pathfinder_14_stream --set stream_epoch_images=900000 --set epochs=2 --set aux.readout_epsilon=1e-5 --seed 1
+
 # b_2026-11-25_18-11-56 on NVIDIA H100 80GB HBM3, commit 5de5465d31ed (with uncommitted changes)
 python hgru.py --set exp_name=b --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set epochs=1 --set lr_schedule=cooldown --set validation_iters=250 --set num_validation_evals=20 --set curriculum=3,6,9 --set curriculum_review=0 --seed 1
 
