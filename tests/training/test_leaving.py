@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,14 @@ from training.command_line import COMPLETE, ERROR, INTERRUPTED, LEFT_EARLY, run_
 CLONE = Path(__file__).parents[2]
 POLITE = [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP]
 TINY = [sys.executable, "-m", "tests.training.tiny", *QUIET, "--set", "epochs=1"]
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """SIGHUP is heard, also where nohup has the tests ignore it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", POLITE)
