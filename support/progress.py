@@ -16,6 +16,7 @@ class Progress(tqdm):
     """
 
     monitor_interval = 0  # no thread that looks after it: with miniters of 1 it needs none
+    pos = 0  # until it has its place: a bar whose making is interrupted can be closed too
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         file = settings.get("file") or sys.stderr
@@ -28,11 +29,6 @@ class Progress(tqdm):
             settings |= {"dynamic_ncols": False, "ncols": 0, "position": 0}
             settings["file"] = _Lines(file)
         super().__init__(*args, **settings)
-
-    def __del__(self) -> None:
-        """End the bar; of one whose making was interrupted there is nothing to end."""
-        if hasattr(self, "start_t"):
-            super().__del__()
 
     @staticmethod
     def status_printer(file: TextIO) -> Callable[[str], None]:
