@@ -372,7 +372,7 @@ class Training:
         began = time.perf_counter()
         measured = []
         for one in filter(None, (self.validation, self.stage_validation)):
-            found = one.measure(self.stop.told)
+            found = one.measure(self.stop.signalled)
             if found is None:
                 return False
             measured.append(found)

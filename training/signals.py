@@ -25,7 +25,7 @@ class Stop:
     """
 
     def __init__(self, max_minutes: float | None = None) -> None:
-        self.reason: str | None = None
+        self.signal: str | None = None  # the first that came
         self._begun = False
         self._process = os.getpid()
         self._interrupts = 0
@@ -41,13 +41,13 @@ class Stop:
     def wanted(self) -> str | None:
         """Why the run should leave, or None."""
         minutes = (time.monotonic() - self._start) / 60
-        if self.reason is None and self._limit is not None and minutes >= self._limit:
-            self.reason = f"the time limit of {self._limit:g} minutes"
-        return self.reason
+        if self.signal is None and self._limit is not None and minutes >= self._limit:
+            return f"the time limit of {self._limit:g} minutes"
+        return self.signal
 
-    def told(self) -> bool:
-        """Whether there is no time for a validation: a signal came. A time limit leaves it that."""
-        return self.reason is not None
+    def signalled(self) -> bool:
+        """Whether a signal came, which has no time for a validation; a time limit has."""
+        return self.signal is not None
 
     def __enter__(self) -> "Stop":
         for number in POLITE:
@@ -69,7 +69,7 @@ class Stop:
                 for worker in multiprocessing.active_children():
                     worker.kill()
                 os._exit(INTERRUPTED)
-        self.reason = self.reason or signal.Signals(number).name
+        self.signal = self.signal or signal.Signals(number).name
         if self._begun:
             return
         if os.getpid() == self._process:

@@ -284,7 +284,9 @@ def test_a_time_that_is_over_before_the_first_step(
     script: Callable[..., int], project: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert script("--max-minutes", "1e-6") == LEFT_EARLY
-    assert processes.newest_checkpoint(project)["step"] == 0
+    state = processes.newest_checkpoint(project)
+    assert state["step"] == 0
+    assert state["history"]["validation_step"].tolist() == [0]  # which the limit let end
     assert "nothing was trained" in capsys.readouterr().out
     assert script("--resume", "latest", "--set", "epochs=1") == COMPLETE
     assert processes.newest_checkpoint(project)["step"] == 6
