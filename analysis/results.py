@@ -162,17 +162,23 @@ def below(group: Sequence[Result], reference: Sequence[Result]) -> str:
 
 
 def reached(group: Sequence[Result], level: float) -> Row:
-    """How many seeds of one thing, of those that trained to the end, reached an accuracy in
-    validation, and the training images and minutes (count,) of the first validations that did."""
-    ended = complete(group)
-    rows = [row for one in ended if (row := one.curve.reached(level)) is not None]
-    images, seconds = np.array([row[:2] for row in rows]).reshape(-1, 2).T
-    return {"count": len(rows), "seeds": len(ended), "images": images, "minutes": seconds / 60}
+    """How many seeds of one thing reached an accuracy in validation: ``count``, and ``most``, had
+    all done so that were left before; and the training images and minutes (count,) of the first
+    validations that did."""
+    rows = [one.curve.reached(level) for one in group]
+    there = [row for row in rows if row is not None]
+    images, seconds = np.array([row[:2] for row in there]).reshape(-1, 2).T
+    most = sum(row is not None or not one.complete for one, row in zip(group, rows, strict=True))
+    found = {"count": len(there), "most": most, "seeds": len(group)}
+    return {**found, "images": images, "minutes": seconds / 60}
 
 
-def share(count: int, seeds: int) -> str:
-    """``6–79%``: Wilson's 95% interval of a share of seeds."""
-    low, high = proportion(count, seeds) if seeds else (0.0, 1.0)
+def share(count: int, seeds: int, most: int | None = None) -> str:
+    """``6–79%``: Wilson's 95% interval of a share of seeds; of a count up to ``most``, from the
+    low end of the one to the high end of the other."""
+    if not seeds:
+        return "0–100%"
+    (low, _), (_, high) = (proportion(n, seeds) for n in (count, count if most is None else most))
     return f"{100 * low:.0f}–{100 * high:.0f}%"
 
 
@@ -214,11 +220,10 @@ def section(name: str, runs: Sequence[Run], page: Path) -> dict[str, Any]:
         (group, [reached(group, level) for level in LEVELS], below(group, reference))
         for group in shown
     ]
-    drawn = complete(found) or found
     others = further(found)
     figures = {
-        "accuracy": comparison.comparison_figure(drawn),
-        "curves": curves.learning_curves([one.curve for one in drawn]),
+        "accuracy": comparison.comparison_figure(complete(found) or found),
+        "curves": curves.learning_curves([one.curve for one in found]),
     }
     slug = re.sub(r"\W+", "_", name).strip("_")
     paths = {

@@ -16,6 +16,12 @@ python hgru.py --set exp_name=length_20 --set lr_schedule=cooldown --set epochs=
 # protocol_2026-12-01_02-43-37 on NVIDIA H200, commit 7228c7ee11b5
 python hgru.py --set exp_name=protocol --set dataset=pathfinder_14_stream --set stream_epoch_images=900000 --set epochs=2 --seed 1
 
+# protocol_2026-12-01_06-04-02 on NVIDIA H200, commit bf72a2a01d63
+python hgru.py --set exp_name=protocol --set dataset=pathfinder_14_stream --set stream_epoch_images=900000 --set epochs=2 --seed 2
+
+# protocol_2026-12-01_06-31-25 on NVIDIA H200, commit bf72a2a01d63
+python hgru.py --set exp_name=protocol --set dataset=pathfinder_14_stream --set stream_epoch_images=900000 --set epochs=2 --seed 3
+
 # protocol_1e-5_2026-12-01_02-57-43 on NVIDIA H200, cpu, commit 7228c7ee11b5
 python hgru.py --set exp_name=protocol_1e-5 --set dataset=pathfinder_14_stream --set stream_epoch_images=900000 --set epochs=2 --set aux.readout_epsilon=1e-5 --seed 1
 

@@ -429,7 +429,7 @@ class Training:
             self._said_stuck = True
             log.warning(
                 f"over the last {STUCK_IMAGES:,} images the training loss was {loss:.4f}, that of "
-                "one answer to every image; the network may be dead: see docs/stuck.md"
+                "one answer to every image; the network is slow or dead: see docs/stuck.md"
             )
 
     def _say_stage(self, why: str) -> None:

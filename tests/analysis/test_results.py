@@ -353,15 +353,17 @@ def test_seeds_are_counted_by_what_they_reached(taught, tmp_path):
         taught("hgru_seed1", [0.5, 0.6, 0.96, 0.97], 1),
         taught("hgru_seed2", [0.5, 0.5, 0.5, 0.51], 1),
         taught("hgru_seed3", [0.5, 0.7], 9, complete=False),
+        taught("hgru_seed4", [0.5, 0.96], 1, complete=False),
     ]
     page = tmp_path / "docs" / "r.md"
     assert exit_code(results.main, [*map(str, runs), "--output", str(page)]) == 0
     (seeds,), rows = tables(page)
-    assert seeds["seeds"] == "3, 2 learned (21–94%) (1 more left early)"
-    low, high = stats.binomtest(2, 3).proportion_ci(method="wilson")
-    assert seeds["95% reached (95%)"] == f"2 of 3 ({100 * low:.0f}–{100 * high:.0f}%)"
-    assert seeds["to 95%: images, minutes"] == "80 (64–96), 2.5 (2.0–3.0)"
-    assert seeds["97.4% reached (95%)"].startswith("1 of 3 ")
+    assert seeds["seeds"] == "3, 2 learned (21–94%) (2 more left early)"
+    low, high = (stats.binomtest(n, 5).proportion_ci(method="wilson") for n in (3, 4))
+    interval = f"{100 * low.low:.0f}–{100 * high.high:.0f}%"
+    assert seeds["95% reached (95%)"] == f"3 to 4 of 5 ({interval})"
+    assert seeds["to 95%: images, minutes"] == "64 (32–96), 2.0 (1.0–3.0)"
+    assert seeds["97.4% reached (95%)"].startswith("1 to 3 of 5 ")
     assert seeds["to 97.4%: images, minutes"] == "128, 4.0"
     by_seed = {row["run"].partition("]")[0][-1]: row for row in rows}
     assert by_seed["0"]["training images"] == "128 (length 6; 14 from 32)"
@@ -378,7 +380,7 @@ def test_seeds_are_counted_by_what_they_reached(taught, tmp_path):
     )  # a copy of the run from when it had not gone as far
     assert exit_code(results.main, [str(older), "--output", str(page)]) == 2
     assert kept.read_bytes() == before
-    assert page.with_name("r_commands.sh").read_text().count("--set curriculum=6") == 4
+    assert page.with_name("r_commands.sh").read_text().count("--set curriculum=6") == 5
 
 
 def test_curves_show_where_the_length_changed(taught, config):
