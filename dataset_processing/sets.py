@@ -107,6 +107,12 @@ class StreamSet(DataSet):
         settings = generator_settings(self.name, self.params)
         assert settings is not None
         self.settings, self.contour_length = settings, settings.contour_length
+        wanted = self.params.get("im_size")
+        if wanted and tuple(wanted[:2]) != settings.shape:
+            raise UserError(
+                f"{self.name}: its images are {times(settings.shape)}; im_size of the data set is "
+                f"{times(wanted[:2])}. window in stream_settings draws others"
+            )
 
     @property
     def im_size(self) -> tuple[int, int]:
