@@ -2,14 +2,14 @@
 
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from config import Config
-from dataset_processing.base import PathfinderSet
+from dataset_processing.base import PathfinderSet, check_class
 from dataset_processing.folds import (
     FOLDS,
     GeneratedFold,
@@ -35,11 +35,11 @@ class DataSet:
     Attributes:
         is_generated: its images are drawn while training.
         contour_length: paddles in a target contour; None where the name does not tell.
-        factors: of the height and the width that the network is given, where none are named.
+        own_input_size: (H, W) that the set gives a network; None: half of the images'.
     """
 
     is_generated = False
-    factors = (0.5, 0.5)
+    own_input_size: Sequence[int] | None = None
 
     def __init__(
         self, name: str, config: Config, params: Mapping[str, Any], on_bad_record: str
@@ -73,13 +73,10 @@ class DataSet:
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """(H, W) that the network is given: as named, else by the set's own factors."""
-        named = self.params.get("model_input_image_size")
-        if named:
-            return int(named[0]), int(named[1])
-        sides = zip(self.im_size, self.factors, strict=True)
-        height, width = (max(1, round(side * factor)) for side, factor in sides)
-        return height, width
+        """(H, W) that the network is given: as named, else the set's own, else half."""
+        named = self.params.get("model_input_image_size") or self.own_input_size
+        height, width, *_ = named or (max(1, round(side / 2)) for side in self.im_size)
+        return int(height), int(width)
 
     def describe(self) -> str:
         """One line: what it is, and what of it the network is given."""
@@ -134,8 +131,7 @@ class DiskSet(DataSet):
         super().__init__(*arguments)
         name, config = self.name, self.config
         self.source = load_set(name, config)
-        (height, width), given = self.source.im_size, self.source.model_input_image_size
-        self.factors = given[0] / height, given[1] / width
+        self.own_input_size = self.source.model_input_image_size
         self.contour_length = contour_length(self.source.data_name)
         with refusals(config.tf_records, "cannot be read"):
             paths = {f: record_files(config.tf_records, name, self.source.folds[f]) for f in FOLDS}
@@ -173,7 +169,7 @@ class DiskSet(DataSet):
 
     def _open(self, fold: str) -> StoredFold:
         size = next((one.im_size for one in self._folds.values()), None)
-        size = size or self.params.get("im_size") or self.source.named_size
+        size = size or self.params.get("im_size") or self.source.im_size
         key = "data_augmentations" if fold == "train" else "val_augmentations"
         names = self.params.get(key)
         opened = self.raw(fold)
@@ -222,9 +218,12 @@ def open_path(path: Path, meant: bool = False) -> StoredFold:
 
 
 def load_set(name: str, config: Config) -> PathfinderSet:
-    """The settings of a set on disk; UserError, with the nearest name, if there is none."""
+    """The settings of a set on disk; UserError, with the nearest name, if there is none, or where
+    its class cannot be used."""
     if name in _modules():
-        return importlib.import_module(f"{__package__}.{name}").data_processing(config)
+        own = importlib.import_module(f"{__package__}.{name}").data_processing
+        check_class(own, name)
+        return own(config)
     if "/" not in name:
         own = PathfinderSet(config, name)
         if is_arena(name) or name in GENERATED or own.on_disk() or has_records(name, config):
