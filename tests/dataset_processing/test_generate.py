@@ -18,7 +18,7 @@ from scipy import ndimage
 from config import Config
 from dataset_processing import open_set
 from dataset_processing.forms import Job, encode_png
-from dataset_processing.generate import generate_set, generate_small
+from dataset_processing.generate import described, generate_set, generate_small
 from dataset_processing.generate import main as generate_main
 from dataset_processing.generated import set_settings
 from dataset_processing.layouts import list_images
@@ -159,8 +159,28 @@ def test_a_full_disk_leaves_no_broken_shard(tmp_path):
         assert "error: " in found.stderr
         assert "File too large" in found.stderr
         assert "Traceback" not in found.stderr
-        left = [path for path in digests(folder) if not path.endswith(".generated.json")]
-        assert left == []
+        assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["tfrecords", "png", "png2025"])
+def test_a_command_that_came_to_nothing_is_not_in_the_way_of_the_right_one(tmp_path, form):
+    """Its last images do not fit: those before them go too, as their shard is not whole."""
+    wrong = ["--length", "14", "--border", "2", "--image-tries", "10"]  # image 300
+    right = ["--length", "4", "--window", "120", "--seed-distance", "12", "--count", "10"]
+    same = ["--dataset", "small", "--format", form, "--output", str(tmp_path)]
+    assert main([*wrong, "--count", "500", *same]) == 2
+    assert list(tmp_path.iterdir()) == []
+    assert main([*right, *same]) == 0
+
+
+def test_what_is_written_before_a_command_fails_is_gone_on_from(tmp_path):
+    generate_set(job(tmp_path, count=16, val_fraction=0.0))
+    before = digests(tmp_path)
+    with pytest.raises(UserError, match="another set"):
+        generate_set(job(tmp_path, seed=6))
+    with pytest.raises(KeyboardInterrupt), described(job(tmp_path, count=16, val_fraction=0.0)):
+        raise KeyboardInterrupt
+    assert digests(tmp_path) == before
 
 
 def test_another_set_in_the_same_place_is_refused(tmp_path):
@@ -303,7 +323,7 @@ def test_command_line_errors_are_one_sentence(tmp_path, capsys, arguments, messa
     found = capsys.readouterr().err.strip().splitlines()[-1]
     assert found.startswith("error: ")
     assert message in found
-    assert not list(tmp_path.glob("*.tfrecords*"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_preview_is_a_sheet_of_coloured_stimuli(tmp_path, capsys):
