@@ -56,7 +56,10 @@ def encode(asked: Namespace, config: Config) -> list[str]:
             "name another --output"
         )
     files, labels = source.get_data(asked.seed)
-    folds = [StoredFold(f"{name} {fold}", ImageFiles(files[fold], labels[fold])) for fold in FOLDS]
+    folds = [
+        StoredFold(f"{name} {fold}", ImageFiles(source.folder(), files[fold], labels[fold]))
+        for fold in FOLDS
+    ]
     folds[0].look()
     folds[1].look(folds[0].im_size)
     dropped: list[str] = []

@@ -21,10 +21,12 @@ FIRST = {"val": 2**62, "test": 2**62 + 2**61}  # first image of drawn folds; far
 
 
 class ImageFiles:
-    """Image files and their labels, read by number as :class:`RecordReader` reads records."""
+    """Image files of a set, in ``folder``, and their labels, read by number as
+    :class:`RecordReader` reads records."""
 
-    def __init__(self, paths: list[str], labels: Sequence[int] | np.ndarray) -> None:
-        self.paths, self.labels = paths, np.array(labels, dtype=np.int64)
+    def __init__(self, folder: Path, paths: list[str], labels: Sequence[int] | np.ndarray) -> None:
+        self.folder, self.paths = folder, paths
+        self.labels = np.array(labels, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -53,7 +55,7 @@ class ImageFiles:
 
     def describe(self, size: str = "") -> str:
         """How many images of what ``size`` in which folder."""
-        return f"{len(self)} images{size}, read from {Path(self.paths[0]).parents[2]}"
+        return f"{len(self)} images{size}, read from {self.folder}"
 
 
 class StoredFold:

@@ -158,7 +158,7 @@ class DiskSet(DataSet):
         """A fold whose images have not been looked at."""
         title = f"{self.name} {fold}"
         if self.paths is None:
-            return StoredFold(title, ImageFiles(*self.images(fold)))
+            return StoredFold(title, ImageFiles(self.source.folder(), *self.images(fold)))
         if not self.paths[fold]:
             raise MissingError(
                 f"{self.config.tf_records / f'{self.name}_{fold}.tfrecords'}: missing, though the "
@@ -210,7 +210,7 @@ def open_path(path: Path, meant: bool = False) -> StoredFold:
     if path.is_dir():
         classes = list_images(path, path.with_name(f"{path.name}_neg"), PathfinderSet.meta)
         labels = [1] * len(classes[0]) + [0] * len(classes[1])
-        fold = StoredFold(path.name, ImageFiles(classes[0] + classes[1], labels))
+        fold = StoredFold(path.name, ImageFiles(path, classes[0] + classes[1], labels))
     else:
         fold = StoredFold(path.stem, RecordReader([path]))
     fold.look(meant=meant)
