@@ -1,5 +1,6 @@
 """Folds: map-style data sets of images and labels, in record files, in image files, or drawn."""
 
+import glob
 import hashlib
 import re
 import warnings
@@ -225,7 +226,8 @@ def record_files(folder: Path, name: str, fold: str) -> list[Path]:
         UserError: there are several versions of the fold.
     """
     whole = folder / f"{name}_{fold}.tfrecords"
-    shards = sorted(p for p in folder.glob(f"{name}_{fold}-*.tfrecords") if SHARD.search(p.name))
+    named = folder.glob(f"{glob.escape(name)}_{fold}-*.tfrecords")
+    shards = sorted(path for path in named if SHARD.search(path.name))
     if not shards:
         return [whole] if whole.is_file() else []
     numbers = [[int(n) for n in SHARD.findall(path.name)[0]] for path in shards]

@@ -12,6 +12,7 @@ docs/data.md says what each form is read by.
 
 import argparse
 import fcntl
+import glob
 import os
 import shutil
 import sys
@@ -30,6 +31,7 @@ from dataset_processing.generated import (
     ARENA_SETTINGS,
     GENERATED,
     SMALL_SET,
+    check_name,
     read_description,
     set_settings,
 )
@@ -144,7 +146,8 @@ def written(job: Job) -> list[Path]:
     """Files of a set that are there, or its folders."""
     if job.form in FOLDERS:
         return [job.root(label) for label in (1, 0) if job.root(label).exists()]
-    patterns = [f"{job.name}_{fold}{end}.{job.suffix}" for fold in FOLDS for end in ("", "-*")]
+    name = glob.escape(job.name)
+    patterns = [f"{name}_{fold}{end}.{job.suffix}" for fold in FOLDS for end in ("", "-*")]
     return sorted(path for pattern in patterns for path in job.folder.glob(pattern))
 
 
@@ -194,6 +197,7 @@ def asked(options: argparse.Namespace) -> tuple[str, Settings]:
     if name is None:
         length = length or 14
         name = "curv_baseline_full" if length == 6 else f"curv_contour_length_{length}_full"
+    check_name(name)
     named = set_settings(name, length)
     if "contour_length" not in named:
         raise unknown("set of the generator", name, [*GENERATED, *ARENA_SETTINGS])

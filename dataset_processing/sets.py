@@ -18,7 +18,7 @@ from dataset_processing.folds import (
     record_files,
     times,
 )
-from dataset_processing.generated import ARENA, GENERATED, is_arena
+from dataset_processing.generated import ARENA, GENERATED, check_name, is_arena
 from dataset_processing.layouts import list_images
 from dataset_processing.pathfinder import Settings
 from dataset_processing.records import RecordReader
@@ -224,10 +224,10 @@ def load_set(name: str, config: Config) -> PathfinderSet:
         own = importlib.import_module(f"{__package__}.{name}").data_processing
         check_class(own, name)
         return own(config)
-    if "/" not in name:
-        own = PathfinderSet(config, name)
-        if is_arena(name) or name in GENERATED or own.on_disk() or has_records(name, config):
-            return own
+    check_name(name)
+    own = PathfinderSet(config, name)
+    if is_arena(name) or name in GENERATED or own.on_disk() or has_records(name, config):
+        return own
     raise unknown("data set", name, [*data_sets(), *STREAMS])
 
 

@@ -311,6 +311,8 @@ def test_command_line_settings_reach_the_images(tmp_path, capsys):
         (["--start", "-1"], "--start: must be a whole number of at least 0"),
         (["--length", "14", "--window", "100"], "image 0: two snakes of 14 paddles did not fit"),
         (["--dataset", "curv_baselin_full"], "curv_baseline_full"),
+        (["--dataset", "my set/é", "--length", "4"], "name without / or"),
+        (["--dataset", "my_stream", "--length", "4"], "'my_stream': a name that ends in _stream"),
         (["--float32", "--format", "lra"], "--format lra"),
         (["--masks"], "masks have no place in records"),
         (["--workers", "0"], "--workers: must be a whole number of at least 1"),
@@ -324,6 +326,20 @@ def test_command_line_errors_are_one_sentence(tmp_path, capsys, arguments, messa
     assert found.startswith("error: ")
     assert message in found
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["tfrecords", "png"])
+def test_a_set_is_opened_by_the_name_that_it_was_given(tmp_path, monkeypatch, form):
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path / "out"))
+    monkeypatch.setenv("HGRU_DATA_ROOT", str(tmp_path / "data"))
+    name = "my set [1] é"
+    arguments = ["--length", "4", "--window", "120", "--seed-distance", "12", "--count", "20",
+                 "--shard-images", "8", "--dataset", name, "--format", form]  # fmt: skip
+    assert main(arguments) == 0
+    data = open_set(name, Config())
+    assert sum(len(data.fold(fold)) for fold in ("train", "val")) >= 10
+    with pytest.raises(UserError, match="without / or"):
+        open_set("my set/é", Config())
 
 
 def test_preview_is_a_sheet_of_coloured_stimuli(tmp_path, capsys):
