@@ -7,10 +7,13 @@ later ones winning, by
 2. a file ``config.yaml`` beside this one, with the keys ``data_root`` and ``project_directory``;
 3. the environment: ``HGRU_DATA_ROOT`` and ``HGRU_PROJECT_DIRECTORY``.
 
+``~`` and variables of the environment (``$SCRATCH/hgru``) are put in.
+
 Directories are made when something is first written to them, not before.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ import yaml
 from support.errors import MissingError, SystemRefusal, UserError, refusals, unknown
 
 CLONE = Path(__file__).resolve().parent
+VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w*)\})")
 VARIABLES = {"data_root": "HGRU_DATA_ROOT", "project_directory": "HGRU_PROJECT_DIRECTORY"}
 
 
@@ -26,11 +30,15 @@ class Config:
     """Paths of one installation: attributes (``config.results``) or items (``config["results"]``).
 
     ``settings`` is the YAML file to read; None reads ``config.yaml`` beside this module if it
-    exists. UserError where it cannot be read, is not a mapping, or has a key that is not known;
+    exists. UserError where it cannot be read, is not a mapping, has a key that is not known or is
+    there twice, or names a variable that is not set, or where a ``config.yml`` lies there;
     SystemRefusal where a path leads nowhere (a loop of links, the home of nobody).
     """
 
     def __init__(self, settings: str | Path | None = None) -> None:
+        misnamed = CLONE / "config.yml"
+        if misnamed.exists():
+            raise UserError(f"{misnamed} is not read: call it config.yaml, or move it away")
         chosen = _read_settings(Path(settings) if settings else CLONE / "config.yaml")
         chosen |= {key: os.environ[v] for key, v in VARIABLES.items() if os.environ.get(v)}
         self.data_root_is_default = "data_root" not in chosen  # the user has set no path
@@ -74,14 +82,18 @@ def _read_settings(file: Path) -> dict[str, str]:
     """The mapping in a YAML file, checked; empty where there is no file."""
     try:
         with refusals(file, "cannot be read"):
-            settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+            text = file.read_text(encoding="utf-8")
+            settings, tree = yaml.safe_load(text) or {}, yaml.compose(text, yaml.SafeLoader)
     except MissingError:
         return {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(settings, dict):
         raise UserError(f"{file} must hold lines 'key: value', of {', '.join(VARIABLES)}")
+    keys = [str(key.value) for key, _ in tree.value] if tree else []
     for key, value in settings.items():
+        if keys.count(key) > 1:
+            raise UserError(f"{file}: {key} is there {keys.count(key)} times; keep one")
         if key not in VARIABLES:
             raise unknown(f"{file}: key", key, VARIABLES)
         if not isinstance(value, str) or not value:
@@ -90,9 +102,18 @@ def _read_settings(file: Path) -> dict[str, str]:
 
 
 def _path(what: str, text: str) -> Path:
-    """An absolute path; a relative one counts from the clone, ``~`` is the home folder."""
+    """An absolute path; a relative one counts from the clone, ``~`` is the home folder, ``$NAME``
+    and ``${NAME}`` are variables of the environment."""
+
+    def value(found: re.Match) -> str:
+        name = found[1] or found[2]
+        if not os.environ.get(name):
+            raise UserError(f"{text} cannot be used as {what}: the variable {name} is not set")
+        return os.environ[name]
+
+    path = VARIABLE.sub(value, text)
     try:
         with refusals(text, f"cannot be used as {what}"):
-            return (CLONE / Path(text).expanduser()).resolve()
+            return (CLONE / Path(path).expanduser()).resolve()
     except RuntimeError as error:  # so pathlib calls a loop of links, and a home that is unknown
         raise SystemRefusal(f"{text} cannot be used as {what}: {error}") from error

@@ -59,7 +59,8 @@ def open_images(
         return open_path(Path(name), meant=names is not None and not rescales(names))
     if "/" in name or name.endswith(".tfrecords"):
         raise MissingError(f"{name}: no such file or folder")
-    return open_set(name, config, params, on_bad_record).fold(fold)
+    any_size = {**params, "im_size": None}  # that of the run's own images may be another
+    return open_set(name, config, any_size, on_bad_record).fold(fold)
 
 
 def example_set(params: dict[str, Any]) -> str:

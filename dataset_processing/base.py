@@ -7,10 +7,24 @@ import numpy as np
 from config import Config
 from dataset_processing.generated import ARENA, ARENA_SETS, GENERATED, is_arena
 from dataset_processing.layouts import list_images
-from support.errors import MissingError, UserError, refusals
+from support.errors import MissingError, UserError, refusals, unknown
+from support.kinds import FILE_NAME, SIZE, TEXT, TRUTH, Kind, number, or_none, whole
 
 NO_RECORDS = (".partial", ".json", ".npy")
 RELEASE = "curvy_2snakes_300"  # the folder in which the 2018 release's sets lie
+# What a class of a set's own may give, and what each may be; see :class:`PathfinderSet`.
+ATTRIBUTES: dict[str, Kind] = {
+    "name": TEXT,
+    "data_name": TEXT,
+    "negative": FILE_NAME,
+    "im_size": or_none(SIZE),
+    "model_input_image_size": or_none(SIZE),
+    "max_ims": or_none(whole(0)),
+    "balance": TRUTH,
+    "shuffle": TRUTH,
+    "cv_split": number(above=0, most=1),
+    "meta": TEXT,
+}
 
 
 class PathfinderSet:
@@ -24,11 +38,16 @@ class PathfinderSet:
     Args:
         config: the paths; None reads the project's.
         name: of a set that has no class of its own; its folder is ``name`` without ``_full``.
+
+    Attributes:
+        usual_size: (H, W) of the images that are meant by its name, in pixels.
     """
 
-    name: str  # in ``experiment_params`` and of its record files
+    name: str  # in ``experiment_params``, of its record files and of the module
     data_name: str  # of its folder
-    named_size: list[int] | None = None  # (H, W) that its name says, not its images
+    negative = ""  # folder of its negatives (layout of 2018); "": its own with ``_neg``
+    im_size: list[int] | None = None  # (H, W) that its images must have; None: as they are found
+    model_input_image_size: list[int] | None = None  # (H, W) for the networks; None: half of it
     max_ims: int | None = 125000  # images kept of each class; 0 or None keeps all
     balance = True  # cut both classes to the smaller one
     shuffle = True  # before the split and after
@@ -46,18 +65,18 @@ class PathfinderSet:
             self.name, self.data_name = name, name.removesuffix("_full")
         side = GENERATED.get(self.name, {}).get("window", 300)  # pixels, as released
         if is_arena(self.name):
-            size, _, self.data_name = self.name.partition("_")
+            size, _, rest = self.name.partition("_")
+            self.data_name = rest if name is not None else self.data_name
             self.arena_tops = arena_folders(root, size)
             side = int(size.removeprefix("pathfinder"))
-            self.named_size = [side, side]
+            self.im_size = self.im_size or [side, side]
             if not self.data_name:
                 with refusals(root, "cannot be read"):
                     there = [one for one in ARENA_SETS if any(map(Path.is_dir, self.places(one)))]
                 self.data_name = there[0] if len(there) == 1 else ARENA_SETS[0]
-        self.negative = f"{self.data_name}_neg"  # folder of its negatives (layout of 2018)
+        self.negative = self.negative or f"{self.data_name}_neg"
         self.folds = {"train": "train", "val": "val"}
-        self.im_size = [side, side]  # the images that are read say their own
-        self.model_input_image_size = [side // 2, side // 2, 1]  # that the networks are given
+        self.usual_size = self.im_size or [side, side]
         self.output_size = [1]  # numbers in a label
 
     def places(self, data_name: str | None = None) -> list[Path]:
@@ -78,7 +97,7 @@ class PathfinderSet:
             found = [place for place in self.places() if place.is_dir()]
             sizes = {
                 top.name: top / self.data_name
-                for size in (ARENA if self.named_size is None else ())
+                for size in (() if self.arena_tops else ARENA)
                 for top in arena_folders(root, size)
                 if (top / self.data_name).is_dir()
             }
@@ -160,6 +179,22 @@ class PathfinderSet:
         found = [one for top in tops for one in (top / name, top / RELEASE / name, top)]
         others = [path for path in dict.fromkeys(found) if path not in self.places()]
         return [path for path in others if path.name.lower().startswith(name) and path.is_dir()]
+
+
+def check_class(own: type[PathfinderSet], module: str) -> None:
+    """UserError where the class that a module gives for its set has an attribute that none has, or
+    a value that cannot be, or is called otherwise than the module."""
+    where = f"{Path(__file__).parent / module}.py"
+    parts = own.__mro__[: own.__mro__.index(PathfinderSet)]
+    written = {key: value for part in reversed(parts) for key, value in vars(part).items()}
+    for key, value in {"name": None, "data_name": None, **written}.items():
+        if key.startswith("_") or hasattr(value, "__get__"):  # Python's own, a method
+            continue
+        if key not in ATTRIBUTES:
+            raise unknown(f"{where}: attribute", key, ATTRIBUTES)
+        ATTRIBUTES[key].of(f"{where}: {key}", value)
+    if own.name != module:
+        raise UserError(f"{where}: name must be the file's, {module!r}; found {own.name!r}")
 
 
 def near_records(config: Config) -> list[Path]:

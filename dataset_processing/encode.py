@@ -9,6 +9,7 @@ Exit status: 0 all is encoded; 1 some images are left out, and named; 2 nothing 
 130, 143 stopped by a signal, nothing is written.
 """
 
+import glob
 import signal
 import sys
 from argparse import Namespace
@@ -48,15 +49,18 @@ def encode(asked: Namespace, config: Config) -> list[str]:
     source = load_set(name, config)
     if not source.on_disk():
         raise source.missing()
-    others = [*folder.glob(f"{name}.generated.json")]
-    others += [path for fold in FOLDS for path in sorted(folder.glob(f"{name}_{fold}-*.tfrecords"))]
+    patterns = [".generated.json", *(f"_{fold}-*.tfrecords" for fold in FOLDS)]
+    others = [path for end in patterns for path in sorted(folder.glob(glob.escape(name) + end))]
     if others:
         raise UserError(
             f"{others[0]}: a generated set of this name is there; move {name}* out of {folder}, or "
             "name another --output"
         )
     files, labels = source.get_data(asked.seed)
-    folds = [StoredFold(f"{name} {fold}", ImageFiles(files[fold], labels[fold])) for fold in FOLDS]
+    folds = [
+        StoredFold(f"{name} {fold}", ImageFiles(source.folder(), files[fold], labels[fold]))
+        for fold in FOLDS
+    ]
     folds[0].look()
     folds[1].look(folds[0].im_size)
     dropped: list[str] = []

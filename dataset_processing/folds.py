@@ -1,5 +1,6 @@
 """Folds: map-style data sets of images and labels, in record files, in image files, or drawn."""
 
+import glob
 import hashlib
 import re
 import warnings
@@ -21,10 +22,12 @@ FIRST = {"val": 2**62, "test": 2**62 + 2**61}  # first image of drawn folds; far
 
 
 class ImageFiles:
-    """Image files and their labels, read by number as :class:`RecordReader` reads records."""
+    """Image files of a set, in ``folder``, and their labels, read by number as
+    :class:`RecordReader` reads records."""
 
-    def __init__(self, paths: list[str], labels: Sequence[int] | np.ndarray) -> None:
-        self.paths, self.labels = paths, np.array(labels, dtype=np.int64)
+    def __init__(self, folder: Path, paths: list[str], labels: Sequence[int] | np.ndarray) -> None:
+        self.folder, self.paths = folder, paths
+        self.labels = np.array(labels, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -53,7 +56,7 @@ class ImageFiles:
 
     def describe(self, size: str = "") -> str:
         """How many images of what ``size`` in which folder."""
-        return f"{len(self)} images{size}, read from {Path(self.paths[0]).parents[2]}"
+        return f"{len(self)} images{size}, read from {self.folder}"
 
 
 class StoredFold:
@@ -223,7 +226,8 @@ def record_files(folder: Path, name: str, fold: str) -> list[Path]:
         UserError: there are several versions of the fold.
     """
     whole = folder / f"{name}_{fold}.tfrecords"
-    shards = sorted(p for p in folder.glob(f"{name}_{fold}-*.tfrecords") if SHARD.search(p.name))
+    named = folder.glob(f"{glob.escape(name)}_{fold}-*.tfrecords")
+    shards = sorted(path for path in named if SHARD.search(path.name))
     if not shards:
         return [whole] if whole.is_file() else []
     numbers = [[int(n) for n in SHARD.findall(path.name)[0]] for path in shards]

@@ -12,10 +12,13 @@ docs/data.md says what each form is read by.
 
 import argparse
 import fcntl
+import glob
+import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ from dataset_processing.generated import (
     ARENA_SETTINGS,
     GENERATED,
     SMALL_SET,
+    check_name,
     read_description,
     set_settings,
 )
@@ -100,6 +104,8 @@ def generate_small(config: Config, count: int = SMALL_COUNT, seed: int = 0) -> N
 def described(job: Job) -> Iterator[None]:
     """Holds the set's description file, which tells a later run whether it goes on with this set.
 
+    Where the block raises and no image is written, the file is taken away again.
+
     Raises:
         UserError: other data stands in the place, or another process is writing the set.
     """
@@ -118,14 +124,7 @@ def described(job: Job) -> Iterator[None]:
                 "with its files, or name another --output"
             )
     else:
-        if job.form in FOLDERS:
-            there = [job.root(label) for label in (1, 0) if job.root(label).exists()]
-        else:
-            patterns = [
-                f"{job.name}_{fold}{end}.{job.suffix}" for fold in FOLDS for end in ("", "-*")
-            ]
-            there = sorted(path for pattern in patterns for path in job.folder.glob(pattern))
-        if there:
+        if there := written(job):
             raise UserError(
                 f"{there[0]}: is there already and was not written by this command; move it away, "
                 "or name another --output"
@@ -133,16 +132,40 @@ def described(job: Job) -> Iterator[None]:
         write_json(path, wanted)
     with open(path, "rb") as held:
         hold(held.fileno(), path)
-        yield
+        try:
+            yield
+        except BaseException:
+            for folder in [job.root(label) for label in (1, 0)] if job.form in FOLDERS else []:
+                drop_empty(folder)
+            if not written(job):
+                path.unlink()
+            raise
+
+
+def written(job: Job) -> list[Path]:
+    """Files of a set that are there, or its folders."""
+    if job.form in FOLDERS:
+        return [job.root(label) for label in (1, 0) if job.root(label).exists()]
+    name = glob.escape(job.name)
+    patterns = [f"{name}_{fold}{end}.{job.suffix}" for fold in FOLDS for end in ("", "-*")]
+    return sorted(path for pattern in patterns for path in job.folder.glob(pattern))
+
+
+def drop_empty(folder: Path) -> None:
+    """Removes a folder and those in it, as far as there is no file in them."""
+    if folder.is_dir() and not any(path.is_file() for path in folder.rglob("*")):
+        shutil.rmtree(folder)
 
 
 def hold(descriptor: int, path: Path) -> None:
     """Locks a set for this process; workers of a killed run let go within a moment."""
     for _ in range(30):
-        try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.1)
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                return
+            break  # the other process came to nothing, and took the file away
+        time.sleep(0.1)
     raise SystemRefusal(f"{path}: another process is writing this set; let that one finish")
 
 
@@ -174,6 +197,7 @@ def asked(options: argparse.Namespace) -> tuple[str, Settings]:
     if name is None:
         length = length or 14
         name = "curv_baseline_full" if length == 6 else f"curv_contour_length_{length}_full"
+    check_name(name)
     named = set_settings(name, length)
     if "contour_length" not in named:
         raise unknown("set of the generator", name, [*GENERATED, *ARENA_SETTINGS])

@@ -8,6 +8,7 @@ from typing import Any
 
 from dataset_processing.images import read_bytes
 from support.errors import UserError
+from support.kinds import FILE_NAME
 
 ARENA = ("pathfinder32", "pathfinder64", "pathfinder128", "pathfinder256")  # Long Range Arena's
 ARENA_SETS = ("curv_contour_length_14", "curv_contour_length_9", "curv_baseline")
@@ -41,6 +42,16 @@ ARENA_DISTRACTORS = {"pathfinder32": 20, "pathfinder64": 22, "pathfinder128": 35
 def is_arena(name: str) -> bool:
     """Whether a name means a set of Long Range Arena."""
     return re.fullmatch(f"({'|'.join(ARENA)})(_({'|'.join(ARENA_SETS)}))?", name) is not None
+
+
+def check_name(name: str) -> None:
+    """UserError where no set on disk can be called so."""
+    FILE_NAME.of("dataset", name)
+    if name.endswith("_stream"):
+        raise UserError(
+            f"dataset {name!r}: a name that ends in _stream means images drawn while training; "
+            "expected another for a set on disk"
+        )
 
 
 def set_settings(name: str, length: int | None = None) -> dict[str, Any]:

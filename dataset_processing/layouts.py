@@ -13,6 +13,7 @@ Column 3 and the folders are both looked at. Where they contradict each other, n
 import codecs
 import io
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def list_images(folder: Path, negative: Path, meta: str) -> Classes:
         folder, negative: of the set, and of its negatives in the layout of 2018.
         meta: the metadata file inside each of the two, ``metadata/combined.npy``.
 
+    A warning counts files that lie where images or metadata do and are not read.
+
     Raises:
         UserError: something is missing; the metadata cannot be read or have another shape; or the
             folders and column 3 of the metadata say different things about the labels.
@@ -51,6 +54,7 @@ def list_images(folder: Path, negative: Path, meta: str) -> Classes:
         )
     if has_classes:
         classes = _files(pos, SUFFIXES), _files(neg, SUFFIXES)
+        _say_left_out(folder / "imgs", (pos, neg), SUFFIXES)
         if has_metadata:
             _check_against_metadata(folder, classes)
         return classes
@@ -72,6 +76,21 @@ def _files(folder: Path, endings: tuple[str, ...]) -> list[str]:
         shown = ", ".join(names[:SHOWN]) or "nothing"
         raise MissingError(f"{folder}: no file in it ends in {' '.join(endings)}; found {shown}")
     return found
+
+
+def _say_left_out(folder: Path, places: tuple[Path, ...], endings: tuple[str, ...]) -> None:
+    """Warns of files in and below a folder that :func:`_files` of these places did not give."""
+    left: list[str] = []
+    for top, _, names in os.walk(folder):
+        taken = endings if Path(top) in places else ()
+        own = [name for name in names if not name.startswith(COMPANIONS)]
+        left += [f"{top}/{name}" for name in own if not name.lower().endswith(taken)]
+    if left:
+        warnings.warn(
+            f"{folder}: files that are left out: {len(left)}, {min(left)} for one; read is what "
+            f"ends in {' '.join(endings)} and lies directly in {' or '.join(map(str, places))}",
+            stacklevel=2,
+        )
 
 
 def _two_folders(folder: Path, negative: Path, meta: str) -> Classes:
@@ -103,7 +122,9 @@ def _labelled(folder: Path, negative: Path) -> Classes:
     """Layout of 2020: both classes; an image that several files list counts once."""
     hint = f"If this is the layout of 2018, {negative.name}/ is missing beside the folder"
     labels: dict[str, int] = {}
-    for file in _files(folder / "metadata", (".npy",)):
+    metadata, ending = folder / "metadata", (".npy",)
+    _say_left_out(metadata, (metadata,), ending)
+    for file in _files(metadata, ending):
         for row, image, value in _rows(folder, Path(file), LABEL_COLUMN + 1):
             if value not in LABELS:
                 raise UserError(

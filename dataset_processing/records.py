@@ -122,11 +122,12 @@ class RecordReader(Sequence):
         file, number = self.locate(index)
         return f"{self.paths[file]}: record {number}"
 
-    def fingerprint(self) -> str:
-        """A short hash of the files' names, lengths and some of their records' checksums."""
+    def fingerprint(self, named: bool = True) -> str:
+        """A short hash of the files' names (unless not ``named``), lengths and some of their
+        records' checksums."""
         digest = hashlib.sha256()
         for path, offsets in zip(self.paths, self.offsets, strict=True):
-            digest.update(f"{path.name} {len(offsets)} {offsets[-1]}".encode())
+            digest.update(f"{path.name if named else ''} {len(offsets)} {offsets[-1]}".encode())
             picked = np.linspace(1, len(offsets) - 1, SAMPLES).astype(int)
             with refusals(path, "cannot be read"), open(path, "rb") as file:
                 for end in offsets[np.unique(picked)] if len(offsets) > 1 else ():

@@ -2,14 +2,14 @@
 
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from config import Config
-from dataset_processing.base import PathfinderSet
+from dataset_processing.base import PathfinderSet, check_class
 from dataset_processing.folds import (
     FOLDS,
     GeneratedFold,
@@ -18,7 +18,7 @@ from dataset_processing.folds import (
     record_files,
     times,
 )
-from dataset_processing.generated import ARENA, GENERATED, is_arena
+from dataset_processing.generated import ARENA, GENERATED, check_name, is_arena
 from dataset_processing.layouts import list_images
 from dataset_processing.pathfinder import Settings
 from dataset_processing.records import RecordReader
@@ -35,11 +35,11 @@ class DataSet:
     Attributes:
         is_generated: its images are drawn while training.
         contour_length: paddles in a target contour; None where the name does not tell.
-        factors: of the height and the width that the network is given, where none are named.
+        own_input_size: (H, W) that the set gives a network; None: half of the images'.
     """
 
     is_generated = False
-    factors = (0.5, 0.5)
+    own_input_size: Sequence[int] | None = None
 
     def __init__(
         self, name: str, config: Config, params: Mapping[str, Any], on_bad_record: str
@@ -73,13 +73,10 @@ class DataSet:
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """(H, W) that the network is given: as named, else by the set's own factors."""
-        named = self.params.get("model_input_image_size")
-        if named:
-            return int(named[0]), int(named[1])
-        sides = zip(self.im_size, self.factors, strict=True)
-        height, width = (max(1, round(side * factor)) for side, factor in sides)
-        return height, width
+        """(H, W) that the network is given: as named, else the set's own, else half."""
+        named = self.params.get("model_input_image_size") or self.own_input_size
+        height, width, *_ = named or (max(1, round(side / 2)) for side in self.im_size)
+        return int(height), int(width)
 
     def describe(self) -> str:
         """One line: what it is, and what of it the network is given."""
@@ -107,6 +104,12 @@ class StreamSet(DataSet):
         settings = generator_settings(self.name, self.params)
         assert settings is not None
         self.settings, self.contour_length = settings, settings.contour_length
+        wanted = self.params.get("im_size")
+        if wanted and tuple(wanted[:2]) != settings.shape:
+            raise UserError(
+                f"{self.name}: its images are {times(settings.shape)}; im_size of the data set is "
+                f"{times(wanted[:2])}. window in stream_settings draws others"
+            )
 
     @property
     def im_size(self) -> tuple[int, int]:
@@ -128,8 +131,7 @@ class DiskSet(DataSet):
         super().__init__(*arguments)
         name, config = self.name, self.config
         self.source = load_set(name, config)
-        (height, width), given = self.source.im_size, self.source.model_input_image_size
-        self.factors = given[0] / height, given[1] / width
+        self.own_input_size = self.source.model_input_image_size
         self.contour_length = contour_length(self.source.data_name)
         with refusals(config.tf_records, "cannot be read"):
             paths = {f: record_files(config.tf_records, name, self.source.folds[f]) for f in FOLDS}
@@ -156,7 +158,7 @@ class DiskSet(DataSet):
         """A fold whose images have not been looked at."""
         title = f"{self.name} {fold}"
         if self.paths is None:
-            return StoredFold(title, ImageFiles(*self.images(fold)))
+            return StoredFold(title, ImageFiles(self.source.folder(), *self.images(fold)))
         if not self.paths[fold]:
             raise MissingError(
                 f"{self.config.tf_records / f'{self.name}_{fold}.tfrecords'}: missing, though the "
@@ -167,7 +169,7 @@ class DiskSet(DataSet):
 
     def _open(self, fold: str) -> StoredFold:
         size = next((one.im_size for one in self._folds.values()), None)
-        size = size or self.params.get("im_size") or self.source.named_size
+        size = size or self.params.get("im_size") or self.source.im_size
         key = "data_augmentations" if fold == "train" else "val_augmentations"
         names = self.params.get(key)
         opened = self.raw(fold)
@@ -208,7 +210,7 @@ def open_path(path: Path, meant: bool = False) -> StoredFold:
     if path.is_dir():
         classes = list_images(path, path.with_name(f"{path.name}_neg"), PathfinderSet.meta)
         labels = [1] * len(classes[0]) + [0] * len(classes[1])
-        fold = StoredFold(path.name, ImageFiles(classes[0] + classes[1], labels))
+        fold = StoredFold(path.name, ImageFiles(path, classes[0] + classes[1], labels))
     else:
         fold = StoredFold(path.stem, RecordReader([path]))
     fold.look(meant=meant)
@@ -216,13 +218,16 @@ def open_path(path: Path, meant: bool = False) -> StoredFold:
 
 
 def load_set(name: str, config: Config) -> PathfinderSet:
-    """The settings of a set on disk; UserError, with the nearest name, if there is none."""
+    """The settings of a set on disk; UserError, with the nearest name, if there is none, or where
+    its class cannot be used."""
     if name in _modules():
-        return importlib.import_module(f"{__package__}.{name}").data_processing(config)
-    if "/" not in name:
-        own = PathfinderSet(config, name)
-        if is_arena(name) or name in GENERATED or own.on_disk() or has_records(name, config):
-            return own
+        own = importlib.import_module(f"{__package__}.{name}").data_processing
+        check_class(own, name)
+        return own(config)
+    check_name(name)
+    own = PathfinderSet(config, name)
+    if is_arena(name) or name in GENERATED or own.on_disk() or has_records(name, config):
+        return own
     raise unknown("data set", name, [*data_sets(), *STREAMS])
 
 

@@ -8,6 +8,7 @@ Exit status: 0 nothing is wrong; 1 something is, and is named; 2 there is nothin
 
 import hashlib
 import math
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -153,8 +154,13 @@ def check_set(name: str, config: Config, threads: int = 8) -> list[Findings]:
             result.append(Findings(f"{name} {fold}"))
             result[-1].note("missing files", str(path))
             continue
-        stored = data.raw(fold)
-        result.append(Findings(stored.describe()).read(stored, seen, threads))
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            stored = data.raw(fold)
+        result.append(Findings(stored.describe()))
+        for caution in said:
+            result[-1].note("files that are left out", str(caution.message))
+        result[-1].read(stored, seen, threads)
         means = path.with_name(f"{path.stem}_means.npy")
         if data.paths is not None and means.is_file():
             result[-1].check_mean(means)

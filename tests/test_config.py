@@ -55,6 +55,10 @@ def test_nothing_is_made_before_it_is_needed(tmp_path, monkeypatch):
         ("- a\n", ["data_root", "project_directory"]),
         ("data_root: 3\n", ["data_root", "a path", "3"]),
         ("data_root: [\n", ["YAML"]),
+        ("data_root: a\ndata_root: b\n", ["data_root", "2 times"]),
+        ("data_root: a\nproject_directory: c\n'data_root': b\n", ["data_root", "2 times"]),
+        ("data_root: $NOBODYS_VARIABLE/x\n", ["NOBODYS_VARIABLE ", "data_root"]),
+        ("data_root: x/${NOBODYS_VARIABLE}\n", ["NOBODYS_VARIABLE ", "data_root"]),
         ("data_root: ~nobody_of_that_name/x\n", ["~nobody_of_that_name/x", "data_root"]),
     ],
 )
@@ -64,7 +68,28 @@ def test_a_wrong_file_is_named_with_what_is_wrong(yaml_file, text, parts):
         Config(file)
     for part in parts:
         assert part in str(error.value)
-    assert str(file) in str(error.value) or "nobody" in text
+    assert str(file) in str(error.value) or "nobody" in text.lower()
+
+
+def test_the_home_folder_and_variables_are_put_in(yaml_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MY_SCRATCH", "/scratch/me")
+    config = Config(yaml_file("data_root: ~/images\nproject_directory: $MY_SCRATCH/hgru\n"))
+    assert (config.data_root, str(config.project_directory)) == (
+        tmp_path / "images", "/scratch/me/hgru",
+    )  # fmt: skip
+    monkeypatch.setenv("HGRU_DATA_ROOT", "${MY_SCRATCH}2/$")
+    assert str(Config().data_root) == "/scratch/me2/$"
+    monkeypatch.setenv("MY_SCRATCH", "")
+    with pytest.raises(UserError, match="MY_SCRATCH is not set"):
+        Config()
+
+
+def test_a_file_of_another_ending_is_not_passed_over(tmp_path, monkeypatch):
+    monkeypatch.setattr("config.CLONE", tmp_path)
+    (tmp_path / "config.yml").write_text("data_root: /x\n")
+    with pytest.raises(UserError, match=f"{tmp_path}/config.yml .* config.yaml"):
+        Config()
 
 
 def test_a_file_that_is_no_text_and_a_folder_in_its_place_are_named(tmp_path):

@@ -287,7 +287,7 @@ def _check_preprocessing(values: Settings) -> None:
     for key, names in lists.items():
         if {"uint8_rescale", "uint8_rescale_-1_1"} <= set(names):
             raise UserError(f"{key} has both uint8_rescale and uint8_rescale_-1_1; keep one")
-    for made in (_size, _scale):
+    for made in (size_by, _scale):
         train, val = map(made, lists.values())
         if train != val:
             told = " and ".join(f"{key} is {names}" for key, names in lists.items())
@@ -297,7 +297,8 @@ def _check_preprocessing(values: Settings) -> None:
             )
 
 
-def _size(names: list[str]) -> str:
+def size_by(names: list[str]) -> str:
+    """What augmentations do to the size of an image."""
     return next((how for name, how in SIZES.items() if name in names), "left at their size")
 
 

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from config import Config
 from dataset_processing import open_set
 from dataset_processing.augmentations import Augmentations
+from dataset_processing.folds import times
 from dataset_processing.loader import Loader
+from dataset_processing.records import RecordReader
 from layers.shares import shared_images
 from models.tf_variables import tf_variables
 from support.errors import SystemRefusal
@@ -23,7 +25,7 @@ from support.files import write_arrays
 from training.checkpoints import CheckpointFolder
 from training.curriculum import Curriculum
 from training.distribution import Ranks
-from training.experiment import Experiment
+from training.experiment import Experiment, size_by
 from training.feed import GO, SAVE, STOP, Feed
 from training.history import STUCK_IMAGES, History
 from training.log import RunLog
@@ -214,6 +216,23 @@ class Training:
                 for name, (fold, data_set) in zip(names, sets.items(), strict=True)
             },
         }
+
+    def cautions(self) -> list[str]:
+        """What is allowed of the settings and the images, but perhaps not meant."""
+        found, sets = self.exp.cautions(), (self.train_set, self.validation_set)
+        train, val = (times(one.im_size) for one in sets)
+        if train != val:
+            found.append(
+                f"the validation images are {val} pixels (height × width), the training images "
+                f"{train}; both are {size_by(self.exp.val_augmentations)} for the network"
+            )
+        readers = [getattr(one, "reader", None) for one in sets]
+        stored = [one for one in readers if isinstance(one, RecordReader)]
+        if len(stored) == 2 and len({one.fingerprint(named=False) for one in stored}) == 1:
+            found.append(
+                f"{stored[1].paths[0]}: the validation records are those that are trained on"
+            )
+        return found
 
     def counts(self) -> dict[str, Any]:
         """Images and seconds up to here; None where the seconds are not known."""

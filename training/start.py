@@ -89,7 +89,7 @@ def train(
         check_identity(run, state, training.identity)
         training.restore(state)
         compare_session(record["sessions"][-1], here)
-    for caution in exp.cautions():
+    for caution in training.cautions():
         log.warning(caution)
     ran_on = environment(ranks.device, ranks.world_size)
     session = {"step": training.step, **training.counts(), "code": here, "environment": ran_on}

@@ -241,6 +241,9 @@ def test_images_like_a_runs_own(run, config):
     assert run.stimulus_size == (40, 40) and run.image_size == (20, 20)
     stream = {"dataset": "pathfinder_9_stream", "stream_settings": {"window": 280}}
     assert image_sets.open_images("own", config, stream, 3)[0][0].shape == (280, 280)
+    sized = {**stream, "im_size": [300, 300]}  # --resize may be asked for: evaluated() judges
+    other = image_sets.open_images("pathfinder_9_stream", config, sized, 3)
+    assert other[0][0].shape == (280, 280)
     run.params = {**run.params, **stream}
     assert run.stimulus_size == (280, 280) and run.image_size == (150, 150)
     assert image_sets.example_set({"dataset": "mine"}) == "mine"

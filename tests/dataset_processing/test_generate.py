@@ -18,7 +18,7 @@ from scipy import ndimage
 from config import Config
 from dataset_processing import open_set
 from dataset_processing.forms import Job, encode_png
-from dataset_processing.generate import generate_set, generate_small
+from dataset_processing.generate import described, generate_set, generate_small
 from dataset_processing.generate import main as generate_main
 from dataset_processing.generated import set_settings
 from dataset_processing.layouts import list_images
@@ -159,8 +159,28 @@ def test_a_full_disk_leaves_no_broken_shard(tmp_path):
         assert "error: " in found.stderr
         assert "File too large" in found.stderr
         assert "Traceback" not in found.stderr
-        left = [path for path in digests(folder) if not path.endswith(".generated.json")]
-        assert left == []
+        assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["tfrecords", "png", "png2025"])
+def test_a_command_that_came_to_nothing_is_not_in_the_way_of_the_right_one(tmp_path, form):
+    """Its last images do not fit: those before them go too, as their shard is not whole."""
+    wrong = ["--length", "14", "--border", "2", "--image-tries", "10"]  # image 300
+    right = ["--length", "4", "--window", "120", "--seed-distance", "12", "--count", "10"]
+    same = ["--dataset", "small", "--format", form, "--output", str(tmp_path)]
+    assert main([*wrong, "--count", "500", *same]) == 2
+    assert list(tmp_path.iterdir()) == []
+    assert main([*right, *same]) == 0
+
+
+def test_what_is_written_before_a_command_fails_is_gone_on_from(tmp_path):
+    generate_set(job(tmp_path, count=16, val_fraction=0.0))
+    before = digests(tmp_path)
+    with pytest.raises(UserError, match="another set"):
+        generate_set(job(tmp_path, seed=6))
+    with pytest.raises(KeyboardInterrupt), described(job(tmp_path, count=16, val_fraction=0.0)):
+        raise KeyboardInterrupt
+    assert digests(tmp_path) == before
 
 
 def test_another_set_in_the_same_place_is_refused(tmp_path):
@@ -291,6 +311,8 @@ def test_command_line_settings_reach_the_images(tmp_path, capsys):
         (["--start", "-1"], "--start: must be a whole number of at least 0"),
         (["--length", "14", "--window", "100"], "image 0: two snakes of 14 paddles did not fit"),
         (["--dataset", "curv_baselin_full"], "curv_baseline_full"),
+        (["--dataset", "my set/é", "--length", "4"], "name without / or"),
+        (["--dataset", "my_stream", "--length", "4"], "'my_stream': a name that ends in _stream"),
         (["--float32", "--format", "lra"], "--format lra"),
         (["--masks"], "masks have no place in records"),
         (["--workers", "0"], "--workers: must be a whole number of at least 1"),
@@ -303,7 +325,21 @@ def test_command_line_errors_are_one_sentence(tmp_path, capsys, arguments, messa
     found = capsys.readouterr().err.strip().splitlines()[-1]
     assert found.startswith("error: ")
     assert message in found
-    assert not list(tmp_path.glob("*.tfrecords*"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["tfrecords", "png"])
+def test_a_set_is_opened_by_the_name_that_it_was_given(tmp_path, monkeypatch, form):
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path / "out"))
+    monkeypatch.setenv("HGRU_DATA_ROOT", str(tmp_path / "data"))
+    name = "my set [1] é"
+    arguments = ["--length", "4", "--window", "120", "--seed-distance", "12", "--count", "20",
+                 "--shard-images", "8", "--dataset", name, "--format", form]  # fmt: skip
+    assert main(arguments) == 0
+    data = open_set(name, Config())
+    assert sum(len(data.fold(fold)) for fold in ("train", "val")) >= 10
+    with pytest.raises(UserError, match="without / or"):
+        open_set("my set/é", Config())
 
 
 def test_preview_is_a_sheet_of_coloured_stimuli(tmp_path, capsys):

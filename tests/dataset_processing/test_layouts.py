@@ -53,8 +53,9 @@ def test_a_data_set_carries_what_the_release_has(
         "data_name": data_name,
         "negative": f"{data_name}_neg",
         "contour_dir": samples / "curvy_2snakes_300",
-        "im_size": [300, 300],
-        "model_input_image_size": [150, 150, 1],
+        "usual_size": [300, 300],
+        "im_size": None,
+        "model_input_image_size": None,
         "max_ims": 125000,
         "output_size": [1],
         "balance": True,
@@ -106,8 +107,10 @@ def test_layout_of_2025(samples, tmp_path):
     source = samples / "curvy_2snakes_300"
     for label, origin in (("pos", DATA_NAME), ("neg", f"{DATA_NAME}_neg")):
         shutil.copytree(source / origin / "imgs" / "0", tmp_path / DATA_NAME / "imgs" / label)
-    (tmp_path / DATA_NAME / "imgs" / "pos" / "notes.txt").write_text("not an image")
-    positives, negatives = listed(tmp_path / DATA_NAME)
+    notes = tmp_path / DATA_NAME / "imgs" / "pos" / "notes.txt"
+    notes.write_text("not an image")
+    with pytest.warns(UserWarning, match=f"left out: 1, {notes}"):
+        positives, negatives = listed(tmp_path / DATA_NAME)
     assert sorted(Path(file).name for file in positives) == [f"sample_{i}.png" for i in range(8)]
     assert all("/imgs/pos/" in file for file in positives)
     assert len(negatives) == 8 and all("/imgs/neg/" in file for file in negatives)
@@ -270,6 +273,20 @@ def of_2025(folder: Path) -> None:
             (folder / "imgs" / label / f"{label}{number}.png").write_bytes(b"")
 
 
+def test_files_that_are_left_out_are_counted(tmp_path, labelled):
+    """In sub-folders, of another kind, in a third class, and metadata that are not read."""
+    folder = tmp_path / "new" / DATA_NAME
+    of_2025(folder)
+    for name in ("pos/session 2/pos7.png", "neg/session 2/deep/neg7.png", "neg/a.webp", "0/b.png"):
+        (folder / "imgs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "imgs" / name).write_bytes(b"")
+    with pytest.warns(UserWarning, match=f"{folder}/imgs: .*left out: 4, .*/imgs/0/b.png"):
+        assert [len(images) for images in listed(folder)] == [3, 3]
+    shutil.copy(labelled / "metadata" / "0_as_text.npy", labelled / "metadata" / "1.txt")
+    with pytest.warns(UserWarning, match=f"{labelled}/metadata: .*left out: 1, .*/1.txt"):
+        assert [len(images) for images in listed(labelled)] == [7, 9]
+
+
 def test_metadata_beside_the_layout_of_2025_must_agree(tmp_path):
     folder = tmp_path / DATA_NAME
     of_2025(folder)
@@ -301,9 +318,11 @@ def test_half_of_the_layout_of_2025_and_a_folder_of_2018_beside_it(tmp_path):
         listed(folder)
 
 
+@pytest.mark.filterwarnings("error")
 def test_what_file_managers_leave_behind_is_no_data(tmp_path, labelled):
     folder = tmp_path / "new" / DATA_NAME
     of_2025(folder)
+    (folder / "imgs" / "neg" / "empty").mkdir()
     for name in ("._pos0.png", ".DS_Store", "Thumbs.db"):
         (folder / "imgs" / "pos" / name).write_bytes(b"\0\5\x16\7")
         (labelled / "metadata" / name.replace("pos0.png", "0.npy")).write_bytes(b"\0\5\x16\7")

@@ -1,6 +1,9 @@
 """Finding a data set by its name: records, images, and what is said where there are none."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from dataset_processing.records import RecordReader, RecordWriter
 from support.errors import MissingError, UserError
 
 NAME = "curv_contour_length_14_full"
+CLONE = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -43,10 +47,11 @@ def test_images_are_read_where_there_are_no_records(config):
         assert (image.shape, image.dtype) == ((300, 300), np.uint8)
         assert label == (0 if "_neg/" in train.name(index) else 1)
     assert train.name(3) == train.name(17)
-    assert (
-        train.describe()
-        == f"{NAME} train: 14 images of 300×300 pixels, read from {train.name(0)[:-20]}"
-    )
+    folder = config.data_root / "curvy_2snakes_300" / "curv_contour_length_14"
+    for seed in range(4):  # whatever the class of the first image
+        train = open_set(NAME, config, {"split_seed": seed}).fold("train")
+        told = f"{NAME} train: 14 images of 300×300 pixels, read from {folder}"
+        assert train.describe() == told
 
 
 def test_records_and_images_are_the_same_split(config):
@@ -162,6 +167,58 @@ def test_a_set_of_the_users_own_needs_no_module(tmp_path, monkeypatch, name, fol
     assert encode.main(["--dataset", name]) == 0
     shutil.rmtree(tmp_path / "data")
     assert "records" in open_set(name, config).fold("train").describe()
+
+
+OWN = {  # what a class of the user's own says, and what comes of it: sizes and counts, or an error
+    "as_it_is": ("", "(64, 64) (32, 32) 18 2"),
+    "network": ("model_input_image_size = [30, 30, 1]", "(64, 64) (30, 30) 18 2"),
+    "several": ("im_size = [64, 64]; max_ims = 4; cv_split = 0.5", "(64, 64) (32, 32) 4 4"),
+    "other_size": ("im_size = [40, 40]", "64×64 40×40"),
+    "negatives": ("negative = 'beside'", "move beside"),
+    "with_a_method": ("_mine = 3\n    def missing(self): return 1", "(64, 64) (32, 32) 18 2"),
+    "misspelt": ("balanced = False", "misspelt.py 'balanced' 'balance'"),
+    "no_number": ("max_ims = 1e1", "no_number.py max_ims 10.0"),
+    "negative_number": ("max_ims = -5", "negative_number.py max_ims -5"),
+    "share": ("cv_split = 9", "share.py cv_split 9"),
+    "no_size": ("model_input_image_size = 30", "no_size.py model_input_image_size 30"),
+    "without_effect": ("score_metric = 'pearson'", "without_effect.py 'score_metric'"),
+    "called_otherwise": ("name = 'mine'", "called_otherwise.py name 'called_otherwise' 'mine'"),
+    "no_folder": ("del data_name", "no_folder.py data_name None"),
+}
+
+
+@pytest.mark.parametrize("copied", ["", "hgru_pytorch"])
+def test_a_class_of_the_users_own_counts_as_it_is_written(tmp_path, copied):
+    for folder in ("support", "dataset_processing", *filter(None, [copied])):
+        shutil.copytree(CLONE / folder, tmp_path / "clone" / folder)
+    shutil.copy(CLONE / "config.py", tmp_path / "clone")
+    write_images(tmp_path / "data" / "mine")
+    (tmp_path / "data" / "beside").mkdir()
+    for name, (body, _) in OWN.items():
+        (tmp_path / "clone" / "dataset_processing" / f"{name}.py").write_text(
+            "from dataset_processing.base import PathfinderSet\n\n\n"
+            "class data_processing(PathfinderSet):\n"
+            f"    name, data_name = {name!r}, 'mine'\n    {body}\n"
+        )
+    program = f"""
+from {f"{copied}." if copied else ""}dataset_processing import open_set
+from {f"{copied}." if copied else ""}config import Config
+for name in {list(OWN)}:
+    try:
+        data = open_set(name, Config())
+        print(data.im_size, data.input_size, len(data.fold("train")), len(data.fold("val")))
+    except ValueError as error:
+        assert type(error).__name__ == "UserError"
+        print(error)
+"""
+    paths = {"HGRU_DATA_ROOT": tmp_path / "data", "HGRU_PROJECT_DIRECTORY": tmp_path / "out"}
+    found = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path / "clone", capture_output=True, text=True,
+        env=os.environ | {key: str(path) for key, path in paths.items()},
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    for line, (_, parts) in zip(found.stdout.splitlines(), OWN.values(), strict=True):
+        assert all(part in line for part in parts.split()), line
 
 
 def test_damaged_files_open_where_bad_records_are_skipped(config):

@@ -71,6 +71,7 @@ def test_other_settings_of_a_stream():
     data = open_set("pathfinder_6_stream", Config(), params)
     assert (data.im_size, data.input_size) == ((150, 150), (75, 75))
     assert (data.is_generated, data.contour_length) == (True, 6)
+    assert open_set("pathfinder_6_stream", Config(), {**params, "im_size": [150, 150, 1]})
     named = open_set("pathfinder_6_stream", Config(), {**params, "model_input_image_size": [9, 8]})
     assert named.input_size == (9, 8)
 
@@ -83,6 +84,7 @@ def test_other_settings_of_a_stream():
         ("pathfinder_6_stream", {"stream_seed": -1}, "seed: at least 0"),
         ("pathfinder_6_stream", {"stream_settings": {"contrast": 1}}, "contrast"),
         ("pathfinder_6_stream", {"stream_settings": {"border": -1}}, "border: at least 0"),
+        ("pathfinder_6_stream", {"im_size": [64, 64]}, "300×300; im_size .* 64×64.*window"),
     ],
 )
 def test_errors_name_the_parameter(name, params, message):

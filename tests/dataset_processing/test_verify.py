@@ -188,6 +188,20 @@ def test_images_without_records(samples, tmp_path, capsys, monkeypatch):
     assert "duplicate images: 1" in said
 
 
+def test_files_that_are_left_out_are_a_finding(samples, tmp_path, capsys, monkeypatch):
+    for label, origin in (("pos", ""), ("neg", "_neg")):
+        source = samples / "curvy_2snakes_300" / f"curv_contour_length_14{origin}" / "imgs" / "0"
+        shutil.copytree(source, tmp_path / "mine" / "imgs" / label)
+    shutil.copytree(source, tmp_path / "mine" / "imgs" / "neg" / "session 2")
+    monkeypatch.setenv("HGRU_DATA_ROOT", str(tmp_path))
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path / "project"))
+    status, said = run(capsys, "--dataset", "mine")
+    assert status == 1
+    assert (
+        "files that are left out: 1\n" in said and "left out: 8," in said and "1 findings" in said
+    )
+
+
 def test_what_cannot_be_checked(config, capsys):
     for arguments, message in (
         (["--dataset", "pathfinder_14_stream"], "is drawn while training"),

@@ -1,6 +1,7 @@
 """What a user sees of the command line."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -195,6 +196,25 @@ def test_the_run_records_what_it_ran_on(script: Script, project: Path) -> None:
     assert record["network"]["preprocessing"]["validation"] == ["uint8_rescale", "resize"]
     assert record["data"]["train"]["im_size"] == [300, 300]
     assert set(session["code"]["fingerprint"]) == {"script", "layers", "models", "training"}
+
+
+@pytest.mark.parametrize("same", ["size", "records", ""])
+def test_validation_images_that_are_perhaps_not_meant(
+    same: str, script: Script, project: Path, capsys: pytest.CaptureFixture
+) -> None:
+    train, val = (project / f"tf_records/{tiny.NAME}_{fold}.tfrecords" for fold in ("train", "val"))
+    arguments = ["--set", "epochs=1"]
+    if same == "records":
+        shutil.copy(train, val)
+    elif not same:
+        drawn = "stream_settings={window: 150, border: 8, seed_distance: 12}"
+        arguments += ["--set", "val_dataset=pathfinder_3_stream", "--set", drawn]
+    assert script(*arguments) == COMPLETE
+    said = capsys.readouterr().err
+    sizes = "warning: the validation images are 150×150 pixels (height × width), the training"
+    assert (sizes in said and "300×300; both are resized" in said) == (same == "")
+    assert (f"warning: {val}: the validation records are those" in said) == (same == "records")
+    assert said.count("warning: ") == (same != "size")
 
 
 def test_tensorboard_has_the_curves(script: Script, project: Path) -> None:

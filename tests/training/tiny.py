@@ -20,6 +20,7 @@ import training
 from dataset_processing.records import RecordWriter
 
 TRAIN, VAL, BATCH, EPOCHS = 22, 9, 4, 3
+NAME = "curv_contour_length_14_full"
 STEPS = EPOCHS * -(-TRAIN // BATCH)
 STEP_BEGINS = "an update begins"
 
@@ -28,7 +29,7 @@ def make_records(project: Path) -> None:
     """Two folds of 300×300 images: blocks of noise, darker in the upper half for label 1."""
     random = np.random.default_rng(0)
     for fold, count in (("train", TRAIN), ("val", VAL)):
-        path = project / "tf_records" / f"curv_contour_length_14_full_{fold}.tfrecords"
+        path = project / "tf_records" / f"{NAME}_{fold}.tfrecords"
         with RecordWriter(path) as writer:
             for i in range(count):
                 blocks = random.integers(0, 256, (20, 20), dtype=np.uint8)
