@@ -5,7 +5,6 @@ One layer gives the six circuits of the 2018 release; each is a choice of option
 
 import contextlib
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -17,6 +16,7 @@ from layers import circuit, initial
 from layers.horizontal import HorizontalKernel
 from layers.methods import in_weights_precision
 from layers.normalisation import BatchNormalisation
+from layers.published import as_published
 
 NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
@@ -299,22 +299,15 @@ class HGRU(nn.Module):
         """Whether threads on a CPU may share a pass by images (layers/shares.py): where no image's
         numbers depend on another's, and nobody has changed the equations."""
         own = type(self).forward is HGRU.forward and self.W1.device.type == "cpu"
-        published = circuit.as_published(HGRU.forward, type(self)._normalise)
-        return own and published and not self.batch_norm
+        return own and not self.batch_norm and self._as_published()
 
     def _fused(self, p: circuit.Pass, X: Tensor) -> bool:
         """Whether fused kernels compute this pass: where they know it, nobody asks for the steps,
         and nobody has changed the equations."""
-        if self.probe is not None or not circuit.applies(p, X):
-            return False
-        if circuit.as_published(HGRU.forward, type(self)._normalise):
-            return True
-        warnings.warn(
-            "the equations of HGRU.forward were edited: they are computed as they stand, without "
-            "the fused kernels, which is several times slower",
-            stacklevel=3,
-        )
-        return False
+        return self.probe is None and circuit.applies(p, X) and self._as_published()
+
+    def _as_published(self) -> bool:
+        return as_published(HGRU.forward, type(self)._normalise, HorizontalKernel.__call__)
 
     def initial_hidden(self, X: Tensor) -> Tensor:
         """H2 before the first step, by ``hidden_init``; shaped as X (N, K, H, W)."""
