@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from dataset_processing.augmentations import ORDER, RANDOM
+from dataset_processing.augmentations import ORDER, RANDOM, SIZES
 from layers.hgru import HGRU, HIDDEN_INITS, NONLINEARITIES
 from models.feedforward import FeedforwardNetwork
 from models.recurrent import RecurrentNetwork
@@ -38,10 +38,7 @@ from training.schedule import SCHEDULES
 Settings = dict[str, Any]
 
 AUGMENTATIONS = some_of("a list of augmentations (docs/data.md)", ORDER)
-# Augmentations that set the size of an image, and those that set what its values mean.
-SIZES = {
-    "random_crop": "cropped", "center_crop": "cropped", "resize": "resized", "resize_nn": "resized",
-}  # fmt: skip
+# Augmentations that set what an image's values mean.
 SCALES = (
     "uint8_rescale", "uint8_rescale_-1_1", "per_image_standardization", "threshold",
     "flip_polarity",

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from config import Config
 from dataset_processing import open_set
-from dataset_processing.augmentations import Augmentations
+from dataset_processing.augmentations import SIZES, Augmentations
+from dataset_processing.folds import times
 from dataset_processing.loader import Loader
 from layers.shares import shared_images
 from models.tf_variables import tf_variables
-from support.errors import SystemRefusal
+from support.errors import SystemRefusal, UserError
 from support.files import write_arrays
 from training.checkpoints import CheckpointFolder
 from training.curriculum import Curriculum
@@ -50,6 +51,20 @@ class NotFiniteError(RuntimeError):
 
 class OutOfMemoryError(RuntimeError):
     """The device's memory does not suffice."""
+
+
+def _given_size(exp: Experiment, data: Any) -> tuple[int, int]:
+    """(H, W) of what the network is given; UserError where it is named and nothing makes it."""
+    if set(SIZES) & set(exp.data_augmentations):
+        return data.input_size
+    named = exp.model_input_image_size
+    if named and tuple(named[:2]) != data.im_size:
+        raise UserError(
+            f"model_input_image_size is {times(named[:2])}, but data_augmentations has nothing "
+            f"that makes the {times(data.im_size)} images of {data.name} that size; add resize to "
+            "it and to val_augmentations, or leave model_input_image_size at none"
+        )
+    return data.im_size
 
 
 class Training:
@@ -86,8 +101,8 @@ class Training:
         self._loader = partial(
             Loader, device=ranks.device, seed=seed, workers=workers, on_bad_record=on_bad_record
         )
-        self._image_size = data.input_size
-        self.augment = Augmentations(exp.data_augmentations, data.input_size)
+        self._image_size = _given_size(exp, data)
+        self.augment = Augmentations(exp.data_augmentations, self._image_size)
         self.train_step = TrainStep(
             self.model,
             loss_function(exp.loss_function),
@@ -109,7 +124,8 @@ class Training:
             "parameters": exp.as_dict(),
             "seed": seed,
             "network": options_of(model),
-            "input size": list(self._image_size[:2]),
+            # An earlier version's "input size" was wrong where nothing resizes.
+            "input_size": list(self._image_size),
             "train data": self.train_set.fingerprint(),
             "validation data": self.validation_set.fingerprint(),
         }
@@ -197,7 +213,7 @@ class Training:
             "network": {
                 **self.identity["network"],
                 "parameters": sum(p.numel() for p in self.model.parameters()),
-                "input_size": self.identity["input size"],
+                "input_size": self.identity["input_size"],
                 "preprocessing": {
                     "train": exp.data_augmentations,
                     "validation": exp.val_augmentations,

@@ -50,6 +50,13 @@ def test_help_says_what_the_script_does_and_its_settings() -> None:
         (["--set", "batch_size=23"], ["batch_size", "23", "22 images"]),
         (["--set", "aux.layers=3"], ["aux.layers", "no option of this script's network"]),
         (["--set", "data_augmentations=left_right"], ["data_augmentations", "left_right"]),
+        (
+            [
+                *("--set", "data_augmentations=uint8_rescale"),
+                *("--set", "val_augmentations=uint8_rescale"),
+            ],
+            ["model_input_image_size", "12×12", "300×300", "data_augmentations"],
+        ),
         (["--resume", "nothing"], ["--resume nothing"]),
         (["--resume", "latest"], ["--resume latest", "'tiny'"]),
     ],
