@@ -284,6 +284,16 @@ def test_nothing_is_shared_with_the_script_s_dictionary() -> None:
     assert params["aux"] == {} and exp.aux == {"timesteps": 2} and exp.data_augmentations
 
 
+def test_numpy_s_numbers_in_dictionaries_stand_for_python_s() -> None:
+    aux = {"timesteps": np.int64(3), "readout_epsilon": np.float64(0.5), "mu": np.bool_(False)}
+    exp = of(aux=aux, stream_settings={"margin": np.array([3, 4]), "border": np.int32(6)})
+    assert exp.aux == {"timesteps": 3, "readout_epsilon": 0.5, "mu": False}
+    assert exp.aux["mu"] is False and type(exp.aux["timesteps"]) is int
+    assert exp.stream_settings == {"margin": [3, 4], "border": 6}
+    with pytest.raises(UserError, match="found 0"):
+        of(aux={"timesteps": np.int64(0)})
+
+
 def test_differences_name_key_and_values() -> None:
     ours, theirs = of(), of("lr=0.5").as_dict()
     assert differences(theirs, ours) == ["lr: 0.5 there, 0.001 here"]
