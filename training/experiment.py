@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from dataset_processing.augmentations import ORDER, RANDOM, SIZES
+from dataset_processing.augmentations import BRIGHTNESS, ORDER, RANDOM, SIZES, THRESHOLD
 from layers.hgru import HGRU, HIDDEN_INITS, NONLINEARITIES
 from models.feedforward import FeedforwardNetwork
 from models.recurrent import RecurrentNetwork
@@ -39,10 +39,8 @@ Settings = dict[str, Any]
 
 AUGMENTATIONS = some_of("a list of augmentations (docs/data.md)", ORDER)
 # Augmentations that set what an image's values mean.
-SCALES = (
-    "uint8_rescale", "uint8_rescale_-1_1", "per_image_standardization", "threshold",
-    "flip_polarity",
-)  # fmt: skip
+RESCALES = ("uint8_rescale", "uint8_rescale_-1_1")
+SCALES = (*RESCALES, "per_image_standardization", "threshold", "flip_polarity")
 
 
 class Setting(NamedTuple):
@@ -68,7 +66,9 @@ _SETTINGS: dict[str, tuple[Any, ...]] = {
     "batch_size": (whole(1), "Images of a batch, in training and validation, over all processes"),
     "epochs": (whole(1), "Passes over the training images", ..., True),
     "model_name": (FILE_NAME, "The network's name"),
-    "exp_name": (FILE_NAME, "Runs are named <exp_name>_<time>; follows model_name and dataset"),
+    "exp_name": (
+        FILE_NAME, "Runs are named <exp_name>_<time>; <model_name>_<dataset> follows both"
+    ),
     "save_weights": (TRUTH, "Keep the weights of each validation", ..., True),
     "validation_iters": (whole(1), "Updates from one validation to the next"),
     "num_validation_evals": (whole(1), "Batches of a validation"),
@@ -185,8 +185,8 @@ class Experiment(Settings):
         """A script's parameters with ``key=value`` overrides laid over them.
 
         ``none`` stands for None; a list is ``a,b`` or ``[a, b]``, and ``key+=a`` adds to one;
-        ``aux.<option>=value`` sets an option of the network. ``exp_name`` follows ``model_name``
-        and ``dataset`` unless it is overridden itself.
+        ``aux.<option>=value`` sets an option of the network. An ``exp_name`` that is made of
+        ``model_name`` and ``dataset`` follows them unless it is overridden itself.
 
         UserError where a key is missing or not known, a value is of a wrong type or out of range,
         or two of them contradict each other.
@@ -201,9 +201,10 @@ class Experiment(Settings):
         if missing:
             raise UserError(f"experiment_params() does not give: {', '.join(missing)}")
         overrides = [*dict.fromkeys(reversed([*overrides]))][::-1]  # each once: its last
+        follows = values["exp_name"] == _usual_name(values)
         changed = {_override(values, text) for text in overrides}
-        if changed & {"model_name", "dataset"} and "exp_name" not in changed:
-            values["exp_name"] = f"{values['model_name']}_{values['dataset']}"
+        if follows and "exp_name" not in changed:
+            values["exp_name"] = _usual_name(values)
         for name, value in values["aux"].items():
             values["aux"][name] = _kind(f"aux.{name}").of(f"aux.{name}", value)
         _check_preprocessing(values)
@@ -223,18 +224,26 @@ class Experiment(Settings):
     def cautions(self) -> list[str]:
         """What is allowed, but perhaps not meant."""
         found = []
+        lists = {key: set(self[key]) for key in ("data_augmentations", "val_augmentations")}
+        for why in dict.fromkeys(why for names in lists.values() for why in _losses(names)):
+            keys = " and ".join(key for key, names in lists.items() if why in _losses(names))
+            found.append(f"{keys}: {why}")
         random = [name for name in ORDER if name in self.val_augmentations and name in RANDOM]
         if random:
             found.append(
                 f"val_augmentations has {', '.join(random)}, which draws random numbers: each "
                 "validation is of changed images"
             )
-        if not set(SCALES) & set(self.data_augmentations):
+        if not {*SCALES, "zero_one"} & lists["data_augmentations"]:
             found.append(
                 "neither uint8_rescale nor another scaling is among data_augmentations: the "
                 "network is given values of 0–255"
             )
         return found
+
+
+def _usual_name(values: Settings) -> str:
+    return f"{values['model_name']}_{values['dataset']}"
 
 
 def _kind(key: str) -> Kind:
@@ -282,8 +291,8 @@ def _check_preprocessing(values: Settings) -> None:
     """UserError where training and validation would see images of other sizes or scales."""
     lists = {key: values[key] for key in ("data_augmentations", "val_augmentations")}
     for key, names in lists.items():
-        if {"uint8_rescale", "uint8_rescale_-1_1"} <= set(names):
-            raise UserError(f"{key} has both uint8_rescale and uint8_rescale_-1_1; keep one")
+        if set(RESCALES) <= set(names):
+            raise UserError(f"{key} has both {' and '.join(RESCALES)}; keep one")
     for made in (_size, _scale):
         train, val = map(made, lists.values())
         if train != val:
@@ -292,6 +301,29 @@ def _check_preprocessing(values: Settings) -> None:
                 f"training images are {train}, but validation images {val}: {told}; to add an "
                 "augmentation: --set data_augmentations+=NAME"
             )
+
+
+def _losses(names: set[str]) -> list[str]:
+    """What augmentations, applied in their order, do to images that is perhaps not meant."""
+    scale = next((name for name in RESCALES if name in names), None)
+    clip = next((name for name in ("threshold", "zero_one") if name in names), None)
+    standard = "per_image_standardization" in names
+    found = []
+    if "random_brightness" in names and scale and (clip or not standard):
+        then = f"; {clip} then makes nearly every image all black or all white" if clip else ""
+        added = f"random_brightness adds up to ±{BRIGHTNESS:g} after {scale}"
+        found.append(f"{added}, as the release does{then}")
+    if "gaussian_noise" in names and scale == "uint8_rescale" and clip == "threshold":
+        found.append("threshold makes 1 of one black pixel in six, as gaussian_noise comes before")
+    if scale == "uint8_rescale_-1_1" and clip == "zero_one":
+        found.append("zero_one makes 0 of what uint8_rescale_-1_1 made negative, half of the scale")
+    if clip and not scale:
+        least = f"{THRESHOLD:g}" if clip == "threshold" else "1"
+        found.append(f"{clip} is applied to values of 0–255, and makes 1 of all above {least}")
+    if "flip_polarity" in names and (standard or not (scale or clip)):
+        values = "values about 0" if standard else "values of 0–255"
+        found.append(f"flip_polarity is |x − 1|, which flips 0–1, but is applied to {values}")
+    return found
 
 
 def _size(names: list[str]) -> str:

@@ -215,8 +215,8 @@ class Training:
                 "parameters": sum(p.numel() for p in self.model.parameters()),
                 "input_size": self.identity["input_size"],
                 "preprocessing": {
-                    "train": exp.data_augmentations,
-                    "validation": exp.val_augmentations,
+                    "train": self.augment.names,  # in the order in which they are applied
+                    "validation": self.validation.augment.names,
                 },
             },
             "data": {

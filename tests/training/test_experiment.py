@@ -260,7 +260,47 @@ def test_what_may_not_be_meant_is_said() -> None:
     assert "data_augmentations" in caution and "0–255" in caution
 
 
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        ("uint8_rescale,random_brightness,zero_one", ["random_brightness", "±63", "black"]),
+        ("uint8_rescale,random_brightness", ["random_brightness", "±63"]),
+        ("uint8_rescale_-1_1,zero_one", ["zero_one", "uint8_rescale_-1_1"]),
+        ("uint8_rescale,gaussian_noise,threshold", ["threshold", "gaussian_noise"]),
+        ("zero_one", ["zero_one", "0–255"]),
+        ("threshold", ["threshold", "0–255"]),
+        ("flip_polarity", ["flip_polarity", "0–255"]),
+        ("uint8_rescale,per_image_standardization,flip_polarity", ["flip_polarity", "about 0"]),
+    ],
+)
+def test_preprocessing_that_spoils_images_is_said_once(names: str, parts: list[str]) -> None:
+    both = [f"{key}=resize,{names}" for key in ("data_augmentations", "val_augmentations")]
+    (caution,) = [one for one in of(*both).cautions() if "random numbers" not in one]
+    for part in ["data_augmentations and val_augmentations", *parts]:
+        assert part in caution
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "uint8_rescale,random_brightness,per_image_standardization",
+        "uint8_rescale,threshold,zero_one,flip_polarity",
+        "uint8_rescale_-1_1,threshold,zero_one",
+        "uint8_rescale,random_contrast,gaussian_noise_small,zero_one",
+    ],
+)
+def test_preprocessing_that_keeps_images_is_not(names: str) -> None:
+    both = [f"{key}=resize,{names}" for key in ("data_augmentations", "val_augmentations")]
+    assert not [one for one in of(*both).cautions() if "random numbers" not in one]
+
+
+def test_a_name_that_the_script_made_up_stays() -> None:
+    assert of("dataset=mine", "model_name=m", exp_name="pilot").exp_name == "pilot"
+    assert of("dataset=mine", model_name="m", exp_name="m_hers").exp_name == "m_hers"
+
+
 def test_the_name_follows_model_and_data() -> None:
+    assert of("dataset=mine").exp_name == "hgru_mine"
     assert of("model_name=mine").exp_name == "mine_curv_contour_length_14_full"
     assert of("model_name=mine", "exp_name=x").exp_name == "x"
     assert of().exp_name == "hgru_curv_contour_length_14_full"
