@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from layers.methods import wants_kernels
 from layers.published import as_published
+from support.kinds import number, one_of
 
 if TYPE_CHECKING:
     from layers.kernels.peers import Peers
@@ -55,6 +56,9 @@ class BatchNormalisation(nn.Module):
             over n − 1.
         epsilon: added to the variance, above 0.
 
+    Raises:
+        UserError: validation or epsilon is none of these.
+
     Attributes:
         over_ranks: None, or the processes that share the batch (set by ``training``).
     """
@@ -74,12 +78,8 @@ class BatchNormalisation(nn.Module):
         epsilon: float = EPSILON,
     ) -> None:
         super().__init__()
-        if validation not in ("running", "batch"):
-            raise ValueError(f"validation must be 'running' or 'batch', found {validation!r}")
-        number = isinstance(epsilon, (int, float)) and not isinstance(epsilon, bool)
-        if not (number and 0 < epsilon < float("inf")):
-            raise ValueError(f"epsilon must be a number above 0, found {epsilon!r}")
-        self.epsilon = float(epsilon)
+        one_of(("running", "batch")).of("validation", validation)
+        self.epsilon: float = number(above=0).of("epsilon", epsilon)
         self.momentum = momentum
         self.validation = validation
         self.biased_running_variance = biased_running_variance

@@ -18,7 +18,7 @@ from tests.training import tiny
 from tests.training.conftest import QUIET
 from training import start
 from training.command_line import COMPLETE, ERROR, run_script
-from training.experiment import SETTINGS
+from training.experiment import AUX, SETTINGS
 
 Script = Callable[..., int]
 CLONE = Path(__file__).parents[2]
@@ -138,17 +138,35 @@ def test_what_build_model_returns_must_be_a_network(
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("adaptation", "no"), ("gate_bias_init", "cronos"), ("mu", 0)]
+    ("name", "value", "expected"),
+    [
+        ("adaptation", "no", "True or False"),
+        ("gate_bias_init", "cronos", "'chronos'"),
+        ("mu", 0, "True or False"),
+        ("recurrent_nl", "Tanh", "'tanh'"),
+        ("recurrent_nl", ["tanh"], "one of tanh"),
+        ("timesteps", 8.0, "a whole number of at least 1"),
+        ("h_ext", "15", "a whole number of at least 1"),
+        ("eta_init", "1", "None or a number"),
+        ("batch_norm_validation", "both", "running"),
+        ("readout_epsilon", 0, "a number above 0"),
+        ("gabor_size", "7", "an odd number of at least 3"),
+        ("gabor_size", 7.0, "an odd number of at least 3"),
+        ("timestep", 8, "'timesteps'"),
+        ("channels", 8, "Known: timesteps"),
+    ],
 )
 def test_what_build_model_gives_is_checked(
-    name: str, value: object, project: Path, capsys: pytest.CaptureFixture
+    name: str, value: object, expected: str, project: Path, capsys: pytest.CaptureFixture
 ) -> None:
     def build_model(params: dict) -> RecurrentNetwork:
-        return RecurrentNetwork(**{**params["aux"], name: value})
+        return RecurrentNetwork(**{"batch_norm": True, **params["aux"], name: value})
 
     assert run_script(tiny.experiment_params, build_model, QUIET) == ERROR
     error = capsys.readouterr().err
-    assert name in error and repr(value) in error
+    assert error.startswith("error: build_model: ") and error.count("\n") == 1
+    assert name in error and expected in error
+    assert repr(value) in error or name not in AUX
 
 
 def test_too_many_workers_are_capped(
