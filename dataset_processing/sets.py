@@ -34,11 +34,13 @@ class DataSet:
 
     Attributes:
         is_generated: its images are drawn while training.
+        splits: whether its images are split into train and val here, by ``split_seed``.
         contour_length: paddles in a target contour; None where the name does not tell.
         factors: of the height and the width that the network is given, where none are named.
     """
 
     is_generated = False
+    splits = False
     factors = (0.5, 0.5)
 
     def __init__(
@@ -141,6 +143,7 @@ class DiskSet(DataSet):
                 f"{self.source.folder()}; move one of them away"
             )
         self.paths = paths if any(paths.values()) else None
+        self.splits = self.paths is None
         self._listed: Any = None
         if self.paths is None and not self.source.on_disk():
             raise self.source.missing()

@@ -7,9 +7,12 @@ are printed by  python -m training.experiment
 
 import inspect
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import Any, NamedTuple
 
+from dataset_processing import pathfinder
 from dataset_processing.augmentations import BRIGHTNESS, ORDER, RANDOM, SIZES, THRESHOLD
+from dataset_processing.sets import contour_length, is_stream
 from layers.hgru import HGRU, HIDDEN_INITS, NONLINEARITIES
 from models.feedforward import FeedforwardNetwork
 from models.recurrent import RecurrentNetwork
@@ -33,6 +36,7 @@ from support.shell import run_command
 from training.losses import LOSSES
 from training.metrics import METRICS
 from training.optimizers import OPTIMIZERS, UPDATES
+from training.provenance import options_of
 from training.schedule import SCHEDULES
 
 Settings = dict[str, Any]
@@ -171,6 +175,18 @@ AUX: dict[str, tuple[Kind, str]] = {
 }  # fmt: skip
 
 
+# What has an effect only beside something else: settings of streams and of curricula, and options
+# by the one that must be on.
+OF_STREAMS = ("stream_epoch_images", "stream_val_images", "stream_seed", "stream_settings")
+OF_CURRICULA = (
+    "curriculum_until", "curriculum_images", "curriculum_review", "curriculum_alone",
+)  # fmt: skip
+BESIDE = {
+    "reuse": "batch_norm", "batch_norm_validation": "batch_norm", "eta_init": "adaptation",
+    "lesion_kappa": "multiplicative_excitation", "lesion_omega": "multiplicative_excitation",
+}  # fmt: skip
+
+
 class Experiment(Settings):
     """The settings of one experiment, as attributes (``exp.lr``) or items (``exp["lr"]``).
 
@@ -208,6 +224,7 @@ class Experiment(Settings):
         for name, value in values["aux"].items():
             values["aux"][name] = _kind(f"aux.{name}").of(f"aux.{name}", value)
         _check_preprocessing(values)
+        _check_stream(values)
         exp = cls({key: values[key] for key in SETTINGS})
         exp.overrides, exp.changed = tuple(overrides), frozenset(changed)
         return exp
@@ -225,8 +242,8 @@ class Experiment(Settings):
         """What is allowed, but perhaps not meant."""
         found = []
         lists = {key: set(self[key]) for key in ("data_augmentations", "val_augmentations")}
-        for why in dict.fromkeys(why for names in lists.values() for why in _losses(names)):
-            keys = " and ".join(key for key, names in lists.items() if why in _losses(names))
+        for why in dict.fromkeys(why for own in lists.values() for why in _losses(own)):
+            keys = " and ".join(key for key, own in lists.items() if why in _losses(own))
             found.append(f"{keys}: {why}")
         random = [name for name in ORDER if name in self.val_augmentations and name in RANDOM]
         if random:
@@ -239,6 +256,23 @@ class Experiment(Settings):
                 "neither uint8_rescale nor another scaling is among data_augmentations: the "
                 "network is given values of 0–255"
             )
+        if self.curriculum and self.curriculum_until > 1:
+            found.append(
+                f"curriculum_until is {self.curriculum_until:g}, which no {self.score_metric} "
+                "reaches: lengths change by curriculum_images alone"
+            )
+        streams = [is_stream(name) for name in (self.dataset, self.val_dataset) if name]
+        idle: dict[str, tuple[str, ...]] = {}
+        if not any(streams):
+            idle["neither dataset nor val_dataset is a stream"] = OF_STREAMS
+        if not self.curriculum:
+            idle["there is no curriculum"] = OF_CURRICULA
+        if all(streams):
+            idle["the size of a stream's images is window in stream_settings"] = ("im_size",)
+        for reason, names in idle.items():
+            changed = [f"{key}={self[key]}" for key in names if self[key] != DEFAULTS[key]]
+            if changed:
+                found.append(f"without effect, as {reason}: {', '.join(changed)}")
         return found
 
 
@@ -265,6 +299,16 @@ def check_options(network: Any) -> None:
     for name, value in options.items() if isinstance(options, dict) else ():
         if name in AUX:
             AUX[name][0].of(f"build_model: {name}", value)
+
+
+def idle_options(network: Any) -> list[str]:
+    """Cautions of options of the network, as it was built, that have no effect."""
+    options, usual = options_of(network)["options"], inspect.signature(HGRU).parameters
+    return [
+        f"without effect, as {other} is off: {name}={options[name]}"
+        for name, other in BESIDE.items()
+        if options.get(other) is False and options.get(name) != usual[name].default
+    ]
 
 
 def _override(values: Settings, text: str) -> str:
@@ -300,6 +344,22 @@ def _check_preprocessing(values: Settings) -> None:
             raise UserError(
                 f"training images are {train}, but validation images {val}: {told}; to add an "
                 "augmentation: --set data_augmentations+=NAME"
+            )
+
+
+def _check_stream(values: Settings) -> None:
+    """UserError where stream_settings has what no stream has, or another length than a name."""
+    settings, known = values["stream_settings"], [one.name for one in fields(pathfinder.Settings)]
+    for name in settings:
+        if name not in known:
+            raise unknown("stream_settings:", name, known)
+    length = settings.get("contour_length")
+    for key in ("dataset", "val_dataset"):
+        name = values[key]
+        if name and length and is_stream(name) and length != contour_length(name):
+            raise UserError(
+                f"stream_settings has contour_length {length}, but {key} is {name}: name the "
+                f"stream pathfinder_{length}_stream"
             )
 
 

@@ -97,6 +97,7 @@ class Training:
         data = open_set(exp.dataset, config, exp, on_bad_record)
         other = exp.val_dataset
         held_out = open_set(other, config, exp, on_bad_record) if other else data
+        self._splits = data.splits or held_out.splits
         self.train_set, self.validation_set = data.fold("train"), held_out.fold("val")
         self._loader = partial(
             Loader, device=ranks.device, seed=seed, workers=workers, on_bad_record=on_bad_record
@@ -230,6 +231,21 @@ class Training:
                 for name, (fold, data_set) in zip(names, sets.items(), strict=True)
             },
         }
+
+    def cautions(self) -> list[str]:
+        """What the settings ask for that this run does not come to."""
+        found = []
+        if self.exp.warmup_iters >= self.total:
+            found.append(
+                f"warmup_iters is {self.exp.warmup_iters}, but the run has {self.total} updates: "
+                "the learning rate grows to the end"
+            )
+        if self.exp.split_seed and not self._splits:
+            found.append(
+                f"without effect, as no images are split here: split_seed={self.exp.split_seed} "
+                "(records keep the split that they were made with, and streams have none)"
+            )
+        return found
 
     def counts(self) -> dict[str, Any]:
         """Images and seconds up to here; None where the seconds are not known."""

@@ -23,7 +23,15 @@ from support.kinds import plain
 from support.memory import keep_memory
 from training.checkpoints import CheckpointError, CheckpointFolder, load
 from training.distribution import OtherRankError, Ranks
-from training.experiment import AUX, SETTINGS, Experiment, Settings, check_options, differences
+from training.experiment import (
+    AUX,
+    SETTINGS,
+    Experiment,
+    Settings,
+    check_options,
+    differences,
+    idle_options,
+)
 from training.log import RunLog
 from training.loop import Training
 from training.optimizers import dead_weights
@@ -94,7 +102,7 @@ def train(
         check_identity(run, state, training.identity)
         training.restore(state)
         compare_session(record["sessions"][-1], here)
-    for caution in exp.cautions():
+    for caution in (*exp.cautions(), *idle_options(network), *training.cautions()):
         log.warning(caution)
     ran_on = environment(ranks.device, ranks.world_size)
     session = {"step": training.step, **training.counts(), "code": here, "environment": ran_on}

@@ -178,6 +178,18 @@ def test_too_many_workers_are_capped(
     assert "--workers 1000: 2 are started" in capsys.readouterr().err
 
 
+def test_what_the_run_does_not_come_to_is_said(
+    script: Script, project: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert (
+        script("--set", "epochs=1", "--set", "warmup_iters=6", "--set", "split_seed=7") == COMPLETE
+    )
+    said = capsys.readouterr().err
+    assert "warmup_iters is 6, but the run has 6 updates" in said and "split_seed=7" in said
+    assert script("--set", "epochs=1", "--set", "warmup_iters=5") == COMPLETE
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_missing_data_names_the_path_and_the_commands(
     script: Script,
     tmp_path: Path,
