@@ -123,6 +123,10 @@ RANDOM = {
     *("random_contrast", "random_brightness", "rotate", "random_crop"),
     *("left_right", "up_down", "gaussian_noise", "gaussian_noise_small"),
 }
+# Those that set the size of an image, and what it then is.
+SIZES = {
+    "random_crop": "cropped", "center_crop": "cropped", "resize": "resized", "resize_nn": "resized",
+}  # fmt: skip
 
 
 def change_contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:

@@ -34,12 +34,14 @@ class DataSet:
 
     Attributes:
         is_generated: its images are drawn while training.
+        splits: whether its images are split into train and val here, by ``split_seed``.
         contour_length: paddles in a target contour; None where the name does not tell.
         own_input_size: (H, W) that the set gives a network; None: half of the images'.
     """
 
     is_generated = False
     own_input_size: Sequence[int] | None = None
+    splits = False
 
     def __init__(
         self, name: str, config: Config, params: Mapping[str, Any], on_bad_record: str
@@ -143,6 +145,7 @@ class DiskSet(DataSet):
                 f"{self.source.folder()}; move one of them away"
             )
         self.paths = paths if any(paths.values()) else None
+        self.splits = self.paths is None
         self._listed: Any = None
         if self.paths is None and not self.source.on_disk():
             raise self.source.missing()

@@ -6,12 +6,6 @@ know. They take the prepared parameters of a pass, not the layer.
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import inspect
-import io
-import textwrap
-import tokenize
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -26,8 +20,6 @@ from layers.shares import in_shares
 
 CHANNELS = 32  # at most, in the fused kernels
 NORMS = ("g1", "c1", "g2", "c2")  # the normalisations of a step, in the order of their use
-# Of HGRU.forward and HGRU._normalise as the fused kernels compute them; see `fingerprint`.
-PUBLISHED = "2db54cd727505a07"
 
 
 class Pass(NamedTuple):
@@ -82,15 +74,14 @@ def applies(p: Pass, X: Tensor) -> bool:
 
     The fused operation knows the circuits with tanh or relu, logistic gates of one pixel and up to
     32 channels, where the horizontal convolution takes its Triton path (see
-    HorizontalKernel.method_for); with batch normalisation, those that normalise by the batch at
-    hand, of one process or of several.
+    HorizontalKernel.method_for); with batch normalisation, those that only scale, and normalise by
+    the batch at hand, of one process or of several.
     """
     if _is_shared(p, X):
         return True
     if p.horizontal[0].method_for(X) != "triton" or X.shape[1] > CHANNELS:
         return False
-    norms = p.norms["g1"] if p.norms else ()
-    if not all(norm.training or norm.validation == "batch" for norm in norms):
+    if p.norms and not all(_knows(norm) for name in NORMS for norm in p.norms[name]):
         return False
     known = p.nonlinearity in (torch.tanh, F.relu) and p.gate_nonlinearity is torch.sigmoid
     if not known or p.gates[0].shape[-1] != 1:
@@ -127,6 +118,14 @@ def run(p: Pass, X: Tensor, H2: Tensor) -> Tensor:
     )
 
 
+def _knows(norm: Any) -> bool:
+    """Whether the fused operation knows this normalisation."""
+    by_batch = isinstance(norm, BatchNormalisation) and (
+        norm.training or norm.validation == "batch"
+    )
+    return by_batch and norm.bias is None and norm.as_published()
+
+
 def _is_shared(p: Pass, X: Tensor) -> bool:
     """Whether threads share this pass by images."""
     if p.shares == 1 or len(X) < 2 or X.is_cuda or transformed():
@@ -148,23 +147,3 @@ def _in_shares(p: Pass, X: Tensor, H2: Tensor) -> Tensor:
         return p.equations(mine._replace(shares=1), x, h)
 
     return in_shares(share, p.shares, (X, H2), common)
-
-
-@functools.cache
-def as_published(*functions: Callable) -> bool:
-    """Whether these are still the equations that the fused kernels compute."""
-    try:
-        return fingerprint(*functions) == PUBLISHED
-    except OSError:  # there is no source to look at, hence none that was edited
-        return True
-
-
-def fingerprint(*functions: Callable) -> str:
-    """A number of the functions' source, whatever their comments and layout."""
-    digest = hashlib.sha256()
-    for function in functions:
-        source = textwrap.dedent(inspect.getsource(function))
-        for token in tokenize.generate_tokens(io.StringIO(source).readline):
-            if token.type in (tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING):
-                digest.update(f"{token.string} ".encode())
-    return digest.hexdigest()[:16]

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from support.kinds import whole
+
 ORIENTATIONS = 12
 # The release set its second phase to 90 radians where 90 degrees were meant; everyone trained so.
 PHASES = (0.0, 90.0)
@@ -22,10 +24,9 @@ def gabor_bank(size: int = 7) -> Tensor:
         size: width of a kernel in pixels, odd.
 
     Raises:
-        ValueError: ``size`` is even or smaller than 3.
+        UserError: ``size`` is no odd number of at least 3.
     """
-    if size < 3 or size % 2 == 0:
-        raise ValueError(f"size of the Gabor bank must be odd and at least 3, found {size}")
+    size = whole(3, odd=True).of("gabor_size", size)
     r = size // 2
     y, x = np.mgrid[-r : r + 1, -r : r + 1].astype(np.float64)
     disc = x**2 + y**2 <= r**2

@@ -4,10 +4,8 @@ One layer gives the six circuits of the 2018 release; each is a choice of option
 """
 
 import contextlib
-import math
-import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +15,9 @@ from layers import circuit, initial
 from layers.horizontal import HorizontalKernel
 from layers.methods import in_weights_precision
 from layers.normalisation import BatchNormalisation
+from layers.published import as_published
+from support.errors import about
+from support.kinds import number, one_of, or_none, whole
 
 NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
@@ -28,6 +29,13 @@ NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
     "relu6": F.relu6,
 }
 HIDDEN_INITS = ("random", "identity", "zeros", "learned")
+# What options may be that the layer cannot compute with otherwise.
+KINDS = {
+    **dict.fromkeys(("recurrent_nl", "gate_nl"), one_of(NONLINEARITIES)),
+    **dict.fromkeys(("timesteps", "h_ext", "gate_filter"), whole(1)),
+    "hidden_init": one_of(HIDDEN_INITS),
+    "eta_init": or_none(number()),
+}
 LETTERS = ("alpha", "mu", "gamma", "kappa", "omega")
 DRAWN = 32  # images whose random hidden state is drawn at a time
 
@@ -93,7 +101,7 @@ class HGRU(nn.Module):
         shares: threads that share a pass by images on a CPU (``layers.shares.shared_images``).
 
     Raises:
-        ValueError: an option has a value that is not known.
+        UserError: an option has a value that it cannot have.
     """
 
     def __init__(
@@ -133,7 +141,10 @@ class HGRU(nn.Module):
         super().__init__()
         for name in ("self", "__class__", "channels", "generator"):
             del options[name]
-        _check_options(channels, options)
+        channels = whole(1).of("channels", channels)
+        for name, kind in KINDS.items():
+            options[name] = kind.of(name, options[name])
+        timesteps, h_ext, gate_filter = (options[n] for n in ("timesteps", "h_ext", "gate_filter"))
         self.options = options
         self.channels = channels
         self.timesteps = timesteps
@@ -212,12 +223,13 @@ class HGRU(nn.Module):
 
     def _new_norms(self, validation: str) -> nn.ModuleList:
         """One normalisation for all steps, or one for each."""
-        return nn.ModuleList(
-            BatchNormalisation(
-                self.channels, scale=0.1, shift=False, momentum=0.001, validation=validation
+        with about("batch_norm_"):
+            return nn.ModuleList(
+                BatchNormalisation(
+                    self.channels, scale=0.1, shift=False, momentum=0.001, validation=validation
+                )
+                for _ in range(1 if self.reuse else self.timesteps)
             )
-            for _ in range(1 if self.reuse else self.timesteps)
-        )
 
     @in_weights_precision("W1")
     def forward(
@@ -299,22 +311,15 @@ class HGRU(nn.Module):
         """Whether threads on a CPU may share a pass by images (layers/shares.py): where no image's
         numbers depend on another's, and nobody has changed the equations."""
         own = type(self).forward is HGRU.forward and self.W1.device.type == "cpu"
-        published = circuit.as_published(HGRU.forward, type(self)._normalise)
-        return own and published and not self.batch_norm
+        return own and not self.batch_norm and self._as_published()
 
     def _fused(self, p: circuit.Pass, X: Tensor) -> bool:
         """Whether fused kernels compute this pass: where they know it, nobody asks for the steps,
         and nobody has changed the equations."""
-        if self.probe is not None or not circuit.applies(p, X):
-            return False
-        if circuit.as_published(HGRU.forward, type(self)._normalise):
-            return True
-        warnings.warn(
-            "the equations of HGRU.forward were edited: they are computed as they stand, without "
-            "the fused kernels, which is several times slower",
-            stacklevel=3,
-        )
-        return False
+        return self.probe is None and circuit.applies(p, X) and self._as_published()
+
+    def _as_published(self) -> bool:
+        return as_published(HGRU.forward, type(self)._normalise, HorizontalKernel.__call__)
 
     def initial_hidden(self, X: Tensor) -> Tensor:
         """H2 before the first step, by ``hidden_init``; shaped as X (N, K, H, W)."""
@@ -393,11 +398,11 @@ class HGRU(nn.Module):
             letters: any of ``LETTERS`` (κ and ω only with ``multiplicative_excitation``).
 
         Raises:
-            ValueError: this circuit has no letter of that name.
+            UserError: this circuit has no letter of that name.
         """
         known = LETTERS if self.multiplicative_excitation else ("alpha", "mu", "gamma")
         for name in letters:
-            _check_choice("a letter to lesion", name, known)
+            one_of(known).of("a letter to lesion", name)
         self.lesioned = frozenset(letters)
 
     def letters(self) -> dict[str, Tensor]:
@@ -459,22 +464,3 @@ class HGRU(nn.Module):
 def continued(eta: Tensor, steps: int) -> Tensor:
     """η for so many steps, (steps,), from one for another number: further steps take its last."""
     return eta[torch.arange(steps).clamp(max=len(eta) - 1)]
-
-
-def _check_options(channels: int, options: dict[str, Any]) -> None:
-    _check_choice("recurrent_nl", options["recurrent_nl"], NONLINEARITIES)
-    _check_choice("gate_nl", options["gate_nl"], NONLINEARITIES)
-    _check_choice("hidden_init", options["hidden_init"], HIDDEN_INITS)
-    sizes = {"channels": channels}
-    sizes |= {name: options[name] for name in ("timesteps", "h_ext", "gate_filter")}
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, found {size!r}")
-    eta = options["eta_init"]
-    if eta is not None and not (type(eta) in (int, float) and math.isfinite(eta)):
-        raise ValueError(f"eta_init must be a finite number or None, found {eta!r}")
-
-
-def _check_choice(name: str, found: str, known) -> None:
-    if found not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}; found {found!r}")

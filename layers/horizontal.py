@@ -38,6 +38,7 @@ from layers.methods import (
     refuse_double_backward,
     transformed,
 )
+from layers.published import as_published
 
 __all__ = ["HorizontalKernel", "direct_convolution", "horizontal_method"]
 
@@ -95,6 +96,8 @@ class HorizontalKernel:
         if self.method != "auto":
             return self.method
         if activity.dtype not in (torch.float32, torch.float64) or activity.numel() == 0:
+            return "direct"
+        if not as_published(direct_convolution, same_padding):
             return "direct"
         taps = self.W.shape[-2] * self.W.shape[-1]
         if transformed():

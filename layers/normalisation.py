@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layers.methods import wants_kernels
+from layers.published import as_published
+from support.kinds import number, one_of
 
 if TYPE_CHECKING:
     from layers.kernels.peers import Peers
@@ -54,6 +56,9 @@ class BatchNormalisation(nn.Module):
             over n − 1.
         epsilon: added to the variance, above 0.
 
+    Raises:
+        UserError: validation or epsilon is none of these.
+
     Attributes:
         over_ranks: None, or the processes that share the batch (set by ``training``).
     """
@@ -73,12 +78,8 @@ class BatchNormalisation(nn.Module):
         epsilon: float = EPSILON,
     ) -> None:
         super().__init__()
-        if validation not in ("running", "batch"):
-            raise ValueError(f"validation must be 'running' or 'batch', found {validation!r}")
-        number = isinstance(epsilon, (int, float)) and not isinstance(epsilon, bool)
-        if not (number and 0 < epsilon < float("inf")):
-            raise ValueError(f"epsilon must be a number above 0, found {epsilon!r}")
-        self.epsilon = float(epsilon)
+        one_of(("running", "batch")).of("validation", validation)
+        self.epsilon: float = number(above=0).of("epsilon", epsilon)
         self.momentum = momentum
         self.validation = validation
         self.biased_running_variance = biased_running_variance
@@ -95,13 +96,20 @@ class BatchNormalisation(nn.Module):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.epsilon
             )
-        if x.dim() == 4 and x.numel() and x.dtype == torch.float32 and wants_kernels(x.device):
+        fits = x.dim() == 4 and x.numel() and x.dtype == torch.float32
+        if fits and wants_kernels(x.device) and self.as_published():
             from layers.kernels.normalisation import batch_normalisation
 
             return batch_normalisation(self, x)
         if self.over_ranks is None:
             return self._by_this_process(x)
         return self._by_all_processes(x)
+
+    def as_published(self) -> bool:
+        """Whether nobody has changed what kernels compute in this one's place."""
+        own = type(self)
+        ways = own._by_this_process, own._by_all_processes
+        return as_published(own.forward, *ways, own.observe, own._move_running_averages)
 
     def _by_this_process(self, x: Tensor) -> Tensor:
         count = x.numel() // x.shape[1]

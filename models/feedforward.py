@@ -9,6 +9,7 @@ from layers.gabor import GaborDrive
 from layers.horizontal import HorizontalKernel
 from layers.normalisation import BatchNormalisation
 from layers.readout import Readout
+from support.kinds import whole
 
 
 class FeedforwardNetwork(nn.Module):
@@ -36,9 +37,7 @@ class FeedforwardNetwork(nn.Module):
     ) -> None:
         super().__init__()
         sizes = {"layers": layers, "filters": filters, "kernel_size": kernel_size}
-        for name, size in sizes.items():
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, found {size!r}")
+        layers, filters, kernel_size = (whole(1).of(*size) for size in sizes.items())
         self.options = {**sizes, "gabor_size": gabor_size}
         self.drive = GaborDrive(gabor_size)
         inputs = [self.drive.channels] + [filters] * (layers - 1)

@@ -9,6 +9,7 @@ from layers.gabor import GaborDrive
 from layers.hgru import HGRU
 from layers.normalisation import EPSILON, BatchNormalisation
 from layers.readout import Readout
+from support.errors import about
 
 
 class RecurrentNetwork(nn.Module):
@@ -39,7 +40,8 @@ class RecurrentNetwork(nn.Module):
         own = {"gabor_size": gabor_size, "readout_epsilon": readout_epsilon}
         # All that the network was built with.
         self.options = {**own, **self.hgru.options}
-        self.norm = BatchNormalisation(self.drive.channels, epsilon=readout_epsilon)
+        with about("readout_"):
+            self.norm = BatchNormalisation(self.drive.channels, epsilon=readout_epsilon)
         self.readout = Readout(self.drive.channels, generator, readout_epsilon)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,9 +7,12 @@ are printed by  python -m training.experiment
 
 import inspect
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import Any, NamedTuple
 
-from dataset_processing.augmentations import ORDER, RANDOM
+from dataset_processing import pathfinder
+from dataset_processing.augmentations import BRIGHTNESS, ORDER, RANDOM, SIZES, THRESHOLD
+from dataset_processing.sets import contour_length, is_stream
 from layers.hgru import HGRU, HIDDEN_INITS, NONLINEARITIES
 from models.feedforward import FeedforwardNetwork
 from models.recurrent import RecurrentNetwork
@@ -33,19 +36,15 @@ from support.shell import run_command
 from training.losses import LOSSES
 from training.metrics import METRICS
 from training.optimizers import OPTIMIZERS, UPDATES
+from training.provenance import options_of
 from training.schedule import SCHEDULES
 
 Settings = dict[str, Any]
 
 AUGMENTATIONS = some_of("a list of augmentations (docs/data.md)", ORDER)
-# Augmentations that set the size of an image, and those that set what its values mean.
-SIZES = {
-    "random_crop": "cropped", "center_crop": "cropped", "resize": "resized", "resize_nn": "resized",
-}  # fmt: skip
-SCALES = (
-    "uint8_rescale", "uint8_rescale_-1_1", "per_image_standardization", "threshold",
-    "flip_polarity",
-)  # fmt: skip
+# Augmentations that set what an image's values mean.
+RESCALES = ("uint8_rescale", "uint8_rescale_-1_1")
+SCALES = (*RESCALES, "per_image_standardization", "threshold", "flip_polarity")
 
 
 class Setting(NamedTuple):
@@ -71,7 +70,9 @@ _SETTINGS: dict[str, tuple[Any, ...]] = {
     "batch_size": (whole(1), "Images of a batch, in training and validation, over all processes"),
     "epochs": (whole(1), "Passes over the training images", ..., True),
     "model_name": (FILE_NAME, "The network's name"),
-    "exp_name": (FILE_NAME, "Runs are named <exp_name>_<time>; follows model_name and dataset"),
+    "exp_name": (
+        FILE_NAME, "Runs are named <exp_name>_<time>; <model_name>_<dataset> follows both"
+    ),
     "save_weights": (TRUTH, "Keep the weights of each validation", ..., True),
     "validation_iters": (whole(1), "Updates from one validation to the next"),
     "num_validation_evals": (whole(1), "Batches of a validation"),
@@ -174,6 +175,18 @@ AUX: dict[str, tuple[Kind, str]] = {
 }  # fmt: skip
 
 
+# What has an effect only beside something else: settings of streams and of curricula, and options
+# by the one that must be on.
+OF_STREAMS = ("stream_epoch_images", "stream_val_images", "stream_seed", "stream_settings")
+OF_CURRICULA = (
+    "curriculum_until", "curriculum_images", "curriculum_review", "curriculum_alone",
+)  # fmt: skip
+BESIDE = {
+    "reuse": "batch_norm", "batch_norm_validation": "batch_norm", "eta_init": "adaptation",
+    "lesion_kappa": "multiplicative_excitation", "lesion_omega": "multiplicative_excitation",
+}  # fmt: skip
+
+
 class Experiment(Settings):
     """The settings of one experiment, as attributes (``exp.lr``) or items (``exp["lr"]``).
 
@@ -188,8 +201,8 @@ class Experiment(Settings):
         """A script's parameters with ``key=value`` overrides laid over them.
 
         ``none`` stands for None; a list is ``a,b`` or ``[a, b]``, and ``key+=a`` adds to one;
-        ``aux.<option>=value`` sets an option of the network. ``exp_name`` follows ``model_name``
-        and ``dataset`` unless it is overridden itself.
+        ``aux.<option>=value`` sets an option of the network. An ``exp_name`` that is made of
+        ``model_name`` and ``dataset`` follows them unless it is overridden itself.
 
         UserError where a key is missing or not known, a value is of a wrong type or out of range,
         or two of them contradict each other.
@@ -204,12 +217,14 @@ class Experiment(Settings):
         if missing:
             raise UserError(f"experiment_params() does not give: {', '.join(missing)}")
         overrides = [*dict.fromkeys(reversed([*overrides]))][::-1]  # each once: its last
+        follows = values["exp_name"] == _usual_name(values)
         changed = {_override(values, text) for text in overrides}
-        if changed & {"model_name", "dataset"} and "exp_name" not in changed:
-            values["exp_name"] = f"{values['model_name']}_{values['dataset']}"
+        if follows and "exp_name" not in changed:
+            values["exp_name"] = _usual_name(values)
         for name, value in values["aux"].items():
             values["aux"][name] = _kind(f"aux.{name}").of(f"aux.{name}", value)
         _check_preprocessing(values)
+        _check_stream(values)
         exp = cls({key: values[key] for key in SETTINGS})
         exp.overrides, exp.changed = tuple(overrides), frozenset(changed)
         return exp
@@ -226,18 +241,40 @@ class Experiment(Settings):
     def cautions(self) -> list[str]:
         """What is allowed, but perhaps not meant."""
         found = []
+        lists = {key: set(self[key]) for key in ("data_augmentations", "val_augmentations")}
+        for why in dict.fromkeys(why for own in lists.values() for why in _losses(own)):
+            keys = " and ".join(key for key, own in lists.items() if why in _losses(own))
+            found.append(f"{keys}: {why}")
         random = [name for name in ORDER if name in self.val_augmentations and name in RANDOM]
         if random:
             found.append(
                 f"val_augmentations has {', '.join(random)}, which draws random numbers: each "
                 "validation is of changed images"
             )
-        if not set(SCALES) & set(self.data_augmentations):
+        if not {*SCALES, "zero_one"} & lists["data_augmentations"]:
             found.append(
                 "neither uint8_rescale nor another scaling is among data_augmentations: the "
                 "network is given values of 0–255"
             )
+        if self.curriculum and self.curriculum_until > 1:
+            found.append(
+                f"curriculum_until is {self.curriculum_until:g}, which no {self.score_metric} "
+                "reaches: lengths change by curriculum_images alone"
+            )
+        idle: dict[str, tuple[str, ...]] = {}
+        if not any(is_stream(name) for name in (self.dataset, self.val_dataset) if name):
+            idle["neither dataset nor val_dataset is a stream"] = OF_STREAMS
+        if not self.curriculum:
+            idle["there is no curriculum"] = OF_CURRICULA
+        for reason, names in idle.items():
+            changed = [f"{key}={self[key]}" for key in names if self[key] != DEFAULTS[key]]
+            if changed:
+                found.append(f"without effect, as {reason}: {', '.join(changed)}")
         return found
+
+
+def _usual_name(values: Settings) -> str:
+    return f"{values['model_name']}_{values['dataset']}"
 
 
 def _kind(key: str) -> Kind:
@@ -259,6 +296,16 @@ def check_options(network: Any) -> None:
     for name, value in options.items() if isinstance(options, dict) else ():
         if name in AUX:
             AUX[name][0].of(f"build_model: {name}", value)
+
+
+def idle_options(network: Any) -> list[str]:
+    """Cautions of options of the network, as it was built, that have no effect."""
+    options, usual = options_of(network)["options"], inspect.signature(HGRU).parameters
+    return [
+        f"without effect, as {other} is off: {name}={options[name]}"
+        for name, other in BESIDE.items()
+        if options.get(other) is False and options.get(name) != usual[name].default
+    ]
 
 
 def _override(values: Settings, text: str) -> str:
@@ -285,8 +332,8 @@ def _check_preprocessing(values: Settings) -> None:
     """UserError where training and validation would see images of other sizes or scales."""
     lists = {key: values[key] for key in ("data_augmentations", "val_augmentations")}
     for key, names in lists.items():
-        if {"uint8_rescale", "uint8_rescale_-1_1"} <= set(names):
-            raise UserError(f"{key} has both uint8_rescale and uint8_rescale_-1_1; keep one")
+        if set(RESCALES) <= set(names):
+            raise UserError(f"{key} has both {' and '.join(RESCALES)}; keep one")
     for made in (size_by, _scale):
         train, val = map(made, lists.values())
         if train != val:
@@ -295,6 +342,45 @@ def _check_preprocessing(values: Settings) -> None:
                 f"training images are {train}, but validation images {val}: {told}; to add an "
                 "augmentation: --set data_augmentations+=NAME"
             )
+
+
+def _check_stream(values: Settings) -> None:
+    """UserError where stream_settings has what no stream has, or another length than a name."""
+    settings, known = values["stream_settings"], [one.name for one in fields(pathfinder.Settings)]
+    for name in settings:
+        if name not in known:
+            raise unknown("stream_settings:", name, known)
+    length = settings.get("contour_length")
+    for key in ("dataset", "val_dataset"):
+        name = values[key]
+        if name and length and is_stream(name) and length != contour_length(name):
+            raise UserError(
+                f"stream_settings has contour_length {length}, but {key} is {name}: name the "
+                f"stream pathfinder_{length}_stream"
+            )
+
+
+def _losses(names: set[str]) -> list[str]:
+    """What augmentations, applied in their order, do to images that is perhaps not meant."""
+    scale = next((name for name in RESCALES if name in names), None)
+    clip = next((name for name in ("threshold", "zero_one") if name in names), None)
+    standard = "per_image_standardization" in names
+    found = []
+    if "random_brightness" in names and scale and (clip or not standard):
+        then = f"; {clip} then makes nearly every image all black or all white" if clip else ""
+        added = f"random_brightness adds up to ±{BRIGHTNESS:g} after {scale}"
+        found.append(f"{added}, as the release does{then}")
+    if "gaussian_noise" in names and scale == "uint8_rescale" and clip == "threshold":
+        found.append("threshold makes 1 of one black pixel in six, as gaussian_noise comes before")
+    if scale == "uint8_rescale_-1_1" and clip == "zero_one":
+        found.append("zero_one makes 0 of what uint8_rescale_-1_1 made negative, half of the scale")
+    if clip and not scale:
+        least = f"{THRESHOLD:g}" if clip == "threshold" else "1"
+        found.append(f"{clip} is applied to values of 0–255, and makes 1 of all above {least}")
+    if "flip_polarity" in names and (standard or not (scale or clip)):
+        values = "values about 0" if standard else "values of 0–255"
+        found.append(f"flip_polarity is |x − 1|, which flips 0–1, but is applied to {values}")
+    return found
 
 
 def size_by(names: list[str]) -> str:

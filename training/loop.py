@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from config import Config
 from dataset_processing import open_set
-from dataset_processing.augmentations import Augmentations
+from dataset_processing.augmentations import SIZES, Augmentations
 from dataset_processing.folds import times
 from dataset_processing.loader import Loader
 from dataset_processing.records import RecordReader
 from layers.shares import shared_images
 from models.tf_variables import tf_variables
-from support.errors import SystemRefusal
+from support.errors import SystemRefusal, UserError
 from support.files import write_arrays
 from training.checkpoints import CheckpointFolder
 from training.curriculum import Curriculum
@@ -54,6 +54,20 @@ class OutOfMemoryError(RuntimeError):
     """The device's memory does not suffice."""
 
 
+def _given_size(exp: Experiment, data: Any) -> tuple[int, int]:
+    """(H, W) of what the network is given; UserError where it is named and nothing makes it."""
+    if set(SIZES) & set(exp.data_augmentations):
+        return data.input_size
+    named = exp.model_input_image_size
+    if named and tuple(named[:2]) != data.im_size:
+        raise UserError(
+            f"model_input_image_size is {times(named[:2])}, but data_augmentations has nothing "
+            f"that makes the {times(data.im_size)} images of {data.name} that size; add resize to "
+            "it and to val_augmentations, or leave model_input_image_size at none"
+        )
+    return data.im_size
+
+
 class Training:
     """A run, from where it stands to its end.
 
@@ -84,12 +98,13 @@ class Training:
         data = open_set(exp.dataset, config, exp, on_bad_record)
         other = exp.val_dataset
         held_out = open_set(other, config, exp, on_bad_record) if other else data
+        self._splits = data.splits or held_out.splits
         self.train_set, self.validation_set = data.fold("train"), held_out.fold("val")
         self._loader = partial(
             Loader, device=ranks.device, seed=seed, workers=workers, on_bad_record=on_bad_record
         )
-        self._image_size = data.input_size
-        self.augment = Augmentations(exp.data_augmentations, data.input_size)
+        self._image_size = _given_size(exp, data)
+        self.augment = Augmentations(exp.data_augmentations, self._image_size)
         self.train_step = TrainStep(
             self.model,
             loss_function(exp.loss_function),
@@ -111,7 +126,8 @@ class Training:
             "parameters": exp.as_dict(),
             "seed": seed,
             "network": options_of(model),
-            "input size": list(self._image_size[:2]),
+            # An earlier version's "input size" was wrong where nothing resizes.
+            "input_size": list(self._image_size),
             "train data": self.train_set.fingerprint(),
             "validation data": self.validation_set.fingerprint(),
         }
@@ -199,10 +215,10 @@ class Training:
             "network": {
                 **self.identity["network"],
                 "parameters": sum(p.numel() for p in self.model.parameters()),
-                "input_size": self.identity["input size"],
+                "input_size": self.identity["input_size"],
                 "preprocessing": {
-                    "train": exp.data_augmentations,
-                    "validation": exp.val_augmentations,
+                    "train": self.augment.names,  # in the order in which they are applied
+                    "validation": self.validation.augment.names,
                 },
             },
             "data": {
@@ -218,8 +234,8 @@ class Training:
         }
 
     def cautions(self) -> list[str]:
-        """What is allowed of the settings and the images, but perhaps not meant."""
-        found, sets = self.exp.cautions(), (self.train_set, self.validation_set)
+        """What the settings and the images do not come to, or what is perhaps not meant of them."""
+        found, sets = [], (self.train_set, self.validation_set)
         train, val = (times(one.im_size) for one in sets)
         if train != val:
             found.append(
@@ -231,6 +247,16 @@ class Training:
         if len(stored) == 2 and len({one.fingerprint(named=False) for one in stored}) == 1:
             found.append(
                 f"{stored[1].paths[0]}: the validation records are those that are trained on"
+            )
+        if self.exp.warmup_iters >= self.total:
+            found.append(
+                f"warmup_iters is {self.exp.warmup_iters}, but the run has {self.total} updates: "
+                "the learning rate grows to the end"
+            )
+        if self.exp.split_seed and not self._splits:
+            found.append(
+                f"without effect, as no images are split here: split_seed={self.exp.split_seed} "
+                "(records keep the split that they were made with, and streams have none)"
             )
         return found
 

@@ -18,12 +18,20 @@ import torch
 
 from config import Config
 from dataset_processing.demonstration import demonstration, demonstration_notice, prepare
-from support.errors import MissingError, UserError, about
+from support.errors import MissingError, UserError, about, unknown
 from support.kinds import plain
 from support.memory import keep_memory
 from training.checkpoints import CheckpointError, CheckpointFolder, load
 from training.distribution import OtherRankError, Ranks
-from training.experiment import SETTINGS, Experiment, Settings, check_options, differences
+from training.experiment import (
+    AUX,
+    SETTINGS,
+    Experiment,
+    Settings,
+    check_options,
+    differences,
+    idle_options,
+)
 from training.log import RunLog
 from training.loop import Training
 from training.optimizers import dead_weights
@@ -36,6 +44,11 @@ from training.weights import begin_with, brought, find_weights
 log = logging.getLogger(__name__)
 
 WORKERS = 8
+# What Python says of an option that a class does not have.
+OTHER_OPTION = re.compile(
+    r"(\w+)\.__init__\(\) got (?:an unexpected keyword|multiple values for) argument '(\w+)'"
+)
+NETWORKS = ("HGRU", "RecurrentNetwork", "FeedforwardNetwork")  # whose options AUX holds
 
 
 def train(
@@ -89,7 +102,7 @@ def train(
         check_identity(run, state, training.identity)
         training.restore(state)
         compare_session(record["sessions"][-1], here)
-    for caution in training.cautions():
+    for caution in (*exp.cautions(), *idle_options(network), *training.cautions()):
         log.warning(caution)
     ran_on = environment(ranks.device, ranks.world_size)
     session = {"step": training.step, **training.counts(), "code": here, "environment": ran_on}
@@ -125,14 +138,19 @@ def _set_up(ranks: Ranks, deterministic: bool, seed: int) -> None:
 
 
 def _build(build_model: Callable[[Settings], Any], exp: Experiment) -> Any:
-    """The script's network; UserError where it is none, or an option of ``aux`` cannot be."""
+    """The script's network; UserError where it is none, or has an option that cannot be."""
     try:
-        network = build_model(exp.as_dict())
+        with about("build_model: "):
+            network = build_model(exp.as_dict())
     except TypeError as error:
-        other = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if other is None or other[1] not in exp.aux:
+        said = OTHER_OPTION.search(str(error))
+        whose, name = said.groups() if said else (None, None)
+        if name in exp.aux:
+            told = f"aux.{name} is no option of this script's network: {error}"
+            raise UserError(told) from error
+        if whose not in NETWORKS:
             raise
-        raise UserError(f"aux.{other[1]} is no option of this script's network: {error}") from error
+        raise unknown("build_model: option", name, AUX) from error
     if not isinstance(network, torch.nn.Module):
         found = type(network).__name__
         raise UserError(f"build_model() must return a torch.nn.Module, found {found}")

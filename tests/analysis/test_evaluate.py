@@ -192,7 +192,7 @@ def test_images_of_another_size_are_not_resized_in_silence(run, tmp_path, capsys
         (["--dataset", "no/such/folder"], "no/such/folder: no such file or folder"),
         (["--dataset", "curv_baseline_full"], "no data for 'curv_baseline_full'"),
         (["--images", "none"], "--images: must be a whole number of at least 1, found 'none'"),
-        (["--lesion", "beta"], "a letter to lesion must be one of"),
+        (["--lesion", "beta"], "a letter to lesion 'beta' is not known"),
         (["--weights", "77"], "has no weights of step 77"),
         (["--device", "abacus"], "--device must be"),
     ],

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from layers import circuit
 from layers.hgru import HGRU
 from layers.horizontal import direct_convolution, spectral_ref
 from models.feedforward import FeedforwardNetwork
@@ -141,16 +140,3 @@ def test_the_states_of_all_steps():
         assert values.shape == (3, 2, 3, 8, 9)
         assert torch.equal(values, torch.stack([step[name] for step in seen]))
     assert torch.equal(states["H2"][-1], H2)
-
-
-def test_edited_equations_are_noticed(monkeypatch):
-    class Other(HGRU):
-        def _normalise(self, name, t, x):
-            return 2 * x
-
-    X = torch.rand(1, 3, 8, 9)
-    monkeypatch.setattr(circuit, "applies", lambda p, X: True)
-    as_is, other = layer_of(), Other(3, timesteps=1, h_ext=3, hidden_init="identity")
-    assert as_is._fused(as_is._prepared(X), X)  # else: set circuit.PUBLISHED, kernels agreeing
-    with pytest.warns(UserWarning, match="edited"):
-        assert not other._fused(other._prepared(X), X)

@@ -85,5 +85,5 @@ def test_several_processes_compute_what_one_would():
 
 
 def test_an_unknown_way_to_validate_is_refused():
-    with pytest.raises(ValueError, match="'running' or 'batch', found 'both'"):
+    with pytest.raises(ValueError, match="validation 'both'"):
         BatchNormalisation(2, validation="both")

@@ -53,5 +53,5 @@ def test_the_epsilon_of_both_normalisations_after_the_circuit():
     assert (network.norm.epsilon, network.readout.norm.epsilon) == (1e-5, 1e-5)
     published = hgru.build_model()
     assert (published.norm.epsilon, published.readout.norm.epsilon) == (1e-3, 1e-3)
-    with pytest.raises(ValueError, match="epsilon must be a number above 0, found 0"):
+    with pytest.raises(ValueError, match="readout_epsilon must be a number above 0, found 0"):
         RecurrentNetwork(readout_epsilon=0)

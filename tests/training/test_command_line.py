@@ -19,7 +19,7 @@ from tests.training import tiny
 from tests.training.conftest import QUIET
 from training import start
 from training.command_line import COMPLETE, ERROR, run_script
-from training.experiment import SETTINGS
+from training.experiment import AUX, SETTINGS
 
 Script = Callable[..., int]
 CLONE = Path(__file__).parents[2]
@@ -51,6 +51,13 @@ def test_help_says_what_the_script_does_and_its_settings() -> None:
         (["--set", "batch_size=23"], ["batch_size", "23", "22 images"]),
         (["--set", "aux.layers=3"], ["aux.layers", "no option of this script's network"]),
         (["--set", "data_augmentations=left_right"], ["data_augmentations", "left_right"]),
+        (
+            [
+                *("--set", "data_augmentations=uint8_rescale"),
+                *("--set", "val_augmentations=uint8_rescale"),
+            ],
+            ["model_input_image_size", "12×12", "300×300", "data_augmentations"],
+        ),
         (["--resume", "nothing"], ["--resume nothing"]),
         (["--resume", "latest"], ["--resume latest", "'tiny'"]),
     ],
@@ -132,17 +139,35 @@ def test_what_build_model_returns_must_be_a_network(
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("adaptation", "no"), ("gate_bias_init", "cronos"), ("mu", 0)]
+    ("name", "value", "expected"),
+    [
+        ("adaptation", "no", "True or False"),
+        ("gate_bias_init", "cronos", "'chronos'"),
+        ("mu", 0, "True or False"),
+        ("recurrent_nl", "Tanh", "'tanh'"),
+        ("recurrent_nl", ["tanh"], "one of tanh"),
+        ("timesteps", 8.0, "a whole number of at least 1"),
+        ("h_ext", "15", "a whole number of at least 1"),
+        ("eta_init", "1", "None or a number"),
+        ("batch_norm_validation", "both", "running"),
+        ("readout_epsilon", 0, "a number above 0"),
+        ("gabor_size", "7", "an odd number of at least 3"),
+        ("gabor_size", 7.0, "an odd number of at least 3"),
+        ("timestep", 8, "'timesteps'"),
+        ("channels", 8, "Known: timesteps"),
+    ],
 )
 def test_what_build_model_gives_is_checked(
-    name: str, value: object, project: Path, capsys: pytest.CaptureFixture
+    name: str, value: object, expected: str, project: Path, capsys: pytest.CaptureFixture
 ) -> None:
     def build_model(params: dict) -> RecurrentNetwork:
-        return RecurrentNetwork(**{**params["aux"], name: value})
+        return RecurrentNetwork(**{"batch_norm": True, **params["aux"], name: value})
 
     assert run_script(tiny.experiment_params, build_model, QUIET) == ERROR
     error = capsys.readouterr().err
-    assert name in error and repr(value) in error
+    assert error.startswith("error: build_model: ") and error.count("\n") == 1
+    assert name in error and expected in error
+    assert repr(value) in error or name not in AUX
 
 
 def test_too_many_workers_are_capped(
@@ -152,6 +177,18 @@ def test_too_many_workers_are_capped(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     assert script("--workers", "1000", "--set", "epochs=1") == COMPLETE
     assert "--workers 1000: 2 are started" in capsys.readouterr().err
+
+
+def test_what_the_run_does_not_come_to_is_said(
+    script: Script, project: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert (
+        script("--set", "epochs=1", "--set", "warmup_iters=6", "--set", "split_seed=7") == COMPLETE
+    )
+    said = capsys.readouterr().err
+    assert "warmup_iters is 6, but the run has 6 updates" in said and "split_seed=7" in said
+    assert script("--set", "epochs=1", "--set", "warmup_iters=5") == COMPLETE
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_missing_data_names_the_path_and_the_commands(
@@ -174,12 +211,13 @@ def test_missing_data_names_the_path_and_the_commands(
 
 def test_the_run_records_what_it_ran_on(script: Script, project: Path) -> None:
     arguments = ["--set", "epochs=1", "--set", "clip_gradients=0.5", "--seed", "4"]
-    assert script(*arguments, "--set", "aux.timesteps=2") == COMPLETE
+    any_order = ("--set", "val_augmentations=resize,uint8_rescale")
+    assert script(*arguments, "--set", "aux.timesteps=2", *any_order) == COMPLETE
     (file,) = project.glob("logs/*/settings.yaml")
     record = yaml.safe_load(file.read_text())
     assert record["parameters"]["clip_gradients"] == 0.5
     assert record["parameters"]["aux"] == {"timesteps": 2, "h_ext": 5}
-    assert record["overrides"] == ["epochs=1", "clip_gradients=0.5", "aux.timesteps=2"]
+    assert record["overrides"] == [*arguments[1:4:2], "aux.timesteps=2", any_order[1]]
     assert record["seed"] == 4
     assert len(record["data"]["train"]["fingerprint"]) >= 8
     (session,) = record["sessions"]

@@ -142,7 +142,7 @@ def test_two_processes_change_the_length_together(ahead: int, tmp_path: Path) ->
         (["--set", "curriculum=9"], "found [9]"),
         (["--set", "curriculum=4,3"], "found [4, 3]"),
         (["--set", "curriculum=1,3"], "curriculum must be"),
-        (["--set", "curriculum=3", "--set", "stream_settings={contour_length: 5}"], "drop one"),
+        (["--set", "curriculum=3", "--set", "stream_settings={contour_length: 6}"], "drop one"),
         (["--set", "curriculum=3", "--set", "dataset=curv_contour_length_14_full"], "_14_full"),
     ],
 )

@@ -19,6 +19,7 @@ from training.experiment import (
     SETTINGS,
     Experiment,
     differences,
+    idle_options,
     options_table,
     settings_table,
 )
@@ -55,7 +56,7 @@ def of(*overrides: str, **changed: Any) -> Experiment:
         ("model_input_image_size=[75, 75]", "model_input_image_size", [75, 75]),
         ("model_input_image_size=75,80", "model_input_image_size", [75, 80]),
         ("im_size=128,128", "im_size", [128, 128]),
-        ("stream_settings={window: 96, x: 1e-5}", "stream_settings", {"window": 96, "x": 1e-5}),
+        ("stream_settings={window: 96, continuity: 1e-5}", "stream_settings", None),
         ("aux.hidden_init=identity", "aux", {"hidden_init": "identity"}),
         ("aux.timesteps=4", "aux", {"timesteps": 4}),
         ("aux.mu=false", "aux", {"mu": False}),
@@ -68,6 +69,8 @@ def test_a_text_is_read_as_the_setting_s_type(text: str, key: str, value: Any) -
     found = of(text)[key]
     if value is None and key == "aux":
         value = {"timesteps": 3, "readout_epsilon": 1e-5}
+    if value is None and key == "stream_settings":
+        value = {"window": 96, "continuity": 1e-5}
     assert found == value
     assert type(found) is type(value)
 
@@ -260,7 +263,114 @@ def test_what_may_not_be_meant_is_said() -> None:
     assert "data_augmentations" in caution and "0–255" in caution
 
 
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        ("uint8_rescale,random_brightness,zero_one", ["random_brightness", "±63", "black"]),
+        ("uint8_rescale,random_brightness", ["random_brightness", "±63"]),
+        ("uint8_rescale_-1_1,zero_one", ["zero_one", "uint8_rescale_-1_1"]),
+        ("uint8_rescale,gaussian_noise,threshold", ["threshold", "gaussian_noise"]),
+        ("zero_one", ["zero_one", "0–255"]),
+        ("threshold", ["threshold", "0–255"]),
+        ("flip_polarity", ["flip_polarity", "0–255"]),
+        ("uint8_rescale,per_image_standardization,flip_polarity", ["flip_polarity", "about 0"]),
+    ],
+)
+def test_preprocessing_that_spoils_images_is_said_once(names: str, parts: list[str]) -> None:
+    both = [f"{key}=resize,{names}" for key in ("data_augmentations", "val_augmentations")]
+    (caution,) = [one for one in of(*both).cautions() if "random numbers" not in one]
+    for part in ["data_augmentations and val_augmentations", *parts]:
+        assert part in caution
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "uint8_rescale,random_brightness,per_image_standardization",
+        "uint8_rescale,threshold,zero_one,flip_polarity",
+        "uint8_rescale_-1_1,threshold,zero_one",
+        "uint8_rescale,random_contrast,gaussian_noise_small,zero_one",
+    ],
+)
+def test_preprocessing_that_keeps_images_is_not(names: str) -> None:
+    both = [f"{key}=resize,{names}" for key in ("data_augmentations", "val_augmentations")]
+    assert not [one for one in of(*both).cautions() if "random numbers" not in one]
+
+
+STREAM = "dataset=pathfinder_14_stream"
+
+
+@pytest.mark.parametrize(
+    ("texts", "part"),
+    [
+        (["stream_settings={contour_lenght: 3}"], "'contour_length'"),
+        ([STREAM, "stream_settings={windw: 64}"], "'window'"),
+        ([STREAM, "stream_settings={contour_length: 3}"], "pathfinder_3_stream"),
+        (
+            [
+                "val_dataset=pathfinder_9_stream",
+                *("dataset=pathfinder_6_stream", "stream_settings={contour_length: 6}"),
+            ],
+            "val_dataset is pathfinder_9_stream",
+        ),
+    ],
+)
+def test_a_stream_s_settings_are_a_stream_s_and_not_against_its_name(
+    texts: list[str], part: str
+) -> None:
+    with pytest.raises(UserError, match=part):
+        of(*texts)
+
+
+@pytest.mark.parametrize(
+    ("texts", "parts"),
+    [
+        (["stream_seed=3", "stream_settings={window: 64}"], ["stream_seed=3", "window"]),
+        (
+            [STREAM, "curriculum_until=0.8", "curriculum_alone=no"],
+            ["curriculum_until=0.8", "alone"],
+        ),
+        ([STREAM, "curriculum=6", "curriculum_until=90"], ["curriculum_until is 90"]),
+    ],
+)
+def test_a_setting_without_effect_is_said(texts: list[str], parts: list[str]) -> None:
+    (caution,) = of(*texts).cautions()
+    for part in parts:
+        assert part in caution
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [STREAM, "stream_seed=3", "stream_settings={window: 64, contour_length: 14}"],
+        ["val_dataset=pathfinder_9_stream", "stream_val_images=64", "im_size=300,300"],
+        [STREAM, "curriculum=6", "curriculum_until=0.8", "curriculum_review=0"],
+    ],
+)
+def test_a_setting_with_effect_is_not(texts: list[str]) -> None:
+    assert not of(*texts).cautions()
+
+
+def test_an_option_without_effect_is_said() -> None:
+    for options in (
+        {"reuse": False},
+        {"batch_norm_validation": "running"},
+        {"eta_init": 0.5},
+        {"multiplicative_excitation": False, "lesion_omega": True},
+    ):
+        (caution,) = idle_options(RecurrentNetwork(timesteps=2, h_ext=3, **options))
+        assert [*options][-1] in caution
+    network = RecurrentNetwork(timesteps=2, h_ext=3, batch_norm=True, reuse=False)
+    assert not idle_options(network) and not idle_options(FeedforwardNetwork())
+
+
+def test_a_name_that_the_script_made_up_stays() -> None:
+    assert of("dataset=mine", "model_name=m", exp_name="pilot").exp_name == "pilot"
+    assert of("dataset=mine", model_name="m", exp_name="m_hers").exp_name == "m_hers"
+
+
 def test_the_name_follows_model_and_data() -> None:
+    assert of("dataset=mine").exp_name == "hgru_mine"
     assert of("model_name=mine").exp_name == "mine_curv_contour_length_14_full"
     assert of("model_name=mine", "exp_name=x").exp_name == "x"
     assert of().exp_name == "hgru_curv_contour_length_14_full"
@@ -282,6 +392,16 @@ def test_nothing_is_shared_with_the_script_s_dictionary() -> None:
     exp.as_dict()["aux"]["timesteps"] = 3
     params["data_augmentations"].clear()
     assert params["aux"] == {} and exp.aux == {"timesteps": 2} and exp.data_augmentations
+
+
+def test_numpy_s_numbers_in_dictionaries_stand_for_python_s() -> None:
+    aux = {"timesteps": np.int64(3), "readout_epsilon": np.float64(0.5), "mu": np.bool_(False)}
+    exp = of(aux=aux, stream_settings={"margin": np.array([3, 4]), "border": np.int32(6)})
+    assert exp.aux == {"timesteps": 3, "readout_epsilon": 0.5, "mu": False}
+    assert exp.aux["mu"] is False and type(exp.aux["timesteps"]) is int
+    assert exp.stream_settings == {"margin": [3, 4], "border": 6}
+    with pytest.raises(UserError, match="found 0"):
+        of(aux={"timesteps": np.int64(0)})
 
 
 def test_differences_name_key_and_values() -> None:

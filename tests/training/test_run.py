@@ -17,11 +17,15 @@ import hgru
 from analysis.trained import load_run
 from config import Config
 from dataset_processing import DataSet
+from models.recurrent import RecurrentNetwork
 from support.errors import MissingError, UserError
 from tests.conftest import TESTS
 from tests.training import tiny
 from training import checkpoints
 from training.command_line import COMPLETE, ERROR, LEFT_EARLY, run_script
+from training.distribution import Ranks
+from training.experiment import Experiment
+from training.loop import Training
 from training.run import Run, runs
 from training.weights import find_weights
 
@@ -181,8 +185,17 @@ def test_a_run_does_not_go_on_with_another_circuit_or_input(
     with monkeypatch.context() as patch:
         patch.setattr(DataSet, "input_size", property(lambda _: (10, 10)))
         assert script(*longer[:4]) == ERROR
-        assert "input size: [12, 12] there, [10, 10] here" in capsys.readouterr().err
+        assert "input_size: [12, 12] there, [10, 10] here" in capsys.readouterr().err
     assert script(*longer[:4]) == COMPLETE
+
+
+@pytest.mark.parametrize("named", [None, [300, 300]])
+def test_the_size_that_is_recorded_is_the_one_that_is_given(project: Path, named) -> None:
+    one = {"data_augmentations": ["uint8_rescale"], "val_augmentations": ["uint8_rescale"]}
+    one = {**tiny.experiment_params(), **one, "model_input_image_size": named}
+    network = RecurrentNetwork(timesteps=1)
+    training = Training(Experiment.of(one), network, Config(), Ranks(torch.device("cpu")), seed=0)
+    assert training.about()["network"]["input_size"] == [300, 300]  # nothing resizes
 
 
 def test_other_code_and_threads_are_said(
