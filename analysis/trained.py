@@ -15,7 +15,7 @@ from support.errors import MissingError, UserError, unknown
 from support.memory import keep_memory
 from training.distribution import device_of
 from training.history import History
-from training.provenance import code_fingerprint, options_of
+from training.provenance import ANSWERS, code_fingerprint, options_of
 from training.run import Run
 from training.weights import NOT_NEEDED, find_weights, history_of
 
@@ -64,7 +64,7 @@ class TrainedRun(RunRecord):
     def code(self) -> dict[str, str]:
         """Fingerprints of the code here that decides the network's answers."""
         found = code_fingerprint(Path(script_of(self.record).__file__))
-        return {part: found[part] for part in ("script", "layers", "models")}
+        return {part: found[part] for part in ANSWERS}
 
     def _data_set(self) -> Any:
         return load_set(str(self.params["dataset"]), self.config)

@@ -18,6 +18,7 @@ import torch
 
 from config import Config
 from dataset_processing.demonstration import demonstration, demonstration_notice, prepare
+from dataset_processing.folds import is_same
 from support.errors import MissingError, UserError, about
 from support.kinds import plain
 from support.memory import keep_memory
@@ -27,7 +28,7 @@ from training.experiment import SETTINGS, Experiment, Settings, check_options, d
 from training.log import RunLog
 from training.loop import Training
 from training.optimizers import dead_weights
-from training.provenance import code, environment
+from training.provenance import code, environment, other_code
 from training.run import Run, new_run, runs
 from training.seeds import seed_of
 from training.signals import Stop
@@ -209,8 +210,9 @@ def check_identity(run: Run, state: dict[str, Any], identity: dict[str, Any]) ->
         changeable.remove("epochs")  # the learning rate so far depends on where the run ends
     lines = differences(found["parameters"], here["parameters"])
     lines = [line for line in lines if line.split(":")[0] not in changeable]
-    recorded = {key: found.get(key, value) for key, value in here.items()}
-    lines += differences(_flat(recorded), _flat(here))  # what was not recorded is the same
+    # What was not recorded is the same.
+    recorded = {k: v if is_same(found.get(k, v), v) else found[k] for k, v in here.items()}
+    lines += differences(_flat(recorded), _flat(here))
     if lines:
         raise CheckpointError(
             f"the checkpoint of {run.name} is of other settings (there: the checkpoint; here: this "
@@ -240,19 +242,14 @@ def compare_session(session: dict[str, Any], here: dict[str, Any]) -> None:
             f"this run was trained with {threads} threads, and goes on with {now}: other bits than "
             "without the break"
         )
-    there = before.get("fingerprint")
-    if there is None:
+    if before.get("fingerprint") is None:
         log.warning(
             "this run was begun by an earlier version, which recorded neither the network's "
             "options nor the code: whether they are the same cannot be checked"
         )
         return
-    changed = [part for part, value in here["fingerprint"].items() if there.get(part) != value]
-    if changed:
-        log.warning(
-            f"the code differs from the one that trained this run so far: {', '.join(changed)} "
-            f"(commit {before.get('commit')} there, {here['commit']} here)"
-        )
+    if other := other_code(before, here):
+        log.warning(f"the code differs from the one that trained this run so far: {other}")
 
 
 def _recorded(run: Run, record: dict[str, Any]) -> Run:

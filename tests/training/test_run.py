@@ -20,7 +20,7 @@ from dataset_processing import DataSet
 from support.errors import MissingError, UserError
 from tests.conftest import TESTS
 from tests.training import tiny
-from training import checkpoints
+from training import checkpoints, provenance
 from training.command_line import COMPLETE, ERROR, LEFT_EARLY, run_script
 from training.run import Run, runs
 from training.weights import find_weights
@@ -191,13 +191,38 @@ def test_other_code_and_threads_are_said(
     file = project / "logs" / trained / "settings.yaml"
     record = yaml.safe_load(file.read_text())
     record["sessions"][-1]["code"]["fingerprint"]["layers"] = "another"
+    del record["sessions"][-1]["code"]["fingerprint"]["dataset_processing"]  # an earlier version's
     record["sessions"][-1]["environment"]["threads"] = 77
     file.write_text(yaml.safe_dump(record))
     assert script("--resume", "latest", "--set", "epochs=4") == COMPLETE
     said = capsys.readouterr().err
-    assert "layers" in said and "77 threads" in said
+    assert "layers" in said and "dataset_processing" not in said and "77 threads" in said
     assert script("--resume", "latest", "--set", "epochs=5") == COMPLETE
     assert "warning" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "part"),
+    [
+        ("dataset_processing/augmentations.py", "dataset_processing"),
+        ("dataset_processing/pathfinder/kernel.py", "dataset_processing"),
+        ("layers/kernels/pointwise.cu", "layers"),
+        ("models/recurrent.py", "models"),
+        ("training/step.py", "training"),
+        ("hgru.py", "script"),
+    ],
+)
+def test_the_fingerprint_is_of_all_code_that_decides_the_numbers(
+    file: str, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("dataset_processing", "layers", "models", "training"):
+        shutil.copytree(provenance.CLONE / folder, tmp_path / folder)
+    shutil.copy(provenance.CLONE / "hgru.py", tmp_path)
+    monkeypatch.setattr(provenance, "CLONE", tmp_path)
+    before = provenance.code_fingerprint(tmp_path / "hgru.py")
+    (tmp_path / file).write_text((tmp_path / file).read_text() + "\n")
+    after = provenance.code_fingerprint(tmp_path / "hgru.py")
+    assert [key for key in after if after[key] != before[key]] == [part]
 
 
 def test_opening_lines_show_what_the_network_is_given(script: Script, capsys) -> None:
