@@ -16,8 +16,8 @@ from torch import nn
 
 from config import CLONE
 
-ANSWERS = ("script", "dataset_processing", "layers", "models")  # a trained network's depend on
-FOLDERS = (*ANSWERS[1:], "training")
+PARTS = ("script", "dataset_processing", "layers", "models", "training")  # of the code
+ANSWERS = PARTS[:-1]  # those that a trained network's answers depend on
 SOURCES = (".py", ".cu", ".cuh")
 PLAIN = (bool, int, float, str, type(None))
 
@@ -50,7 +50,7 @@ def code(script: Path) -> dict[str, Any]:
     """
     changed, difference = _git("status", "--porcelain"), _git("diff", "HEAD")
     return {
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": commit(),
         "dirty": None if changed is None else bool(changed),
         "changed_files": (changed or "").splitlines()[:50],
         "difference": _hash(difference.encode()) if difference else None,
@@ -58,10 +58,15 @@ def code(script: Path) -> dict[str, Any]:
     }
 
 
+def commit() -> str | None:
+    """The clone's commit; None where git does not say."""
+    return _git("rev-parse", "HEAD")
+
+
 def code_fingerprint(script: Path) -> dict[str, str]:
     """A hash of the script, and one of the sources in each folder that decides the numbers."""
     parts = {"script": script.read_bytes() if script.is_file() else b""}
-    for folder in FOLDERS:
+    for folder in PARTS[1:]:
         files = sorted(file for file in (CLONE / folder).rglob("*") if file.suffix in SOURCES)
         parts[folder] = b"".join(file.name.encode() + file.read_bytes() for file in files)
     return {part: _hash(content) for part, content in parts.items()}
