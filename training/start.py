@@ -77,7 +77,7 @@ def train(
         if more:
             log.warning("the initial weights bring the options they need: %s", ", ".join(more))
         exp = Experiment.of(params, [*exp.overrides, *more])
-    network = _build(build_model, exp)
+    network = build(build_model, exp)
     if initial is not None:
         record["initial_weights"] = begin_with(initial, str(exp.initial_weights), network)
     workers = _workers(options.workers, ranks)
@@ -125,7 +125,7 @@ def _set_up(ranks: Ranks, deterministic: bool, seed: int) -> None:
         keep_memory()
 
 
-def _build(build_model: Callable[[Settings], Any], exp: Experiment) -> Any:
+def build(build_model: Callable[[Settings], Any], exp: Experiment) -> Any:
     """The script's network; UserError where it is none, or an option of ``aux`` cannot be."""
     try:
         network = build_model(exp.as_dict())
@@ -205,15 +205,7 @@ def check_identity(run: Run, state: dict[str, Any], identity: dict[str, Any]) ->
     ``identity`` is what its ``state`` would hold under that name if it were written now.
     """
     found, here = state["identity"], plain(identity)
-    changeable = {key for key, setting in SETTINGS.items() if setting.resume}
-    if here["parameters"]["lr_schedule"] != "constant":
-        changeable.remove("epochs")  # the learning rate so far depends on where the run ends
-    lines = differences(found["parameters"], here["parameters"])
-    lines = [line for line in lines if line.split(":")[0] not in changeable]
-    # What was not recorded is the same.
-    recorded = {k: v if is_same(found.get(k, v), v) else found[k] for k, v in here.items()}
-    lines += differences(_flat(recorded), _flat(here))
-    if lines:
+    if lines := other_settings(found, here):
         raise CheckpointError(
             f"the checkpoint of {run.name} is of other settings (there: the checkpoint; here: this "
             f"script): {'; '.join(lines)}. Set them back, or start a new run without --resume"
@@ -224,6 +216,22 @@ def check_identity(run: Run, state: dict[str, Any], identity: dict[str, Any]) ->
             f"epochs is {epochs}, but {run.name} is in its epoch {done} already (step "
             f"{state['step']}); give {done} or more"
         )
+
+
+def other_settings(found: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """A line for each thing in which a run that may go on is of other settings than those here:
+    parameters that may not change, the network's class and options, and what else ``here`` has.
+
+    Both have ``parameters`` and ``network``, as a checkpoint's identity and a run's record do; what
+    ``found`` lacks is the same.
+    """
+    changeable = {key for key, setting in SETTINGS.items() if setting.resume}
+    if here["parameters"]["lr_schedule"] != "constant":
+        changeable.remove("epochs")  # the learning rate so far depends on where the run ends
+    lines = differences(found["parameters"], here["parameters"])
+    lines = [line for line in lines if line.split(":")[0] not in changeable]
+    recorded = {k: v if is_same(found.get(k, v), v) else found[k] for k, v in here.items()}
+    return lines + differences(_flat(recorded), _flat(here))
 
 
 def _flat(identity: dict[str, Any]) -> dict[str, Any]:
