@@ -5,11 +5,12 @@ import inspect
 import logging
 import os
 import re
+import shlex
 import sys
 import time
 import traceback
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,9 @@ def train(
         state = load(checkpoint, ranks.device)
         check_identity(run, state, training.identity)
         training.restore(state)
-        compare_session(record["sessions"][-1], here)
+        recorded = {text.partition("=")[0].strip(): text for text in record.get("overrides", [])}
+        standing = [v for key, v in recorded.items() if key.rstrip("+") not in asked.changed]
+        compare_session(record["sessions"][-1], here, standing)
     for caution in exp.cautions():
         log.warning(caution)
     ran_on = environment(ranks.device, ranks.world_size)
@@ -241,8 +244,9 @@ def _flat(identity: dict[str, Any]) -> dict[str, Any]:
     return {**own, "class": network["class"], **network["options"]}
 
 
-def compare_session(session: dict[str, Any], here: dict[str, Any]) -> None:
-    """Warn where the code, or on a CPU the number of threads, is not that of the last session."""
+def compare_session(session: dict[str, Any], here: dict[str, Any], standing: Sequence[str]) -> None:
+    """Warn where the code, or on a CPU the number of threads, is not that of the last session; of
+    another script, also which overrides of the run are ``standing``."""
     where, before = session.get("environment") or {}, session["code"]
     threads, now = where.get("threads"), torch.get_num_threads()
     if where.get("device") == "cpu" and threads not in (None, now):
@@ -257,6 +261,9 @@ def compare_session(session: dict[str, Any], here: dict[str, Any]) -> None:
         )
         return
     if other := other_code(before, here):
+        if standing and before["fingerprint"].get("script") != here["fingerprint"]["script"]:
+            sets = shlex.join(word for text in standing for word in ("--set", text))
+            other += f"; {sets} still stand, whatever the script says; a further --set changes them"
         log.warning(f"the code differs from the one that trained this run so far: {other}")
 
 

@@ -1,5 +1,6 @@
 """A number belongs to its weights, a run to its folder."""
 
+import importlib
 import itertools
 import json
 import shutil
@@ -20,6 +21,7 @@ from dataset_processing import DataSet
 from support.errors import MissingError, UserError
 from tests.conftest import TESTS
 from tests.training import tiny
+from tests.training.conftest import QUIET
 from training import checkpoints, provenance
 from training.command_line import COMPLETE, ERROR, LEFT_EARLY, run_script
 from training.run import Run, runs
@@ -199,6 +201,33 @@ def test_other_code_and_threads_are_said(
     assert "layers" in said and "dataset_processing" not in said and "77 threads" in said
     assert script("--resume", "latest", "--set", "epochs=5") == COMPLETE
     assert "warning" not in capsys.readouterr().err
+
+
+def test_an_edited_script_does_not_undo_what_the_run_was_given_and_that_is_said(
+    project: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = project / "edited_later.py"
+    shutil.copy(hgru.__file__, file)
+    monkeypatch.syspath_prepend(project)
+    mine = importlib.import_module("edited_later")
+
+    def go_on(*sets: str) -> str:
+        file.write_text(file.read_text() + "# edited\n")
+        overrides = [f"--set={text}" for text in sets]
+        arguments = [*QUIET, "--resume", "auto", *overrides]
+        assert run_script(mine.experiment_params, mine.build_model, arguments) == COMPLETE
+        return capsys.readouterr().err
+
+    given = [
+        "lr=1e-4", "epochs=1", "aux.timesteps=2", "aux.h_ext=5", "batch_size=4",
+        "model_input_image_size=12,12",
+    ]  # fmt: skip
+    assert "warning" not in go_on(*given)
+    (line,) = (line for line in go_on().splitlines() if "warning" in line)
+    assert all(f"--set {text}" in line for text in given)
+    (line,) = (line for line in go_on("epochs=2").splitlines() if "warning" in line)
+    assert "lr=1e-4" in line and "epochs" not in line
+    assert "lr=1e-4" not in go_on(*given[:1], "epochs=2")
 
 
 @pytest.mark.parametrize(
