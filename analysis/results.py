@@ -42,6 +42,7 @@ from analysis.statistics import accuracy, difference_interval, proportion
 from analysis.style import save
 from config import CLONE, Config
 from dataset_processing import contour_length
+from dataset_processing.folds import is_same
 from support import shell
 from support.errors import UserError
 from support.files import write_csv, write_text
@@ -136,10 +137,11 @@ def result(run: Run, label: str) -> Result:
 def _is_own(evaluation: dict[str, Any], run: RunRecord) -> bool:
     """Whether an evaluation is of the whole circuit on the images that the run validated on."""
     options = (run.record.get("network") or {}).get("options") or {}
+    images = evaluation["set"]
     return (
         evaluation["dataset"] == title(run.validated_on)
         and evaluation["fold"] == "val"
-        and run.data("validation").get("fingerprint") in (None, evaluation["set"])
+        and is_same(run.data("validation").get("fingerprint") or images, images)
         and not evaluation["lesion"]
         and evaluation["timesteps"] == options.get("timesteps")
     )

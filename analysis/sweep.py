@@ -25,7 +25,7 @@ from typing import Any
 from analysis import comparison, curves
 from analysis.evaluate import IMAGES
 from analysis.figures import add_label
-from analysis.record import CHANGEABLE, ended
+from analysis.record import ended
 from analysis.style import save
 from analysis.trained import TrainedRun, load_run, load_runs, script_module
 from config import CLONE, Config
@@ -34,8 +34,10 @@ from support.errors import SystemRefusal, UserError, choose
 from support.files import write_csv, write_text
 from support.tables import markdown_table, text_table
 from training.command_line import COMPLETE, LEFT_EARLY
-from training.experiment import Experiment, differences, plain
+from training.experiment import Experiment, plain
+from training.provenance import PARTS, options_of
 from training.run import Run, runs
+from training.start import build, other_settings
 
 AXES = ("scripts", "datasets", "seeds")
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -61,13 +63,14 @@ class Cell:
         return [*script, *sets, "--seed", str(self.seed), "--device", device, "--resume", "auto"]
 
     def run(self, config: Config) -> Run | None:
-        """Its newest run; UserError where that has other settings than this sweep."""
+        """Its newest run; UserError where that has other settings, or another network, than this
+        sweep."""
         known = runs(config, self.experiment)
         if not known:
             return None
-        lines = differences(plain(known[-1].record()["parameters"]), plain(self.settings))
-        other = [line for line in lines if line.split(":")[0] not in CHANGEABLE]
-        if other:
+        network = options_of(build(script_module(self.script).build_model, self.settings))
+        here = plain({"parameters": self.settings, "network": network})
+        if other := other_settings(known[-1].record(), here):
             raise UserError(
                 f"{known[-1].name} has other settings than this sweep (there: the run; here: the "
                 f"sweep): {'; '.join(other)}. Give this sweep another --name"
@@ -181,7 +184,7 @@ def collect(
             continue
         if not ended(run):
             notes.append(f"{run.name}: not complete, compared as it stands")
-        found.append(load_run(run.name, weights, device, config))
+        found.append(load_run(run.name, weights, device, config, PARTS))
         names.append(cell.script)
     return found, names, notes
 

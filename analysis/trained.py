@@ -1,6 +1,8 @@
 """A run as it was trained: its record, its network with the weights of a step, its history."""
 
 import importlib.util
+import warnings
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +17,7 @@ from support.errors import MissingError, UserError, unknown
 from support.memory import keep_memory
 from training.distribution import device_of
 from training.history import History
-from training.provenance import code_fingerprint, options_of
+from training.provenance import ANSWERS, code_fingerprint, commit, options_of, other_code
 from training.run import Run
 from training.weights import NOT_NEEDED, find_weights, history_of
 
@@ -66,7 +68,7 @@ class TrainedRun(RunRecord):
     def code(self) -> dict[str, str]:
         """Fingerprints of the code here that decides the network's answers."""
         found = code_fingerprint(Path(script_of(self.record).__file__))
-        return {part: found[part] for part in ("script", "layers", "models")}
+        return {part: found[part] for part in ANSWERS}
 
     def _data_set(self) -> Any:
         return load_set(str(self.params["dataset"]), self.config)
@@ -77,6 +79,7 @@ def load_run(
     weights: str | int = "last",
     device: str = "auto",
     config: Config | None = None,
+    code: Collection[str] = ANSWERS,
 ) -> TrainedRun:
     """Load a run, or weights by themselves that say how they were trained.
 
@@ -85,6 +88,8 @@ def load_run(
         weights: 'last', 'best' (the best validation), or a step; of a run.
         device: 'auto' (a GPU where there is one), 'cpu', 'cuda', 'cuda:1' …
         config: the project's paths; None reads the project's.
+        code: its parts (``training.provenance.PARTS``) of which it is warned, in one line, where
+            they are not those that trained the run.
 
     Raises:
         UserError, MissingError: there is no such run, or no such weights in it, or they do not fit
@@ -106,7 +111,7 @@ def load_run(
     history = history_of(files, record) if files else History()
     if not history.validation_step and found.history:
         history = found.history
-    return TrainedRun(
+    run = TrainedRun(
         str(record.get("run") or (files.name if files else found.path.stem)),
         dict(record["parameters"]),
         record,
@@ -120,6 +125,24 @@ def load_run(
         history,
         files,
     )
+    if said := _other_code(run, code):
+        warnings.warn(f"{run.name}: {said}", stacklevel=2)
+    return run
+
+
+def _other_code(run: TrainedRun, parts: Collection[str]) -> str:
+    """What of the code here is not that which trained a run, as far as it recorded it, and which
+    script stands in for its own; "" where all is the same."""
+    script = Path(script_of(run.record).__file__)
+    session = (run.sessions or run.record["sessions"])[-1]
+    there, found = session.get("code") or {}, code_fingerprint(script)
+    here = {part: value for part, value in found.items() if part in parts}
+    other = other_code(there, {"fingerprint": here, "commit": commit()})
+    said = [f"the code here is not the one that trained it: {other}"] if other else []
+    own = (there.get("fingerprint") or {}).get("script")
+    if "script" in parts and run.script != script.name and own != found["script"]:
+        said.append(f"{script.name} stands in for {run.script}, which is not in {CLONE}")
+    return "; ".join(said)
 
 
 def load_runs(options: Any) -> list[TrainedRun]:

@@ -1,5 +1,6 @@
 """Folds: map-style data sets of images and labels, in record files, in image files, or drawn."""
 
+import contextlib
 import glob
 import hashlib
 import re
@@ -44,15 +45,18 @@ class ImageFiles:
     name = place
 
     def fingerprint(self) -> str:
-        """A short hash of the list of files and labels and of some files' sizes."""
-        digest = hashlib.sha256(self.labels.tobytes())
+        """Short hashes, joined by -, of the list of files and labels and of some files' sizes; and
+        of what these files hold, which an earlier version left out (:func:`is_same`)."""
+        listed, held = hashlib.sha256(self.labels.tobytes()), hashlib.sha256()
         for path in self.paths:
-            digest.update("/".join(path.split("/")[-3:]).encode())
+            listed.update("/".join(path.split("/")[-3:]).encode())
         for number in np.unique(np.linspace(0, len(self) - 1, SAMPLES).astype(int)):
             file = Path(self.paths[number])
             with refusals(file, "cannot be read"):
-                digest.update(str(file.stat().st_size if file.exists() else None).encode())
-        return digest.hexdigest()[:16]
+                listed.update(str(file.stat().st_size if file.exists() else None).encode())
+            with contextlib.suppress(UserError):  # it is told of when its turn comes
+                held.update(read_bytes(file))
+        return f"{listed.hexdigest()[:16]}-{held.hexdigest()[:16]}"
 
     def describe(self, size: str = "") -> str:
         """How many images of what ``size`` in which folder."""
@@ -216,6 +220,12 @@ class GeneratedFold:
             f"{self.title} {self.fold}: {self.count} {kind}, {times(self.im_size)}, contours of "
             f"{self.pathfinder.settings.contour_length} paddles, seed {self.pathfinder.seed}"
         )
+
+
+def is_same(recorded: object, here: object) -> bool:
+    """Whether a fingerprint that a run recorded, by this version or an earlier one, is that of the
+    images here."""
+    return recorded == here or str(here).startswith(f"{recorded}-")
 
 
 def record_files(folder: Path, name: str, fold: str) -> list[Path]:

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from torch import nn
 
 from config import CLONE
 
-FOLDERS = ("layers", "models", "training")
+PARTS = ("script", "dataset_processing", "layers", "models", "training")  # of the code
+ANSWERS = PARTS[:-1]  # those that a trained network's answers depend on
+SOURCES = (".py", ".cu", ".cuh")
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -47,7 +50,7 @@ def code(script: Path) -> dict[str, Any]:
     """
     changed, difference = _git("status", "--porcelain"), _git("diff", "HEAD")
     return {
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": commit(),
         "dirty": None if changed is None else bool(changed),
         "changed_files": (changed or "").splitlines()[:50],
         "difference": _hash(difference.encode()) if difference else None,
@@ -55,13 +58,28 @@ def code(script: Path) -> dict[str, Any]:
     }
 
 
+def commit() -> str | None:
+    """The clone's commit; None where git does not say."""
+    return _git("rev-parse", "HEAD")
+
+
 def code_fingerprint(script: Path) -> dict[str, str]:
-    """A hash of the script, and one of the Python files of each folder that decides the numbers."""
+    """A hash of the script, and one of the sources in each folder that decides the numbers."""
     parts = {"script": script.read_bytes() if script.is_file() else b""}
-    for folder in FOLDERS:
-        files = sorted((CLONE / folder).rglob("*.py"))
+    for folder in PARTS[1:]:
+        files = sorted(file for file in (CLONE / folder).rglob("*") if file.suffix in SOURCES)
         parts[folder] = b"".join(file.name.encode() + file.read_bytes() for file in files)
     return {part: _hash(content) for part, content in parts.items()}
+
+
+def other_code(before: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """The parts of the code here that are not those that a run recorded, and both commits, in
+    words; "" where all that it recorded are the same."""
+    there = before.get("fingerprint") or {}
+    parts = [part for part, now in here["fingerprint"].items() if there.get(part, now) != now]
+    if not parts:
+        return ""
+    return f"{', '.join(parts)} (commit {before.get('commit')} there, {here['commit']} here)"
 
 
 def options_of(network: nn.Module) -> dict[str, Any]:

@@ -5,11 +5,12 @@ import inspect
 import logging
 import os
 import re
+import shlex
 import sys
 import time
 import traceback
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 
 from config import Config
 from dataset_processing.demonstration import demonstration, demonstration_notice, prepare
+from dataset_processing.folds import is_same
 from support.errors import MissingError, UserError, about, unknown
 from support.kinds import plain
 from support.memory import keep_memory
@@ -35,7 +37,7 @@ from training.experiment import (
 from training.log import RunLog
 from training.loop import Training
 from training.optimizers import dead_weights
-from training.provenance import code, environment
+from training.provenance import code, environment, other_code
 from training.run import Run, new_run, runs
 from training.seeds import seed_of
 from training.signals import Stop
@@ -89,7 +91,7 @@ def train(
         if more:
             log.warning("the initial weights bring the options they need: %s", ", ".join(more))
         exp = Experiment.of(params, [*exp.overrides, *more])
-    network = _build(build_model, exp)
+    network = build(build_model, exp)
     if initial is not None:
         record["initial_weights"] = begin_with(initial, str(exp.initial_weights), network)
     workers = _workers(options.workers, ranks)
@@ -101,7 +103,9 @@ def train(
         state = load(checkpoint, ranks.device)
         check_identity(run, state, training.identity)
         training.restore(state)
-        compare_session(record["sessions"][-1], here)
+        recorded = {text.partition("=")[0].strip(): text for text in record.get("overrides", [])}
+        standing = [v for key, v in recorded.items() if key.rstrip("+") not in asked.changed]
+        compare_session(record["sessions"][-1], here, standing)
     for caution in (*exp.cautions(), *idle_options(network), *training.cautions()):
         log.warning(caution)
     ran_on = environment(ranks.device, ranks.world_size)
@@ -137,7 +141,7 @@ def _set_up(ranks: Ranks, deterministic: bool, seed: int) -> None:
         keep_memory()
 
 
-def _build(build_model: Callable[[Settings], Any], exp: Experiment) -> Any:
+def build(build_model: Callable[[Settings], Any], exp: Experiment) -> Any:
     """The script's network; UserError where it is none, or has an option that cannot be."""
     try:
         with about("build_model: "):
@@ -222,14 +226,7 @@ def check_identity(run: Run, state: dict[str, Any], identity: dict[str, Any]) ->
     ``identity`` is what its ``state`` would hold under that name if it were written now.
     """
     found, here = state["identity"], plain(identity)
-    changeable = {key for key, setting in SETTINGS.items() if setting.resume}
-    if here["parameters"]["lr_schedule"] != "constant":
-        changeable.remove("epochs")  # the learning rate so far depends on where the run ends
-    lines = differences(found["parameters"], here["parameters"])
-    lines = [line for line in lines if line.split(":")[0] not in changeable]
-    recorded = {key: found.get(key, value) for key, value in here.items()}
-    lines += differences(_flat(recorded), _flat(here))  # what was not recorded is the same
-    if lines:
+    if lines := other_settings(found, here):
         raise CheckpointError(
             f"the checkpoint of {run.name} is of other settings (there: the checkpoint; here: this "
             f"script): {'; '.join(lines)}. Set them back, or start a new run without --resume"
@@ -242,6 +239,22 @@ def check_identity(run: Run, state: dict[str, Any], identity: dict[str, Any]) ->
         )
 
 
+def other_settings(found: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """A line for each thing in which a run that may go on is of other settings than those here:
+    parameters that may not change, the network's class and options, and what else ``here`` has.
+
+    Both have ``parameters`` and ``network``, as a checkpoint's identity and a run's record do; what
+    ``found`` lacks is the same.
+    """
+    changeable = {key for key, setting in SETTINGS.items() if setting.resume}
+    if here["parameters"]["lr_schedule"] != "constant":
+        changeable.remove("epochs")  # the learning rate so far depends on where the run ends
+    lines = differences(found["parameters"], here["parameters"])
+    lines = [line for line in lines if line.split(":")[0] not in changeable]
+    recorded = {k: v if is_same(found.get(k, v), v) else found[k] for k, v in here.items()}
+    return lines + differences(_flat(recorded), _flat(here))
+
+
 def _flat(identity: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint is of, beside its parameters."""
     network = identity["network"]
@@ -249,8 +262,9 @@ def _flat(identity: dict[str, Any]) -> dict[str, Any]:
     return {**own, "class": network["class"], **network["options"]}
 
 
-def compare_session(session: dict[str, Any], here: dict[str, Any]) -> None:
-    """Warn where the code, or on a CPU the number of threads, is not that of the last session."""
+def compare_session(session: dict[str, Any], here: dict[str, Any], standing: Sequence[str]) -> None:
+    """Warn where the code, or on a CPU the number of threads, is not that of the last session; of
+    another script, also which overrides of the run are ``standing``."""
     where, before = session.get("environment") or {}, session["code"]
     threads, now = where.get("threads"), torch.get_num_threads()
     if where.get("device") == "cpu" and threads not in (None, now):
@@ -258,19 +272,17 @@ def compare_session(session: dict[str, Any], here: dict[str, Any]) -> None:
             f"this run was trained with {threads} threads, and goes on with {now}: other bits than "
             "without the break"
         )
-    there = before.get("fingerprint")
-    if there is None:
+    if before.get("fingerprint") is None:
         log.warning(
             "this run was begun by an earlier version, which recorded neither the network's "
             "options nor the code: whether they are the same cannot be checked"
         )
         return
-    changed = [part for part, value in here["fingerprint"].items() if there.get(part) != value]
-    if changed:
-        log.warning(
-            f"the code differs from the one that trained this run so far: {', '.join(changed)} "
-            f"(commit {before.get('commit')} there, {here['commit']} here)"
-        )
+    if other := other_code(before, here):
+        if standing and before["fingerprint"].get("script") != here["fingerprint"]["script"]:
+            sets = shlex.join(word for text in standing for word in ("--set", text))
+            other += f"; {sets} still stand, whatever the script says; a further --set changes them"
+        log.warning(f"the code differs from the one that trained this run so far: {other}")
 
 
 def _recorded(run: Run, record: dict[str, Any]) -> Run:

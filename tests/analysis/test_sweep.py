@@ -4,16 +4,19 @@ import csv
 import json
 import re
 import shlex
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
 import hgru
-from analysis import comparison, style, sweep
+from analysis import comparison, style, sweep, trained
 from analysis.evaluate import Evaluation
 from analysis.trained import load_run
+from config import CLONE
 from support.errors import UserError
 from support.shell import exit_code
 from tests.analysis.conftest import CIRCUIT, DATASET, SETTINGS
@@ -98,6 +101,49 @@ def test_a_longer_sweep_goes_on_and_other_settings_are_refused(config):
     (cell,) = sweep.cells("tiny", axes, [*OVERRIDES, *OF_CIRCUIT, "lr=0.5"])
     with pytest.raises(UserError, match=r"lr: 0.001 there, 0.5 here.*another --name"):
         cell.is_complete(config)
+
+
+@pytest.fixture
+def own_scripts(tmp_path, monkeypatch) -> Path:
+    """A folder of scripts, to edit, that the analysis takes for the clone's."""
+    for script in ("hgru", "multiplicative_lesion"):
+        shutil.copy(CLONE / f"{script}.py", tmp_path)
+    monkeypatch.setattr(trained, "CLONE", tmp_path)
+    return tmp_path
+
+
+def test_another_network_is_refused_though_no_parameter_differs(config, circuits, own_scripts):
+    assert circuits[0].is_complete(config)
+    script = own_scripts / "hgru.py"
+    text = script.read_text()
+    script.write_text(text.replace('"recurrent_nl": "tanh"', '"recurrent_nl": "relu"'))
+    for ask in (circuits[0].is_complete, circuits[0].run):
+        with pytest.raises(UserError, match=r"'tanh' there, 'relu' here.*another --name"):
+            ask(config)
+    assert circuits[1].is_complete(config)
+
+
+def test_a_longer_schedule_that_falls_to_its_end_is_another_sweep(config):
+    """As for ``--resume``."""
+    axes = {"scripts": ["hgru"], "datasets": [DATASET]}
+    for setting in ("epochs=3", "epochs=1"):
+        more = [*OVERRIDES, *OF_CIRCUIT, "lr_schedule=cosine", setting]
+        with pytest.raises(UserError, match="epochs: 2 there"):
+            sweep.cells("tiny", axes, more)[0].is_complete(config)
+
+
+def test_runs_of_other_code_are_tabled_with_a_word(config, circuits, own_scripts, capsys):
+    arguments = ["scripts=hgru,multiplicative_lesion", f"datasets={DATASET}", "--name", "tiny"]
+    for text in [*OVERRIDES, *OF_CIRCUIT]:
+        arguments += ["--set", text]
+    assert exit_code(sweep.main, [*arguments, "--device", "cpu"]) == 0
+    assert "warning" not in capsys.readouterr().err
+    script = own_scripts / "hgru.py"
+    script.write_text(script.read_text() + "# edited\n")
+    assert exit_code(sweep.main, [*arguments, "--device", "cpu"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    (line,) = (line for line in said if line.startswith("warning: "))
+    assert circuits[0].run(config).name in line and "script" in line
 
 
 def test_a_run_that_left_early_is_not_complete(config, circuits, tmp_path):

@@ -1,5 +1,9 @@
 """Loading runs and weights, and writing them for other programs."""
 
+import importlib
+import shutil
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -12,15 +16,17 @@ import hgru_bn
 import hgru_bn_for
 import hgru_bn_relu
 import multiplicative_lesion
-from analysis import export
+from analysis import export, trained
 from analysis.card import model_card
 from analysis.evaluate import evaluated, percent
 from analysis.probing import hidden_seed
 from analysis.trained import TrainedRun, load_run
+from config import CLONE
 from models.tf_variables import load_npy_folder
 from support.shell import exit_code
-from tests.analysis.conftest import DATASET
-from training.checkpoints import load
+from tests.analysis.conftest import CIRCUIT, DATASET, train
+from training.checkpoints import load, save
+from training.provenance import ANSWERS, PARTS
 
 IMAGES = torch.rand(3, 1, 24, 24)
 
@@ -97,6 +103,52 @@ def test_a_run_whose_script_is_gone_is_said(run, config):
     params = {**run.params, "model_name": "my_hgru"}
     with pytest.raises(FileNotFoundError, match=r"looked for mine.py, my_hgru.py"):
         build_network({"script": "mine.py", "parameters": params})
+
+
+@pytest.mark.parametrize(
+    ("part", "parts", "said"),
+    [
+        ("layers", ANSWERS, True),
+        ("dataset_processing", ANSWERS, True),
+        ("training", ANSWERS, False),  # it has no part in what trained weights answer
+        ("training", PARTS, True),
+    ],
+)
+def test_other_code_than_a_runs_own_is_said_once(run, config, tmp_path, part, parts, said):
+    state = load(config.checkpoints / run.name / "step_00000012.pt")
+    path = tmp_path / "step_00000012.pt"
+    for known in ({}, {part: "another"}):
+        state["record"]["sessions"][0]["code"]["fingerprint"] |= known
+        save(path, state)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            load_run(path, device="cpu", config=config, code=parts)
+        assert [part in str(one.message) for one in told] == [True] * bool(known and said)
+
+
+def test_a_script_that_stands_in_is_named(project, config, tmp_path, monkeypatch):
+    """The pilot's own change of the network is none of its options: nothing else tells of it."""
+    text = (CLONE / "hgru.py").read_text()
+    circuit = "    net = RecurrentNetwork("
+    text = text.replace("    return RecurrentNetwork(", circuit)
+    text = text.replace(
+        "\n\n\nif __name__", "\n    net.hgru.timesteps = 1\n    return net\n\n\nif __name__"
+    )
+    (tmp_path / "pilot.py").write_text(text)
+    shutil.copy(CLONE / "hgru.py", tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(trained, "CLONE", tmp_path)
+    name = train(project, importlib.import_module("pilot"), exp_name="pilot", **CIRCUIT)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert load_run(name, config=config).network.hgru.timesteps == 1
+        (tmp_path / "pilot.py").rename(tmp_path / "pilot_v1.py")
+        with pytest.warns(match=r"hgru\.py stands in for pilot\.py") as told:
+            assert load_run(name, config=config).network.hgru.timesteps == 4
+        assert len(told) == 1
+    finally:
+        shutil.rmtree(project / "logs" / name)
 
 
 def test_export_writes_what_loads_again(run, config, tmp_path, capsys):

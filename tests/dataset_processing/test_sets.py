@@ -112,6 +112,19 @@ def test_a_fingerprint_follows_the_contents_not_the_place(config, tmp_path, monk
     assert fingerprints() != before
 
 
+def test_a_fingerprint_follows_what_images_hold(tmp_path, monkeypatch):
+    folder = tmp_path / "data" / "mine"
+    write_images(folder, suffix=".bmp")
+    config = user(monkeypatch, tmp_path / "data", tmp_path / "out")
+    train = open_set("mine", config).fold("train")
+    before = train.fingerprint()
+    assert before == open_set("mine", config).fold("train").fingerprint()
+    invert_images(folder)
+    assert train.fingerprint() != before
+    Path(train.name(0)).unlink()  # a bad record when its turn comes, and no error here
+    assert train.fingerprint() != before
+
+
 def test_missing_data_under_a_path_of_the_user(tmp_path, monkeypatch):
     monkeypatch.setenv("HGRU_DATA_ROOT", str(tmp_path / "mine"))
     monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path / "out"))
@@ -252,14 +265,22 @@ def test_an_empty_record_file(config):
         open_set(NAME, config).fold("train")
 
 
-def write_images(folder: Path, side: int = 64, count: int = 20) -> None:
+def write_images(folder: Path, side: int = 64, count: int = 20, suffix: str = ".png") -> None:
     """A set in the layout of 2025."""
     random = np.random.default_rng(0)
     for number in range(count):
         place = folder / "imgs" / ("pos" if number % 2 else "neg")
         place.mkdir(parents=True, exist_ok=True)
         image = random.integers(0, 256, (side, side), dtype=np.uint8)
-        Image.fromarray(image).save(place / f"s{number}.png")
+        Image.fromarray(image).save(place / f"s{number}{suffix}")
+
+
+def invert_images(folder: Path) -> None:
+    """Change every pixel of BMP files, in place; their sizes stay."""
+    for path in folder.rglob("*.bmp"):
+        size, image = path.stat().st_size, np.array(Image.open(path))
+        Image.fromarray(255 - image).save(path)
+        assert path.stat().st_size == size
 
 
 def user(monkeypatch, root: Path, project: Path) -> Config:

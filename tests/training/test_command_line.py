@@ -233,7 +233,9 @@ def test_the_run_records_what_it_ran_on(script: Script, project: Path) -> None:
     assert record["network"]["input_size"] == [12, 12]
     assert record["network"]["preprocessing"]["validation"] == ["uint8_rescale", "resize"]
     assert record["data"]["train"]["im_size"] == [300, 300]
-    assert set(session["code"]["fingerprint"]) == {"script", "layers", "models", "training"}
+    assert set(session["code"]["fingerprint"]) == {
+        "script", "dataset_processing", "layers", "models", "training",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("same", ["size", "records", ""])

@@ -14,8 +14,9 @@ import yaml
 
 from config import Config
 from models.tf_variables import load_tf_variables, tf_variables
+from tests.dataset_processing.test_sets import invert_images, write_images
 from tests.training import kill_test, processes, tiny
-from training.checkpoints import load
+from training.checkpoints import load, save
 from training.command_line import COMPLETE, ERROR, LEFT_EARLY
 from training.seeds import Generators
 
@@ -231,6 +232,26 @@ def test_data_that_changed_is_an_error(
     val.write_bytes(train.read_bytes())
     assert script("--resume", "latest", "--set", "epochs=2") == ERROR
     assert "validation data: " in capsys.readouterr().err
+
+
+def test_images_that_changed_are_an_error_but_not_an_earlier_versions_fingerprint_of_them(
+    script: Script, project: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(project / "mine", suffix=".bmp")
+    monkeypatch.setenv("HGRU_DATA_ROOT", str(project))
+    options = ("--set", "dataset=mine", "--set", "exp_name=images", "--resume", "auto")
+    assert script(*options, "--set", "epochs=1") == COMPLETE
+    (newest,) = project.glob("checkpoints/images_*/step_00000004.pt")
+    state = load(newest)
+    for fold in ("train", "validation"):
+        identity = state["identity"]
+        identity[f"{fold} data"] = identity[f"{fold} data"].partition("-")[0]  # of the sizes alone
+    save(newest, state)
+    assert script(*options, "--set", "epochs=2") == COMPLETE
+    invert_images(project / "mine")
+    assert script(*options, "--set", "epochs=3") == ERROR
+    error = capsys.readouterr().err
+    assert "train data: " in error and "validation data: " in error
 
 
 def test_the_log_takes_back_what_a_resumed_run_does_again(tmp_path: Path) -> None:

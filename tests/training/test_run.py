@@ -1,5 +1,6 @@
 """A number belongs to its weights, a run to its folder."""
 
+import importlib
 import itertools
 import json
 import shutil
@@ -21,7 +22,8 @@ from models.recurrent import RecurrentNetwork
 from support.errors import MissingError, UserError
 from tests.conftest import TESTS
 from tests.training import tiny
-from training import checkpoints
+from tests.training.conftest import QUIET
+from training import checkpoints, provenance
 from training.command_line import COMPLETE, ERROR, LEFT_EARLY, run_script
 from training.distribution import Ranks
 from training.experiment import Experiment
@@ -204,13 +206,65 @@ def test_other_code_and_threads_are_said(
     file = project / "logs" / trained / "settings.yaml"
     record = yaml.safe_load(file.read_text())
     record["sessions"][-1]["code"]["fingerprint"]["layers"] = "another"
+    del record["sessions"][-1]["code"]["fingerprint"]["dataset_processing"]  # an earlier version's
     record["sessions"][-1]["environment"]["threads"] = 77
     file.write_text(yaml.safe_dump(record))
     assert script("--resume", "latest", "--set", "epochs=4") == COMPLETE
     said = capsys.readouterr().err
-    assert "layers" in said and "77 threads" in said
+    assert "layers" in said and "dataset_processing" not in said and "77 threads" in said
     assert script("--resume", "latest", "--set", "epochs=5") == COMPLETE
     assert "warning" not in capsys.readouterr().err
+
+
+def test_an_edited_script_does_not_undo_what_the_run_was_given_and_that_is_said(
+    project: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = project / "edited_later.py"
+    shutil.copy(hgru.__file__, file)
+    monkeypatch.syspath_prepend(project)
+    mine = importlib.import_module("edited_later")
+
+    def go_on(*sets: str) -> str:
+        file.write_text(file.read_text() + "# edited\n")
+        overrides = [f"--set={text}" for text in sets]
+        arguments = [*QUIET, "--resume", "auto", *overrides]
+        assert run_script(mine.experiment_params, mine.build_model, arguments) == COMPLETE
+        return capsys.readouterr().err
+
+    given = [
+        "lr=1e-4", "epochs=1", "aux.timesteps=2", "aux.h_ext=5", "batch_size=4",
+        "model_input_image_size=12,12",
+    ]  # fmt: skip
+    assert "warning" not in go_on(*given)
+    (line,) = (line for line in go_on().splitlines() if "warning" in line)
+    assert all(f"--set {text}" in line for text in given)
+    (line,) = (line for line in go_on("epochs=2").splitlines() if "warning" in line)
+    assert "lr=1e-4" in line and "epochs" not in line
+    assert "lr=1e-4" not in go_on(*given[:1], "epochs=2")
+
+
+@pytest.mark.parametrize(
+    ("file", "part"),
+    [
+        ("dataset_processing/augmentations.py", "dataset_processing"),
+        ("dataset_processing/pathfinder/kernel.py", "dataset_processing"),
+        ("layers/kernels/pointwise.cu", "layers"),
+        ("models/recurrent.py", "models"),
+        ("training/step.py", "training"),
+        ("hgru.py", "script"),
+    ],
+)
+def test_the_fingerprint_is_of_all_code_that_decides_the_numbers(
+    file: str, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("dataset_processing", "layers", "models", "training"):
+        shutil.copytree(provenance.CLONE / folder, tmp_path / folder)
+    shutil.copy(provenance.CLONE / "hgru.py", tmp_path)
+    monkeypatch.setattr(provenance, "CLONE", tmp_path)
+    before = provenance.code_fingerprint(tmp_path / "hgru.py")
+    (tmp_path / file).write_text((tmp_path / file).read_text() + "\n")
+    after = provenance.code_fingerprint(tmp_path / "hgru.py")
+    assert [key for key in after if after[key] != before[key]] == [part]
 
 
 def test_opening_lines_show_what_the_network_is_given(script: Script, capsys) -> None:
