@@ -39,9 +39,7 @@ def _network(script: str, weights: str | None, options: dict) -> _torch.nn.Modul
         )
     if options:
         raise ValueError(f"weights bring their own options of the circuit; found {options} as well")
-    trained = _import_module("hgru_pytorch.analysis.trained")
-    # The clone's own: no word of what changed since, as its tests hold them to their numbers.
-    return trained.load_run(file, device="cpu", code=()).network
+    return _import_module("hgru_pytorch.analysis.trained").load_run(file, device="cpu").network
 
 
 def _entry(script: str, circuit: str) -> _Callable[..., _torch.nn.Module]:
