@@ -90,22 +90,23 @@ class GradientSum:
     """Where one pass's applications add up the gradient of the spectrum they share.
 
     Autograd would add sixteen large tensors; instead the first application to run backward hands
-    its tensor to autograd and the others add into that same one. Only autograd keeps it alive, so
-    a pass that was broken off, or that asked for no gradient of W, leaves nothing behind.
+    its tensor to autograd and the others add into that same one. Each backward pass has a sum of
+    its own: two may run at once, in threads. Only autograd keeps it alive, so a pass that was
+    broken off, or that asked for no gradient of W, leaves nothing behind.
     """
 
     def __init__(self) -> None:
-        self._tensor: weakref.ref[Tensor] | None = None
+        self._sums: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
 
     def add(self, put: Callable[[], Tensor], join: Callable[[Tensor], object]) -> Tensor | None:
         """`put` makes the sum's first term, `join` adds to the sum in place. Returns what to hand
         to autograd: the sum if it is new, None if autograd holds it already."""
-        held = self._tensor() if self._tensor else None
+        backward_pass = torch._C._current_graph_task_id()
+        held = self._sums.get(backward_pass)
         if held is not None:
             join(held)
             return None
-        held = put()
-        self._tensor = weakref.ref(held)
+        held = self._sums[backward_pass] = put()
         return held
 
 

@@ -1,5 +1,8 @@
 """The horizontal convolution: every method against float64 and against an independent library."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -107,6 +110,27 @@ def test_gradient_sum_survives_broken_off_and_repeated_passes():
     reference = HorizontalKernel(W, method="direct")
     (expected,) = torch.autograd.grad(reference(reference(x)).square().sum(), W)
     torch.testing.assert_close(first, expected)
+
+
+def test_gradient_sums_of_two_backward_passes_at_once():
+    """In each the first application waits for the other pass's; hooks keep what went by alive."""
+    W = torch.randn(2, 2, 5, 5, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, 2, 8, 8, dtype=torch.float64)
+    kernel = HorizontalKernel(W, method="fft")
+    once = kernel(x)
+    losses = [once.sum() + kernel(once).square().sum(), once.sum() - kernel(once.sin()).sum()]
+    expected = [torch.autograd.grad(loss, W, retain_graph=True)[0] for loss in losses]
+    both, kept = threading.Barrier(2, timeout=60), []
+    once.grad_fn.register_prehook(lambda gradients: (both.wait(), gradients)[1])
+    once.grad_fn.register_hook(lambda *gradients: kept.append(gradients))
+
+    def gradient(loss):
+        return torch.autograd.grad(loss, W, retain_graph=True)[0]
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(2):
+            for found, exact in zip(pool.map(gradient, losses), expected, strict=True):
+                torch.testing.assert_close(found, exact)
 
 
 def test_second_derivative_is_refused_by_fft_and_given_by_direct():
