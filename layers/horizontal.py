@@ -35,7 +35,7 @@ from layers.methods import (
     horizontal_method,
     in_weights_precision,
     known_method,
-    refuse_double_backward,
+    own_backward,
     transformed,
 )
 
@@ -285,8 +285,8 @@ class _Spectrum(torch.autograd.Function):
         return blocks.view(-1, 2 * outputs, 2 * inputs)
 
     @staticmethod
+    @own_backward
     def backward(ctx, grad):
-        refuse_double_backward()
         plan = ctx.plan
         outputs, inputs = ctx.shape[:2]
         blocks = grad.view(-1, 2, outputs, 2, inputs)
@@ -316,8 +316,8 @@ class _SpectralConvolution(torch.autograd.Function):
         return out
 
     @staticmethod
+    @own_backward
     def backward(ctx, grad):
-        refuse_double_backward()
         spectrum, transformed = ctx.saved_tensors
         gradient = _transform(grad, ctx.plan, ctx.by_image)  # (frequencies, 2 O, N)
         grad_spectrum = grad_activity = None

@@ -110,13 +110,30 @@ class GradientSum:
         return held
 
 
-def refuse_double_backward() -> None:
-    """Raise RuntimeError within a backward pass that is to be differentiated itself."""
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "the spectral horizontal convolution has no second derivative; for double backward "
-            "(create_graph=True) run the forward pass within horizontal_method('direct')"
-        )
+def autocasts(kind: str) -> bool:
+    """Whether autocast is on for this kind of device."""
+    return torch.is_autocast_enabled(kind)
+
+
+def own_backward(backward):
+    """A decorator of the backward pass of an autograd function of ours, which computes in the
+    precision of what it kept, under autocast too, and has no derivative: RuntimeError where it is
+    to be differentiated itself."""
+
+    @functools.wraps(backward)
+    def wrapped(ctx, gradient: Tensor, *others):
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the spectral horizontal convolution has no second derivative; for double backward "
+                "(create_graph=True) run the forward pass within horizontal_method('direct')"
+            )
+        kind = gradient.device.type
+        if not autocasts(kind):
+            return backward(ctx, gradient, *others)
+        with torch.autocast(kind, enabled=False):
+            return backward(ctx, gradient, *others)
+
+    return wrapped
 
 
 def in_weights_precision(weights: str):
@@ -127,7 +144,7 @@ def in_weights_precision(weights: str):
         @functools.wraps(call)
         def wrapped(self, activity: Tensor, *arguments, **options):
             kind = activity.device.type
-            if not torch.is_autocast_enabled(kind):
+            if not autocasts(kind):
                 return call(self, activity, *arguments, **options)
             with torch.autocast(kind, enabled=False):
                 activity = activity.to(getattr(self, weights).dtype)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layers.methods import refuse_double_backward
+from layers.methods import own_backward
 
 LEAST = 4  # images of a share where there are more than two: each has a gradient of W to itself
 
@@ -81,9 +81,8 @@ class _Shared(torch.autograd.Function):
         return torch.cat([result.detach() for _, result in ctx.shares])
 
     @staticmethod
+    @own_backward
     def backward(ctx, grad):
-        refuse_double_backward()
-
         def compute(share: tuple[list[Tensor], Tensor], grad: Tensor) -> Iterator[Tensor]:
             leaves, result = share
             return iter(torch.autograd.grad(result, [x for x in leaves if x.requires_grad], grad))

@@ -46,6 +46,20 @@ def test_autocast(options, kind):
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shares", [1, 2])
+def test_backward_within_autocast(shares, kind):
+    layer, X = layer_of(), torch.rand(2, 3, 12, 13)
+    layer.shares = shares
+
+    def gradients():
+        return torch.autograd.grad(layer(X).square().sum(), list(layer.parameters()))
+
+    expected = gradients()
+    with torch.autocast("cpu", kind):
+        torch.testing.assert_close(gradients(), expected)
+
+
 @pytest.mark.parametrize("network", [RecurrentNetwork, FeedforwardNetwork])
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
 def test_autocast_of_whole_networks(network, kind):
