@@ -63,7 +63,8 @@ class HorizontalKernel:
         method: None (what :func:`horizontal_method` says, 'auto' by default) or a method's name.
 
     Calling it: activity (N, K_in, H, W) → (N, K_out, H, W), same padding, stride 1. Its spectrum
-    is made at the first call for an image size and kept; make a new object after W has changed.
+    is made at the first call for an image size and kept, one with gradients and one without; make
+    a new object after W has changed.
 
     Raises ValueError when W is not square over channels although `symmetric`, when W is not
     four-dimensional, or when an activity's channels or type differ from the kernel's.
@@ -117,20 +118,23 @@ class HorizontalKernel:
         if own.method == "direct":
             own.W = common
         else:
-            plan = self._prepared_for(own.method, activity).plan
-            own._prepared = {
-                (own.method, self._sizes(activity)): _FFTKernel(common, plan, by_image=True)
-            }
+            key, sizes = self._key(own.method, activity), self._sizes(activity)
+            own._prepared = {key: _FFTKernel(common, _Plan.of(*sizes), by_image=True)}
         return own
 
     def _sizes(self, activity: Tensor) -> tuple[int, int, int, int]:
         return (*activity.shape[-2:], *self.W.shape[-2:])  # type: ignore[return-value]
 
+    def _key(self, method: str, activity: Tensor) -> tuple:
+        """Of what is prepared; without gradients it is another, as that one leads to none."""
+        modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        return method, self._sizes(activity), *modes
+
     def _prepared_for(self, method: str, activity: Tensor) -> Any:
         """What computes calls on activities of this size; made at the first."""
-        key = method, self._sizes(activity)
+        key = self._key(method, activity)
         if key not in self._prepared:
-            self._prepared[key] = self._prepare(*key)
+            self._prepared[key] = self._prepare(method, self._sizes(activity))
         return self._prepared[key]
 
     def _prepare(self, method: str, sizes: tuple[int, int, int, int]) -> Callable[[Tensor], Tensor]:

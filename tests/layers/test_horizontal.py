@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import signal
+from torch.utils.checkpoint import checkpoint
 
 from layers.horizontal import (
     HorizontalKernel,
@@ -131,6 +132,39 @@ def test_gradient_sums_of_two_backward_passes_at_once():
         for _ in range(2):
             for found, exact in zip(pool.map(gradient, losses), expected, strict=True):
                 torch.testing.assert_close(found, exact)
+
+
+@pytest.mark.parametrize("first", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("method", ["direct", "fft"])
+def test_gradients_after_a_call_without(method, first):
+    W = torch.randn(2, 2, 5, 5, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, 2, 8, 8, dtype=torch.float64, requires_grad=True)
+
+    def gradients(kernel):
+        return torch.autograd.grad(kernel(x).square().sum(), [x, W])
+
+    kernel = HorizontalKernel(W, method=method)
+    with first():
+        kernel(x)
+    torch.testing.assert_close(gradients(kernel), gradients(HorizontalKernel(W, method=method)))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("method", ["direct", "fft"])
+def test_each_application_in_a_checkpoint(method, reentrant):
+    W = torch.randn(2, 2, 5, 5, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, 2, 8, 8, dtype=torch.float64, requires_grad=True)
+
+    def gradients(apply):
+        y, W.grad, x.grad = x, None, None
+        for _ in range(3):
+            y = apply(y).sin()
+        y.sum().backward()
+        return W.grad, x.grad
+
+    kernel = HorizontalKernel(W, method=method)
+    found = gradients(lambda y: checkpoint(kernel, y, use_reentrant=reentrant))
+    torch.testing.assert_close(found, gradients(HorizontalKernel(W, method=method)))
 
 
 def test_second_derivative_is_refused_by_fft_and_given_by_direct():
