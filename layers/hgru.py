@@ -332,7 +332,8 @@ class HGRU(nn.Module):
                     f"{tuple(self.hidden.shape)}, found {tuple(X.shape)}"
                 )
             return own
-        self._refuse_other_noise()
+        if self.noise_generator is not None:
+            self._refuse_other_noise()
         n, K, height, width = X.shape
         total, first = self.draw_images or n, self.draw_offset
         # The original's rule takes the shape (N, H, W, K) for a kernel's (h, w, in, out).
@@ -351,12 +352,11 @@ class HGRU(nn.Module):
                 own.copy_(drawn[ours.start - start : ours.stop - start])
         return noise
 
+    @torch.compiler.disable  # a compiler would ask once, in forward; it cannot draw from it either
     def _refuse_other_noise(self) -> None:
         """torch.utils.checkpoint computes a pass again in backward, and brings PyTorch's own
         generators back for it, but not ``noise_generator``."""
-        if self.noise_generator is None or torch.compiler.is_compiling() or self._same_noise:
-            return
-        if torch._C._current_graph_task_id() != -1:
+        if not self._same_noise and torch._C._current_graph_task_id() != -1:
             raise RuntimeError(
                 "a pass that is computed again in backward (torch.utils.checkpoint) would draw "
                 "another hidden state from noise_generator, and give wrong gradients; call "

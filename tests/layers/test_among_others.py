@@ -129,8 +129,11 @@ def test_a_batch_of_no_image(options):
         assert torch.equal(buffer, before[name]), name
 
 
-def test_checkpoint_with_a_noise_generator():
+@pytest.mark.parametrize("compiler", [None, pytest.param("aot_eager", marks=pytest.mark.slow)])
+def test_checkpoint_with_a_noise_generator(compiler):
     layer = layer_of(hidden_init="random").double()
+    torch._dynamo.reset()
+    call = torch.compile(layer, backend=compiler) if compiler else layer
     layer.noise_generator = torch.Generator()
     X = torch.rand(1, 3, 8, 9, dtype=torch.float64, requires_grad=True)
 
@@ -139,10 +142,10 @@ def test_checkpoint_with_a_noise_generator():
         return torch.autograd.grad(call().square().sum(), X)[0]
 
     plain = gradient(lambda: layer(X))
-    again = gradient(lambda: checkpoint(layer, X, use_reentrant=False, context_fn=layer.same_noise))
+    again = gradient(lambda: checkpoint(call, X, use_reentrant=False, context_fn=layer.same_noise))
     torch.testing.assert_close(again, plain)
     with pytest.raises(RuntimeError, match="same_noise"):
-        gradient(lambda: checkpoint(layer, X, use_reentrant=False))
+        gradient(lambda: checkpoint(call, X, use_reentrant=False))
 
 
 def test_the_states_of_all_steps():
