@@ -967,8 +967,8 @@ class _SpectrumFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, W, plan):
-        ctx.plan = plan
-        ctx.save_for_backward(W)
+        # Not saved: of W only the shape is read, by as many backward passes as there are.
+        ctx.plan, ctx.like = plan, W.detach()
         kernel = plan.kernel(W)
         ctx.mark_non_differentiable(*kernel)
         return W.new_empty(()).expand(kernel.values.shape), *kernel
@@ -976,7 +976,7 @@ class _SpectrumFunction(torch.autograd.Function):
     @staticmethod
     @own_backward
     def backward(ctx, total, *_):
-        return ctx.plan.kernel_gradient(total, ctx.saved_tensors[0]), None
+        return ctx.plan.kernel_gradient(total, ctx.like), None
 
 
 class _ConvolutionFunction(torch.autograd.Function):
