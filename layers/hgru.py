@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from layers import circuit, initial
 from layers.horizontal import HorizontalKernel
-from layers.methods import in_weights_precision
+from layers.methods import in_weights_precision, transformed
 from layers.normalisation import BatchNormalisation
 
 NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -90,7 +90,8 @@ class HGRU(nn.Module):
             batch of ``draw_images`` (several processes), so that all draw what one would.
         lesioned: letters that are held at 0 at present, whatever was learned (see ``lesion``).
         probe: None, or a function called at each step with (t, tensors by symbol).
-        shares: threads that share a pass by images on a CPU (``layers.shares.shared_images``).
+        shares: threads that share a pass by images on a CPU (``layers.shares.shared_images``);
+            where the layer is not ``shareable()``, one computes it all the same.
 
     Raises:
         ValueError: an option has a value that is not known.
@@ -292,15 +293,16 @@ class HGRU(nn.Module):
             gate_nonlinearity=NONLINEARITIES[self.gate_nl],
             recompute=self.recompute,
             equations=lambda p, X, H2: self.forward(X, given=(p, H2)),
-            shares=self.shares,
+            shares=self.shares if self.shares > 1 and self.shareable() else 1,
         )
 
     def shareable(self) -> bool:
         """Whether threads on a CPU may share a pass by images (layers/shares.py): where no image's
-        numbers depend on another's, and nobody has changed the equations."""
-        own = type(self).forward is HGRU.forward and self.W1.device.type == "cpu"
+        numbers depend on another's, no compiler looks on, and nobody has changed the equations."""
+        if self.batch_norm or transformed() or self.W1.device.type != "cpu":
+            return False
         published = circuit.as_published(HGRU.forward, type(self)._normalise)
-        return own and published and not self.batch_norm
+        return published and type(self).forward is HGRU.forward
 
     def _fused(self, p: circuit.Pass, X: Tensor) -> bool:
         """Whether fused kernels compute this pass: where they know it, nobody asks for the steps,

@@ -83,9 +83,12 @@ class _Shared(torch.autograd.Function):
     @staticmethod
     @own_backward
     def backward(ctx, grad):
+        keep = torch._C._autograd._get_current_graph_task_keep_graph()  # retain_graph
+
         def compute(share: tuple[list[Tensor], Tensor], grad: Tensor) -> Iterator[Tensor]:
             leaves, result = share
-            return iter(torch.autograd.grad(result, [x for x in leaves if x.requires_grad], grad))
+            wanted = [x for x in leaves if x.requires_grad]
+            return iter(torch.autograd.grad(result, wanted, grad, retain_graph=keep))
 
         found = each(
             compute, list(zip(ctx.shares, grad.tensor_split(len(ctx.shares)), strict=True))
