@@ -111,8 +111,8 @@ class GradientSum:
 
 
 def autocasts(kind: str) -> bool:
-    """Whether autocast is on for this kind of device."""
-    return torch.is_autocast_enabled(kind)
+    """Whether autocast is on for this kind of device; some kinds, as 'meta', know none."""
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def own_backward(backward):

@@ -119,6 +119,15 @@ def test_transforms_of_torch_func(h_ext):
 
 
 @pytest.mark.parametrize("options", CIRCUITS, ids=str)
+@pytest.mark.parametrize("h_ext", [3, 9])
+def test_shapes_alone(h_ext, options):
+    layer = layer_of(h_ext=h_ext, hidden_init="random", **options).to("meta")
+    y = layer(torch.empty(2, 3, 12, 13, device="meta"))
+    y.sum().backward()
+    assert y.is_meta and y.shape == (2, 3, 12, 13) and layer.W1.grad.is_meta
+
+
+@pytest.mark.parametrize("options", CIRCUITS, ids=str)
 def test_a_batch_of_no_image(options):
     model = RecurrentNetwork(timesteps=2, **options)
     before = {n: b.clone() for n, b in model.named_buffers()}
