@@ -71,7 +71,8 @@ class HGRU(nn.Module):
             each image of the batch, channel and pixel where the original's weights were loaded).
         alpha, mu, gamma: False makes the letter the constant 1.
         lesion_alpha, lesion_mu, lesion_kappa, lesion_omega: the letter is the constant 0.
-        multiplicative_excitation: False gives Ĥ = f(H1 + E), without κ and ω.
+        multiplicative_excitation: False gives Ĥ = f(H1 + E), without κ and ω (to lesion these
+            then changes nothing, with a warning).
         adaptation: scale H2 by η_t after each step.
         eta_init: initial value of η at every step; None draws one a step, uniform on 0–1.
         constrain: ``constrain_letters`` clips the letters to ≥ 0 (call it after each update).
@@ -411,8 +412,9 @@ class HGRU(nn.Module):
     def constrain_letters(self) -> None:
         """With ``constrain``: clip the letters to ≥ 0. Call it after each update."""
         if self.constrain:
-            for value in self.letters().values():
+            for name, value in self.letters().items():
                 value.clamp_(min=0)
+                getattr(self, f"{name}_orig", value).clamp_(min=0)  # of torch.nn.utils.prune
 
     def _letter(self, name: str) -> Tensor | float:
         return 0.0 if name in self.lesioned else getattr(self, name)
@@ -433,11 +435,12 @@ class HGRU(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *others)
 
     def _check(self, X: Tensor) -> None:
-        if X.dim() != 4 or X.shape[1] != self.channels:
+        if X.dim() != 4 or X.shape[1] != self.channels or 0 in X.shape[2:]:
             raise ValueError(
-                f"feedforward drive must have the shape (N, {self.channels}, H, W), "
+                f"feedforward drive must have pixels, and the shape (N, {self.channels}, H, W), "
                 f"found {tuple(X.shape)}"
             )
+        _check_size("timesteps", self.timesteps)
         built = len(self.eta) if self.adaptation else self.timesteps
         if self.batch_norm and not self.reuse:
             built = len(self.norms_of("g1"))
@@ -470,11 +473,20 @@ def _check_options(channels: int, options: dict[str, Any]) -> None:
     sizes = {"channels": channels}
     sizes |= {name: options[name] for name in ("timesteps", "h_ext", "gate_filter")}
     for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, found {size!r}")
+        _check_size(name, size)
+    _check_choice("batch_norm_validation", options["batch_norm_validation"], ("batch", "running"))
+    for name in ("lesion_kappa", "lesion_omega"):
+        if options[name] and not options["multiplicative_excitation"]:
+            text = "changes nothing: without multiplicative_excitation there is no such letter"
+            warnings.warn(f"{name} {text}", stacklevel=3)
     eta = options["eta_init"]
     if eta is not None and not (type(eta) in (int, float) and math.isfinite(eta)):
         raise ValueError(f"eta_init must be a finite number or None, found {eta!r}")
+
+
+def _check_size(name: str, size: object) -> None:
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, found {size!r}")
 
 
 def _check_choice(name: str, found: str, known) -> None:

@@ -93,9 +93,12 @@ class HorizontalKernel:
 
     def method_for(self, activity: Tensor) -> str:
         """The method a call on this activity takes: 'direct', 'fft' or 'triton'."""
+        if activity.numel() == 0:
+            return "direct"
         if self.method != "auto":
             return self.method
-        if activity.dtype not in (torch.float32, torch.float64) or activity.numel() == 0:
+        # A trace keeps the transform's lengths, which would be another image size's.
+        if activity.dtype not in (torch.float32, torch.float64) or torch.jit.is_tracing():
             return "direct"
         taps = self.W.shape[-2] * self.W.shape[-1]
         if transformed():

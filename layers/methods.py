@@ -48,9 +48,14 @@ def forced_method() -> str:
 
 
 def transformed() -> bool:
-    """Whether a compiler or a transform of torch.func looks on, which need operations that they can
-    follow: no autograd function of our own."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    """Whether a compiler, torch.jit.trace, a transform of torch.func or differentiation in forward
+    mode looks on, which need operations that they can follow: no autograd function of our own."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch.jit.is_tracing()
+    )
 
 
 def interpreted() -> bool:

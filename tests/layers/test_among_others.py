@@ -118,6 +118,29 @@ def test_transforms_of_torch_func(h_ext):
     torch.testing.assert_close(tangent, difference, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("h_ext", [3, 9])
+def test_forward_mode_without_a_transform(h_ext):
+    layer = layer_of(adaptation=True, h_ext=h_ext).double()
+    X = torch.rand(2, 3, 12, 13, dtype=torch.float64)
+    _, expected = torch.func.jvp(layer, (X,), (torch.ones_like(X),))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(X, torch.ones_like(X))
+        tangent = torch.autograd.forward_ad.unpack_dual(layer(dual)).tangent
+    torch.testing.assert_close(tangent, expected)
+    _, along = torch.func.linearize(layer, X)
+    torch.testing.assert_close(along(torch.ones_like(X)), expected)
+
+
+@pytest.mark.filterwarnings("ignore")  # a trace warns of every condition
+@pytest.mark.parametrize("h_ext", [3, 9])
+def test_a_trace_takes_other_sizes(h_ext):
+    layer = layer_of(adaptation=True, h_ext=h_ext)
+    traced = torch.jit.trace(layer, torch.rand(2, 3, 12, 13))
+    for shape in [(2, 3, 12, 13), (3, 3, 17, 10)]:
+        X = torch.rand(shape)
+        torch.testing.assert_close(traced(X), layer(X))
+
+
 @pytest.mark.parametrize("options", CIRCUITS, ids=str)
 @pytest.mark.parametrize("h_ext", [3, 9])
 def test_shapes_alone(h_ext, options):

@@ -206,6 +206,13 @@ def test_errors_say_what_is_wrong():
         HorizontalKernel(W, method="triton")(x)
 
 
+@pytest.mark.parametrize("method", ["direct", "fft"])
+def test_no_image_by_any_method(method):
+    W = torch.randn(3, 2, 5, 5, requires_grad=True)
+    y = HorizontalKernel(W, method=method)(torch.randn(0, 2, 8, 8))
+    assert y.shape == (0, 3, 8, 8)
+
+
 def test_direct_keeps_the_size():
     x = torch.randn(1, 2, 7, 6)
     assert direct_convolution(x, torch.randn(3, 2, 20, 5)).shape == (1, 3, 7, 6)
