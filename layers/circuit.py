@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from layers.horizontal import HorizontalKernel
-from layers.methods import transformed
 from layers.normalisation import BatchNormalisation
 from layers.shares import in_shares
 
@@ -128,9 +127,7 @@ def _knows(norm: Any) -> bool:
 
 def _is_shared(p: Pass, X: Tensor) -> bool:
     """Whether threads share this pass by images."""
-    if p.shares == 1 or len(X) < 2 or X.is_cuda or transformed():
-        return False
-    return p.horizontal[0].method in ("auto", "fft")
+    return p.shares > 1 and len(X) > 1 and p.horizontal[0].method in ("auto", "fft")
 
 
 def _in_shares(p: Pass, X: Tensor, H2: Tensor) -> Tensor:

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from layers import circuit, initial
 from layers.horizontal import HorizontalKernel
-from layers.methods import in_weights_precision
+from layers.methods import in_weights_precision, transformed
 from layers.normalisation import BatchNormalisation
 from layers.published import as_published
-from support.errors import about
 from support.kinds import number, one_of, or_none, whole
 
 NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -34,6 +33,7 @@ KINDS = {
     **dict.fromkeys(("recurrent_nl", "gate_nl"), one_of(NONLINEARITIES)),
     **dict.fromkeys(("timesteps", "h_ext", "gate_filter"), whole(1)),
     "hidden_init": one_of(HIDDEN_INITS),
+    "batch_norm_validation": one_of(("batch", "running")),
     "eta_init": or_none(number()),
 }
 LETTERS = ("alpha", "mu", "gamma", "kappa", "omega")
@@ -79,7 +79,8 @@ class HGRU(nn.Module):
             each image of the batch, channel and pixel where the original's weights were loaded).
         alpha, mu, gamma: False makes the letter the constant 1.
         lesion_alpha, lesion_mu, lesion_kappa, lesion_omega: the letter is the constant 0.
-        multiplicative_excitation: False gives Ĥ = f(H1 + E), without κ and ω.
+        multiplicative_excitation: False gives Ĥ = f(H1 + E), without κ and ω (to lesion these
+            then changes nothing).
         adaptation: scale H2 by η_t after each step.
         eta_init: initial value of η at every step; None draws one a step, uniform on 0–1.
         constrain: ``constrain_letters`` clips the letters to ≥ 0 (call it after each update).
@@ -98,7 +99,8 @@ class HGRU(nn.Module):
             batch of ``draw_images`` (several processes), so that all draw what one would.
         lesioned: letters that are held at 0 at present, whatever was learned (see ``lesion``).
         probe: None, or a function called at each step with (t, tensors by symbol).
-        shares: threads that share a pass by images on a CPU (``layers.shares.shared_images``).
+        shares: threads that share a pass by images on a CPU (``layers.shares.shared_images``);
+            where the layer is not ``shareable()``, one computes it all the same.
 
     Raises:
         UserError: an option has a value that it cannot have.
@@ -223,13 +225,12 @@ class HGRU(nn.Module):
 
     def _new_norms(self, validation: str) -> nn.ModuleList:
         """One normalisation for all steps, or one for each."""
-        with about("batch_norm_"):
-            return nn.ModuleList(
-                BatchNormalisation(
-                    self.channels, scale=0.1, shift=False, momentum=0.001, validation=validation
-                )
-                for _ in range(1 if self.reuse else self.timesteps)
+        return nn.ModuleList(
+            BatchNormalisation(
+                self.channels, scale=0.1, shift=False, momentum=0.001, validation=validation
             )
+            for _ in range(1 if self.reuse else self.timesteps)
+        )
 
     @in_weights_precision("W1")
     def forward(
@@ -304,14 +305,15 @@ class HGRU(nn.Module):
             gate_nonlinearity=NONLINEARITIES[self.gate_nl],
             recompute=self.recompute,
             equations=lambda p, X, H2: self.forward(X, given=(p, H2)),
-            shares=self.shares,
+            shares=self.shares if self.shares > 1 and self.shareable() else 1,
         )
 
     def shareable(self) -> bool:
         """Whether threads on a CPU may share a pass by images (layers/shares.py): where no image's
-        numbers depend on another's, and nobody has changed the equations."""
-        own = type(self).forward is HGRU.forward and self.W1.device.type == "cpu"
-        return own and not self.batch_norm and self._as_published()
+        numbers depend on another's, no compiler looks on, and nobody has changed the equations."""
+        if self.batch_norm or transformed() or self.W1.device.type != "cpu":
+            return False
+        return type(self).forward is HGRU.forward and self._as_published()
 
     def _fused(self, p: circuit.Pass, X: Tensor) -> bool:
         """Whether fused kernels compute this pass: where they know it, nobody asks for the steps,
@@ -337,7 +339,8 @@ class HGRU(nn.Module):
                     f"{tuple(self.hidden.shape)}, found {tuple(X.shape)}"
                 )
             return own
-        self._refuse_other_noise()
+        if self.noise_generator is not None:
+            self._refuse_other_noise()
         n, K, height, width = X.shape
         total, first = self.draw_images or n, self.draw_offset
         # The original's rule takes the shape (N, H, W, K) for a kernel's (h, w, in, out).
@@ -356,12 +359,11 @@ class HGRU(nn.Module):
                 own.copy_(drawn[ours.start - start : ours.stop - start])
         return noise
 
+    @torch.compiler.disable  # a compiler would ask once, in forward; it cannot draw from it either
     def _refuse_other_noise(self) -> None:
         """torch.utils.checkpoint computes a pass again in backward, and brings PyTorch's own
         generators back for it, but not ``noise_generator``."""
-        if self.noise_generator is None or torch.compiler.is_compiling() or self._same_noise:
-            return
-        if torch._C._current_graph_task_id() != -1:
+        if not self._same_noise and torch._C._current_graph_task_id() != -1:
             raise RuntimeError(
                 "a pass that is computed again in backward (torch.utils.checkpoint) would draw "
                 "another hidden state from noise_generator, and give wrong gradients; call "
@@ -414,8 +416,9 @@ class HGRU(nn.Module):
     def constrain_letters(self) -> None:
         """With ``constrain``: clip the letters to ≥ 0. Call it after each update."""
         if self.constrain:
-            for value in self.letters().values():
+            for name, value in self.letters().items():
                 value.clamp_(min=0)
+                getattr(self, f"{name}_orig", value).clamp_(min=0)  # of torch.nn.utils.prune
 
     def _letter(self, name: str) -> Tensor | float:
         return 0.0 if name in self.lesioned else getattr(self, name)
@@ -436,11 +439,13 @@ class HGRU(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *others)
 
     def _check(self, X: Tensor) -> None:
-        if X.dim() != 4 or X.shape[1] != self.channels:
+        if X.dim() != 4 or X.shape[1] != self.channels or 0 in X.shape[2:]:
             raise ValueError(
-                f"feedforward drive must have the shape (N, {self.channels}, H, W), "
+                f"feedforward drive must have pixels, and the shape (N, {self.channels}, H, W), "
                 f"found {tuple(X.shape)}"
             )
+        if self.timesteps < 1:
+            KINDS["timesteps"].of("timesteps", self.timesteps)
         built = len(self.eta) if self.adaptation else self.timesteps
         if self.batch_norm and not self.reuse:
             built = len(self.norms_of("g1"))

@@ -35,7 +35,7 @@ from layers.methods import (
     horizontal_method,
     in_weights_precision,
     known_method,
-    refuse_double_backward,
+    own_backward,
     transformed,
 )
 from layers.published import as_published
@@ -64,7 +64,8 @@ class HorizontalKernel:
         method: None (what :func:`horizontal_method` says, 'auto' by default) or a method's name.
 
     Calling it: activity (N, K_in, H, W) → (N, K_out, H, W), same padding, stride 1. Its spectrum
-    is made at the first call for an image size and kept; make a new object after W has changed.
+    is made at the first call for an image size and kept, one with gradients and one without; make
+    a new object after W has changed.
 
     Raises ValueError when W is not square over channels although `symmetric`, when W is not
     four-dimensional, or when an activity's channels or type differ from the kernel's.
@@ -93,9 +94,12 @@ class HorizontalKernel:
 
     def method_for(self, activity: Tensor) -> str:
         """The method a call on this activity takes: 'direct', 'fft' or 'triton'."""
+        if activity.numel() == 0:
+            return "direct"
         if self.method != "auto":
             return self.method
-        if activity.dtype not in (torch.float32, torch.float64) or activity.numel() == 0:
+        # A trace keeps the transform's lengths, which would be another image size's.
+        if activity.dtype not in (torch.float32, torch.float64) or torch.jit.is_tracing():
             return "direct"
         if not as_published(direct_convolution, same_padding):
             return "direct"
@@ -120,20 +124,23 @@ class HorizontalKernel:
         if own.method == "direct":
             own.W = common
         else:
-            plan = self._prepared_for(own.method, activity).plan
-            own._prepared = {
-                (own.method, self._sizes(activity)): _FFTKernel(common, plan, by_image=True)
-            }
+            key, sizes = self._key(own.method, activity), self._sizes(activity)
+            own._prepared = {key: _FFTKernel(common, _Plan.of(*sizes), by_image=True)}
         return own
 
     def _sizes(self, activity: Tensor) -> tuple[int, int, int, int]:
         return (*activity.shape[-2:], *self.W.shape[-2:])  # type: ignore[return-value]
 
+    def _key(self, method: str, activity: Tensor) -> tuple:
+        """Of what is prepared; without gradients it is another, as that one leads to none."""
+        modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        return method, self._sizes(activity), *modes
+
     def _prepared_for(self, method: str, activity: Tensor) -> Any:
         """What computes calls on activities of this size; made at the first."""
-        key = method, self._sizes(activity)
+        key = self._key(method, activity)
         if key not in self._prepared:
-            self._prepared[key] = self._prepare(*key)
+            self._prepared[key] = self._prepare(method, self._sizes(activity))
         return self._prepared[key]
 
     def _prepare(self, method: str, sizes: tuple[int, int, int, int]) -> Callable[[Tensor], Tensor]:
@@ -288,8 +295,8 @@ class _Spectrum(torch.autograd.Function):
         return blocks.view(-1, 2 * outputs, 2 * inputs)
 
     @staticmethod
+    @own_backward
     def backward(ctx, grad):
-        refuse_double_backward()
         plan = ctx.plan
         outputs, inputs = ctx.shape[:2]
         blocks = grad.view(-1, 2, outputs, 2, inputs)
@@ -319,8 +326,8 @@ class _SpectralConvolution(torch.autograd.Function):
         return out
 
     @staticmethod
+    @own_backward
     def backward(ctx, grad):
-        refuse_double_backward()
         spectrum, transformed = ctx.saved_tensors
         gradient = _transform(grad, ctx.plan, ctx.by_image)  # (frequencies, 2 O, N)
         grad_spectrum = grad_activity = None

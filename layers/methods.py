@@ -48,9 +48,14 @@ def forced_method() -> str:
 
 
 def transformed() -> bool:
-    """Whether a compiler or a transform of torch.func looks on, which need operations that they can
-    follow: no autograd function of our own."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    """Whether a compiler, torch.jit.trace, a transform of torch.func or differentiation in forward
+    mode looks on, which need operations that they can follow: no autograd function of our own."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch.jit.is_tracing()
+    )
 
 
 def interpreted() -> bool:
@@ -90,32 +95,50 @@ class GradientSum:
     """Where one pass's applications add up the gradient of the spectrum they share.
 
     Autograd would add sixteen large tensors; instead the first application to run backward hands
-    its tensor to autograd and the others add into that same one. Only autograd keeps it alive, so
-    a pass that was broken off, or that asked for no gradient of W, leaves nothing behind.
+    its tensor to autograd and the others add into that same one. Each backward pass has a sum of
+    its own: two may run at once, in threads. Only autograd keeps it alive, so a pass that was
+    broken off, or that asked for no gradient of W, leaves nothing behind.
     """
 
     def __init__(self) -> None:
-        self._tensor: weakref.ref[Tensor] | None = None
+        self._sums: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
 
     def add(self, put: Callable[[], Tensor], join: Callable[[Tensor], object]) -> Tensor | None:
         """`put` makes the sum's first term, `join` adds to the sum in place. Returns what to hand
         to autograd: the sum if it is new, None if autograd holds it already."""
-        held = self._tensor() if self._tensor else None
+        backward_pass = torch._C._current_graph_task_id()
+        held = self._sums.get(backward_pass)
         if held is not None:
             join(held)
             return None
-        held = put()
-        self._tensor = weakref.ref(held)
+        held = self._sums[backward_pass] = put()
         return held
 
 
-def refuse_double_backward() -> None:
-    """Raise RuntimeError within a backward pass that is to be differentiated itself."""
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "the spectral horizontal convolution has no second derivative; for double backward "
-            "(create_graph=True) run the forward pass within horizontal_method('direct')"
-        )
+def autocasts(kind: str) -> bool:
+    """Whether autocast is on for this kind of device; some kinds, as 'meta', know none."""
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def own_backward(backward):
+    """A decorator of the backward pass of an autograd function of ours, which computes in the
+    precision of what it kept, under autocast too, and has no derivative: RuntimeError where it is
+    to be differentiated itself."""
+
+    @functools.wraps(backward)
+    def wrapped(ctx, gradient: Tensor, *others):
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the spectral horizontal convolution has no second derivative; for double backward "
+                "(create_graph=True) run the forward pass within horizontal_method('direct')"
+            )
+        kind = gradient.device.type
+        if not autocasts(kind):
+            return backward(ctx, gradient, *others)
+        with torch.autocast(kind, enabled=False):
+            return backward(ctx, gradient, *others)
+
+    return wrapped
 
 
 def in_weights_precision(weights: str):
@@ -126,7 +149,7 @@ def in_weights_precision(weights: str):
         @functools.wraps(call)
         def wrapped(self, activity: Tensor, *arguments, **options):
             kind = activity.device.type
-            if not torch.is_autocast_enabled(kind):
+            if not autocasts(kind):
                 return call(self, activity, *arguments, **options)
             with torch.autocast(kind, enabled=False):
                 activity = activity.to(getattr(self, weights).dtype)

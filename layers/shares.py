@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layers.methods import refuse_double_backward
+from layers.methods import own_backward
 
 LEAST = 4  # images of a share where there are more than two: each has a gradient of W to itself
 
@@ -81,12 +81,14 @@ class _Shared(torch.autograd.Function):
         return torch.cat([result.detach() for _, result in ctx.shares])
 
     @staticmethod
+    @own_backward
     def backward(ctx, grad):
-        refuse_double_backward()
+        keep = torch._C._autograd._get_current_graph_task_keep_graph()  # retain_graph
 
         def compute(share: tuple[list[Tensor], Tensor], grad: Tensor) -> Iterator[Tensor]:
             leaves, result = share
-            return iter(torch.autograd.grad(result, [x for x in leaves if x.requires_grad], grad))
+            wanted = [x for x in leaves if x.requires_grad]
+            return iter(torch.autograd.grad(result, wanted, grad, retain_graph=keep))
 
         found = each(
             compute, list(zip(ctx.shares, grad.tensor_split(len(ctx.shares)), strict=True))

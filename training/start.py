@@ -281,7 +281,7 @@ def compare_session(session: dict[str, Any], here: dict[str, Any], standing: Seq
     if other := other_code(before, here):
         if standing and before["fingerprint"].get("script") != here["fingerprint"]["script"]:
             sets = shlex.join(word for text in standing for word in ("--set", text))
-            other += f"; {sets} still stand, whatever the script says; a further --set changes them"
+            other += f"; {sets} still stand, whatever the script says"
         log.warning(f"the code differs from the one that trained this run so far: {other}")
 
 

@@ -21,7 +21,7 @@ from layers.kernels.normalisation import MEAN, SCALE
 from layers.kernels.normalised import C1, C2, G1, G2, Normalised, Norms
 from layers.kernels.pointwise import Gate, Pointwise
 from layers.kernels.spectral import Convolved, Kernel, Plan, Sizes, Spectrum
-from layers.methods import refuse_double_backward
+from layers.methods import own_backward
 
 TOGETHER = 2  # steps whose kernel gradients are taken together
 
@@ -355,8 +355,8 @@ class _CircuitFunction(torch.autograd.Function):
         return unfold(h2, plan.sizes)
 
     @staticmethod
+    @own_backward
     def backward(ctx, grad_out, *_):
-        refuse_double_backward()
         W1, W2, *saved = ctx.saved_tensors
         fields = len(Parameters._fields)
         p, saved = Parameters(*saved[:fields]), saved[fields:]

@@ -27,7 +27,7 @@ import triton.language as tl
 from torch import Tensor
 
 from layers.kernels import compiled
-from layers.methods import GradientSum, refuse_double_backward
+from layers.methods import GradientSum, own_backward
 
 STEP = 16  # a matrix unit's depth: the frequencies are a multiple of it
 HALF_PRECISION, FLOAT32 = "half", "float32"
@@ -967,16 +967,16 @@ class _SpectrumFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, W, plan):
-        ctx.plan = plan
-        ctx.save_for_backward(W)
+        # Not saved: of W only the shape is read, by as many backward passes as there are.
+        ctx.plan, ctx.like = plan, W.detach()
         kernel = plan.kernel(W)
         ctx.mark_non_differentiable(*kernel)
         return W.new_empty(()).expand(kernel.values.shape), *kernel
 
     @staticmethod
+    @own_backward
     def backward(ctx, total, *_):
-        refuse_double_backward()
-        return ctx.plan.kernel_gradient(total, ctx.saved_tensors[0]), None
+        return ctx.plan.kernel_gradient(total, ctx.like), None
 
 
 class _ConvolutionFunction(torch.autograd.Function):
@@ -990,8 +990,8 @@ class _ConvolutionFunction(torch.autograd.Function):
         return plan.rows_back(rows, kernel.scale)
 
     @staticmethod
+    @own_backward
     def backward(ctx, gradient):
-        refuse_double_backward()
         plan, kernel = ctx.plan, Kernel(*ctx.saved_tensors[:2])
         transformed = plan.columns_there(plan.rows_there(gradient.contiguous()))
         grad_activity = grad_joint = None

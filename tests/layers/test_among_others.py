@@ -45,6 +45,20 @@ def test_autocast(options, kind):
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shares", [1, 2])
+def test_backward_within_autocast(shares, kind):
+    layer, X = layer_of(), torch.rand(2, 3, 12, 13)
+    layer.shares = shares
+
+    def gradients():
+        return torch.autograd.grad(layer(X).square().sum(), list(layer.parameters()))
+
+    expected = gradients()
+    with torch.autocast("cpu", kind):
+        torch.testing.assert_close(gradients(), expected)
+
+
 @pytest.mark.parametrize("network", [RecurrentNetwork, FeedforwardNetwork])
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
 def test_autocast_of_whole_networks(network, kind):
@@ -103,6 +117,38 @@ def test_transforms_of_torch_func(h_ext):
     torch.testing.assert_close(tangent, difference, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("h_ext", [3, 9])
+def test_forward_mode_without_a_transform(h_ext):
+    layer = layer_of(adaptation=True, h_ext=h_ext).double()
+    X = torch.rand(2, 3, 12, 13, dtype=torch.float64)
+    _, expected = torch.func.jvp(layer, (X,), (torch.ones_like(X),))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(X, torch.ones_like(X))
+        tangent = torch.autograd.forward_ad.unpack_dual(layer(dual)).tangent
+    torch.testing.assert_close(tangent, expected)
+    _, along = torch.func.linearize(layer, X)
+    torch.testing.assert_close(along(torch.ones_like(X)), expected)
+
+
+@pytest.mark.filterwarnings("ignore")  # a trace warns of every condition
+@pytest.mark.parametrize("h_ext", [3, 9])
+def test_a_trace_takes_other_sizes(h_ext):
+    layer = layer_of(adaptation=True, h_ext=h_ext)
+    traced = torch.jit.trace(layer, torch.rand(2, 3, 12, 13))
+    for shape in [(2, 3, 12, 13), (3, 3, 17, 10)]:
+        X = torch.rand(shape)
+        torch.testing.assert_close(traced(X), layer(X))
+
+
+@pytest.mark.parametrize("options", CIRCUITS, ids=str)
+@pytest.mark.parametrize("h_ext", [3, 9])
+def test_shapes_alone(h_ext, options):
+    layer = layer_of(h_ext=h_ext, hidden_init="random", **options).to("meta")
+    y = layer(torch.empty(2, 3, 12, 13, device="meta"))
+    y.sum().backward()
+    assert y.is_meta and y.shape == (2, 3, 12, 13) and layer.W1.grad.is_meta
+
+
 @pytest.mark.parametrize("options", CIRCUITS, ids=str)
 def test_a_batch_of_no_image(options):
     model = RecurrentNetwork(timesteps=2, **options)
@@ -114,8 +160,11 @@ def test_a_batch_of_no_image(options):
         assert torch.equal(buffer, before[name]), name
 
 
-def test_checkpoint_with_a_noise_generator():
+@pytest.mark.parametrize("compiler", [None, pytest.param("aot_eager", marks=pytest.mark.slow)])
+def test_checkpoint_with_a_noise_generator(compiler):
     layer = layer_of(hidden_init="random").double()
+    torch._dynamo.reset()
+    call = torch.compile(layer, backend=compiler) if compiler else layer
     layer.noise_generator = torch.Generator()
     X = torch.rand(1, 3, 8, 9, dtype=torch.float64, requires_grad=True)
 
@@ -124,10 +173,10 @@ def test_checkpoint_with_a_noise_generator():
         return torch.autograd.grad(call().square().sum(), X)[0]
 
     plain = gradient(lambda: layer(X))
-    again = gradient(lambda: checkpoint(layer, X, use_reentrant=False, context_fn=layer.same_noise))
+    again = gradient(lambda: checkpoint(call, X, use_reentrant=False, context_fn=layer.same_noise))
     torch.testing.assert_close(again, plain)
     with pytest.raises(RuntimeError, match="same_noise"):
-        gradient(lambda: checkpoint(layer, X, use_reentrant=False))
+        gradient(lambda: checkpoint(call, X, use_reentrant=False))
 
 
 def test_the_states_of_all_steps():

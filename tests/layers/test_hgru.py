@@ -1,9 +1,12 @@
 """The hGRU layer: the original's outputs and gradients, finite differences, every option."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.utils import prune
 
 from layers import initial
 from layers.hgru import HGRU, NONLINEARITIES
@@ -203,8 +206,12 @@ def test_constrain_clips_the_letters():
     with torch.no_grad():
         layer.mu.fill_(-1)
         layer.W1.fill_(-1)
+    prune.identity(layer, "alpha")
+    layer.alpha_orig.data.fill_(-1)
     layer.constrain_letters()
     assert (layer.mu == 0).all() and (layer.W1 == -1).all()
+    layer(torch.zeros(1, 4, 5, 5))  # makes α anew
+    assert (layer.alpha == 0).all()
     free = HGRU(4, h_ext=3)
     with torch.no_grad():
         free.mu.fill_(-1)
@@ -272,10 +279,7 @@ def test_a_probe_sees_every_step():
         ({"hidden_init": "ones"}, "hidden_init 'ones'.*random"),
         ({"timesteps": 0}, "timesteps must be a whole number of at least 1, found 0"),
         ({"h_ext": 2.5}, "h_ext.*2.5"),
-        (
-            {"batch_norm": True, "batch_norm_validation": "no"},
-            "batch_norm_validation 'no'",
-        ),
+        ({"batch_norm_validation": "no"}, "batch_norm_validation 'no'"),
     ],
 )
 def test_a_wrong_option_is_named(options, message):
@@ -283,9 +287,10 @@ def test_a_wrong_option_is_named(options, message):
         HGRU(2, **options)
 
 
-def test_a_drive_of_other_channels_is_named():
-    with pytest.raises(ValueError, match=r"\(N, 2, H, W\), found \(1, 3, 5, 5\)"):
-        HGRU(2, h_ext=3)(torch.zeros(1, 3, 5, 5))
+@pytest.mark.parametrize("shape", [(1, 3, 5, 5), (1, 2, 0, 5), (2, 5, 5)])
+def test_a_drive_of_another_shape_is_named(shape):
+    with pytest.raises(ValueError, match=re.escape(f"(N, 2, H, W), found {shape}")):
+        HGRU(2, h_ext=3)(torch.zeros(shape))
 
 
 def test_fewer_steps_at_test_time_but_not_more_than_were_learned():
@@ -294,6 +299,9 @@ def test_fewer_steps_at_test_time_but_not_more_than_were_learned():
     assert layer(torch.randn(1, 2, 5, 5)).shape == (1, 2, 5, 5)
     layer.timesteps = 5
     with pytest.raises(ValueError, match=r"timesteps is 5.*for 4 steps"):
+        layer(torch.randn(1, 2, 5, 5))
+    layer.timesteps = 0
+    with pytest.raises(ValueError, match="timesteps must be a whole number"):
         layer(torch.randn(1, 2, 5, 5))
 
 

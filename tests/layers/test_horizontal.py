@@ -1,11 +1,15 @@
 """The horizontal convolution: every method against float64 and against an independent library."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import signal
+from torch.utils.checkpoint import checkpoint
 
 from layers.horizontal import (
     HorizontalKernel,
@@ -109,6 +113,60 @@ def test_gradient_sum_survives_broken_off_and_repeated_passes():
     torch.testing.assert_close(first, expected)
 
 
+def test_gradient_sums_of_two_backward_passes_at_once():
+    """In each the first application waits for the other pass's; hooks keep what went by alive."""
+    W = torch.randn(2, 2, 5, 5, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, 2, 8, 8, dtype=torch.float64)
+    kernel = HorizontalKernel(W, method="fft")
+    once = kernel(x)
+    losses = [once.sum() + kernel(once).square().sum(), once.sum() - kernel(once.sin()).sum()]
+    expected = [torch.autograd.grad(loss, W, retain_graph=True)[0] for loss in losses]
+    both, kept = threading.Barrier(2, timeout=60), []
+    once.grad_fn.register_prehook(lambda gradients: (both.wait(), gradients)[1])
+    once.grad_fn.register_hook(lambda *gradients: kept.append(gradients))
+
+    def gradient(loss):
+        return torch.autograd.grad(loss, W, retain_graph=True)[0]
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(2):
+            for found, exact in zip(pool.map(gradient, losses), expected, strict=True):
+                torch.testing.assert_close(found, exact)
+
+
+@pytest.mark.parametrize("first", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("method", ["direct", "fft"])
+def test_gradients_after_a_call_without(method, first):
+    W = torch.randn(2, 2, 5, 5, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, 2, 8, 8, dtype=torch.float64, requires_grad=True)
+
+    def gradients(kernel):
+        return torch.autograd.grad(kernel(x).square().sum(), [x, W])
+
+    kernel = HorizontalKernel(W, method=method)
+    with first():
+        kernel(x)
+    torch.testing.assert_close(gradients(kernel), gradients(HorizontalKernel(W, method=method)))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("method", ["direct", "fft"])
+def test_each_application_in_a_checkpoint(method, reentrant):
+    W = torch.randn(2, 2, 5, 5, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, 2, 8, 8, dtype=torch.float64, requires_grad=True)
+
+    def gradients(apply):
+        y, W.grad, x.grad = x, None, None
+        for _ in range(3):
+            y = apply(y).sin()
+        y.sum().backward()
+        return W.grad, x.grad
+
+    kernel = HorizontalKernel(W, method=method)
+    found = gradients(lambda y: checkpoint(kernel, y, use_reentrant=reentrant))
+    torch.testing.assert_close(found, gradients(HorizontalKernel(W, method=method)))
+
+
 def test_second_derivative_is_refused_by_fft_and_given_by_direct():
     W = torch.randn(2, 2, 5, 5, requires_grad=True)
     x = torch.randn(1, 2, 8, 8, requires_grad=True)
@@ -146,6 +204,13 @@ def test_errors_say_what_is_wrong():
         HorizontalKernel(W)(x.double())
     with pytest.raises(ValueError, match="CUDA"):
         HorizontalKernel(W, method="triton")(x)
+
+
+@pytest.mark.parametrize("method", ["direct", "fft"])
+def test_no_image_by_any_method(method):
+    W = torch.randn(3, 2, 5, 5, requires_grad=True)
+    y = HorizontalKernel(W, method=method)(torch.randn(0, 2, 8, 8))
+    assert y.shape == (0, 3, 8, 8)
 
 
 def test_direct_keeps_the_size():

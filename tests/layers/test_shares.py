@@ -121,6 +121,26 @@ def test_what_cannot_be_shared_is_left_as_it_is(threads, layer, images, threads_
         assert (layer.shares, torch.get_num_threads()) == (1, threads_of_process)
 
 
+@pytest.mark.parametrize("options", [{"batch_norm": True}, {"batch_norm": True, "reuse": False}])
+def test_the_attribute_does_not_share_what_cannot_be(options):
+    layer, X = layer_of(hidden_init="identity", **options), torch.rand(4, 3, 9, 9).double()
+    alone = layer(X)
+    layer.shares = 2
+    assert torch.equal(layer(X), alone)
+
+
+def test_a_second_backward_pass_where_the_graph_is_kept(threads):
+    layer, X = layer_of(), torch.rand(4, 3, 9, 9, dtype=torch.float64)
+    with shared_images(layer, 4):
+        loss = layer(X).square().sum()
+    weights = list(layer.parameters())
+    first = torch.autograd.grad(loss, weights, retain_graph=True)
+    second = torch.autograd.grad(loss, weights)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(loss, weights)
+
+
 def test_edited_equations_are_computed_as_they_stand(threads):
     class OverTheBatch(HGRU):
         def forward(self, X, return_states=False, given=None):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
 
 from layers.horizontal import HorizontalKernel
 from tests.layers.test_fast_paths_gpu import CUDA, ODD, SMALL, TOLERANCE, difference
@@ -25,6 +26,24 @@ def largest_difference(x, W, g):
     exact = results(x.double(), W.double(), g.double(), "direct")
     pairs = zip(results(x, W, g, "triton"), exact, strict=True)
     return max(difference(a.detach(), b.detach()) for a, b in pairs)
+
+
+def test_each_application_in_a_checkpoint_within_autocast():
+    x = torch.randn(2, 3, *SMALL, device=CUDA, requires_grad=True)
+    W = torch.randn(3, 3, 15, 15, device=CUDA, requires_grad=True)
+
+    def gradients(apply):
+        y, W.grad, x.grad = x, None, None
+        for _ in range(3):
+            y = apply(y).sin()
+        y.sum().backward()
+        return W.grad, x.grad
+
+    kernel = HorizontalKernel(W, method="triton")
+    expected = gradients(HorizontalKernel(W, method="triton"))
+    with torch.autocast("cuda", torch.float16):
+        found = gradients(lambda y: checkpoint(kernel, y, use_reentrant=True))
+    torch.testing.assert_close(found, expected)
 
 
 # Few sizes, and few blocks of images and channels, as every new one compiles its kernels first.
