@@ -48,8 +48,7 @@ class TrainedRun(RunRecord):
         size = (self.record.get("network") or {}).get("input_size")
         size = size or self.params.get("model_input_image_size")
         if not size and not self.is_stream:  # an earlier version did not record it
-            own = self._data_set()
-            size = own.model_input_image_size or [side // 2 for side in own.usual_size]
+            size = self._data_set().model_input_image_size
         size = size or IMAGE_SIZE
         return int(size[0]), int(size[1])
 
@@ -60,7 +59,7 @@ class TrainedRun(RunRecord):
         if not size and self.is_stream:
             size = (self.params.get("stream_settings") or {}).get("window", STIMULUS_SIZE)
         if not size:
-            size = self._data_set().usual_size
+            size = self._data_set().im_size
         height, width, *_ = (size, size) if isinstance(size, int) else size
         return int(height), int(width)
 

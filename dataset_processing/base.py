@@ -40,13 +40,15 @@ class PathfinderSet:
         name: of a set that has no class of its own; its folder is ``name`` without ``_full``.
 
     Attributes:
-        usual_size: (H, W) of the images that are meant by its name, in pixels.
+        named_size: (H, W) that its class or name says its images have, in pixels; None: neither.
+        own_input_size: (H, W) or (H, W, channels) that its class says networks are given; None: it
+            does not.
     """
 
     name: str  # in ``experiment_params``, of its record files and of the module
     data_name: str  # of its folder
     negative = ""  # folder of its negatives (layout of 2018); "": its own with ``_neg``
-    im_size: list[int] | None = None  # (H, W) that its images must have; None: as they are found
+    im_size: list[int] | None = None  # (H, W) that its images must have; None: the usual one
     model_input_image_size: list[int] | None = None  # (H, W) for the networks; None: half of it
     max_ims: int | None = 125000  # images kept of each class; 0 or None keeps all
     balance = True  # cut both classes to the smaller one
@@ -76,7 +78,10 @@ class PathfinderSet:
                 self.data_name = there[0] if len(there) == 1 else ARENA_SETS[0]
         self.negative = self.negative or f"{self.data_name}_neg"
         self.folds = {"train": "train", "val": "val"}
-        self.usual_size = self.im_size or [side, side]
+        self.named_size, self.own_input_size = self.im_size, self.model_input_image_size
+        self.im_size = self.im_size or [side, side]
+        half = [max(1, round(one / 2)) for one in self.im_size]
+        self.model_input_image_size = self.model_input_image_size or [*half, 1]
         self.output_size = [1]  # numbers in a label
 
     def places(self, data_name: str | None = None) -> list[Path]:

@@ -133,7 +133,7 @@ class DiskSet(DataSet):
         super().__init__(*arguments)
         name, config = self.name, self.config
         self.source = load_set(name, config)
-        self.own_input_size = self.source.model_input_image_size
+        self.own_input_size = self.source.own_input_size
         self.contour_length = contour_length(self.source.data_name)
         with refusals(config.tf_records, "cannot be read"):
             paths = {f: record_files(config.tf_records, name, self.source.folds[f]) for f in FOLDS}
@@ -172,7 +172,7 @@ class DiskSet(DataSet):
 
     def _open(self, fold: str) -> StoredFold:
         size = next((one.im_size for one in self._folds.values()), None)
-        size = size or self.params.get("im_size") or self.source.im_size
+        size = size or self.params.get("im_size") or self.source.named_size
         key = "data_augmentations" if fold == "train" else "val_augmentations"
         names = self.params.get(key)
         opened = self.raw(fold)
