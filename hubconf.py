@@ -15,7 +15,7 @@ from pathlib import Path as _Path
 
 import torch as _torch
 
-dependencies = ["torch", "numpy", "safetensors"]
+dependencies = ["torch", "numpy", "yaml", "safetensors"]
 _CLONE = _Path(__file__).resolve().parent
 
 

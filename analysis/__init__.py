@@ -1,6 +1,4 @@
 """What comes after training: evaluation, figures, comparison, report, exchange of weights.
 
-Commands: ``python -m analysis.evaluate``, ``.predict``, ``.figures``, ``.sweep``, ``.report``,
-``.results``, ``.export``; each has ``--help``. Library: ``trained.load_run``, ``probing``,
-``statistics``.
+Commands and library: docs/analysis.md.
 """

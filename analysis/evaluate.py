@@ -107,7 +107,9 @@ class Asked:
         run, data, about, seed = self.run, self.data, self.about, self.seed
         count = min(self.images, len(data))
         if workers is None:
-            workers = 0 if run.device.type == "cpu" else min(WORKERS, (os.cpu_count() or 2) // 2)
+            workers = (
+                0 if run.device.type == "cpu" else min(WORKERS, len(os.sched_getaffinity(0)) // 2)
+            )
         size = min(int(run.params["batch_size"]), len(data))
         bad = self.on_bad_record
         loader = Loader(data, size, seed, True, workers, run.device, on_bad_record=bad)

@@ -117,10 +117,7 @@ def lesioned(network: nn.Module, *letters: str) -> Iterator[None]:
     gamma, kappa, omega (see ``layers.hgru.HGRU.lesion``). UserError where the circuit lacks one."""
     layer = circuit(network)
     with _instead([layer], "lesioned", layer.lesioned):
-        try:
-            layer.lesion(*letters)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        layer.lesion(*letters)
         yield
 
 

@@ -231,7 +231,6 @@ def section(name: str, runs: Sequence[Run], page: Path) -> dict[str, Any]:
     paths = {
         what: save(figure, page.parent / "figures" / f"{page.stem}_{what}_{slug}", ("png",))[0]
         for what, figure in figures.items()
-        if figure is not None
     }
     found_here = {"name": name, "seeds": seeds, "runs": found, "figures": paths}
     return {**found_here, "reference": reference, **others}

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from config import Config
+from dataset_processing.base import RELEASE
 from dataset_processing.folds import FOLDS
 from dataset_processing.forms import FOLDERS, RECORDS, Job, Shard, combine_metadata
 from dataset_processing.generated import (
@@ -216,7 +217,7 @@ def job_of(options: argparse.Namespace) -> Job:
         form = "float32" if options.float32 else "compact"
     elif form in FOLDERS:
         share = 0.0
-        folder, name = config.data_root / "curvy_2snakes_300", name.removesuffix("_full")
+        folder, name = config.data_root / RELEASE, name.removesuffix("_full")
         size, _, rest = name.partition("_")
         if size in ARENA_SETTINGS:
             folder, name = config.data_root / size, rest or ARENA_SETS[0]

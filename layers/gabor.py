@@ -1,4 +1,4 @@
-"""The feedforward drive: a bank of 25 Gabor filters, squared (SPEC: X = (Gabor ⊛ I + b)²)."""
+"""The feedforward drive: a bank of 25 Gabor filters, squared: X = (Gabor ⊛ I + b)²."""
 
 import math
 

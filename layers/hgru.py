@@ -16,7 +16,7 @@ from layers.horizontal import HorizontalKernel
 from layers.methods import in_weights_precision, transformed
 from layers.normalisation import BatchNormalisation
 from layers.published import as_published
-from support.kinds import number, one_of, or_none, whole
+from support.kinds import TRUTH, number, one_of, or_none, whole
 
 NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
@@ -28,10 +28,11 @@ NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
     "relu6": F.relu6,
 }
 HIDDEN_INITS = ("random", "identity", "zeros", "learned")
-# What options may be that the layer cannot compute with otherwise.
+# What options may be; the others are True or False.
 KINDS = {
     **dict.fromkeys(("recurrent_nl", "gate_nl"), one_of(NONLINEARITIES)),
     **dict.fromkeys(("timesteps", "h_ext", "gate_filter"), whole(1)),
+    "gate_bias_init": one_of(("chronos", "ones")),
     "hidden_init": one_of(HIDDEN_INITS),
     "batch_norm_validation": one_of(("batch", "running")),
     "eta_init": or_none(number()),
@@ -89,7 +90,7 @@ class HGRU(nn.Module):
         batch_norm_validation: normalise evaluation by the ``'batch'`` at hand (the original's way)
             or by ``'running'`` averages.
         recompute: where the fused circuit runs (a CUDA device; layers/circuit.py), keep only H2 of
-            each step for backward and compute the rest again: a fifth of the memory.
+            each step for backward and compute the rest again: less memory.
         generator: source of the initial values.
 
     Attributes:
@@ -144,8 +145,8 @@ class HGRU(nn.Module):
         for name in ("self", "__class__", "channels", "generator"):
             del options[name]
         channels = whole(1).of("channels", channels)
-        for name, kind in KINDS.items():
-            options[name] = kind.of(name, options[name])
+        for name, value in options.items():
+            options[name] = KINDS.get(name, TRUTH).of(name, value)
         timesteps, h_ext, gate_filter = (options[n] for n in ("timesteps", "h_ext", "gate_filter"))
         self.options = options
         self.channels = channels

@@ -60,7 +60,7 @@ class HorizontalKernel:
     Args:
         W: (K_out, K_in, h, w), float32 or float64; any sizes, even ones too.
         symmetric: the gradient that reaches W is ½(g + gᵀ) over in and out channels, so that a
-            kernel that starts symmetric stays so (SPEC 5, `symmetric_weights`).
+            kernel that starts symmetric stays so (`symmetric_weights`).
         method: None (what :func:`horizontal_method` says, 'auto' by default) or a method's name.
 
     Calling it: activity (N, K_in, H, W) → (N, K_out, H, W), same padding, stride 1. Its spectrum

@@ -1,4 +1,4 @@
-"""The seven scripts: what SPEC's table says of each."""
+"""The seven scripts: what the release's say."""
 
 import importlib
 import inspect

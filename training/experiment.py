@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from dataset_processing import pathfinder
 from dataset_processing.augmentations import BRIGHTNESS, ORDER, RANDOM, SIZES, THRESHOLD
 from dataset_processing.sets import contour_length, is_stream
-from layers.hgru import HGRU, HIDDEN_INITS, NONLINEARITIES
+from layers.hgru import HGRU, KINDS
 from models.feedforward import FeedforwardNetwork
 from models.recurrent import RecurrentNetwork
 from support.errors import UserError, choose, unknown
@@ -132,48 +132,47 @@ _SETTINGS: dict[str, tuple[Any, ...]] = {
 SETTINGS = {name: Setting(*row) for name, row in _SETTINGS.items()}
 DEFAULTS = {key: setting.default for key, setting in SETTINGS.items() if setting.default is not ...}
 
-# Options of the networks, by what they may be and a sentence.
+# Options of the circuit, and of the networks, by what they may be and a sentence.
+_CIRCUIT = {
+    "timesteps": "Steps of the circuit, T",
+    "h_ext": "Width of the horizontal kernels in pixels",
+    "separate_kernels": "Two horizontal kernels, W1 and W2, instead of one",
+    "recurrent_nl": "The circuit's nonlinearity f",
+    "gate_nl": "The gates' nonlinearity σ",
+    "gate_filter": "Width of the gates' kernels in pixels",
+    "symmetric_weights": "W stays symmetric over in and out channels",
+    "symmetric_gate_weights": "The same for the gates' kernels",
+    "symmetric_inits": "Symmetric kernels start symmetric",
+    "normal_initializer": "Xavier values from a truncated normal distribution",
+    "gate_bias_init": "The gates' biases: chronos (−log u and log u), or −1 and 1",
+    "hidden_init": "H2 before the first step",
+    "alpha": "α is learned; False: it is 1",
+    "mu": "μ is learned; False: it is 1",
+    "gamma": "γ is learned; False: it is 1",
+    "lesion_alpha": "α is 0",
+    "lesion_mu": "μ is 0",
+    "lesion_kappa": "κ is 0",
+    "lesion_omega": "ω is 0",
+    "multiplicative_excitation": "Excitation with κ and ω; False: f(H1 + E)",
+    "adaptation": "η scales H2 after each step",
+    "eta_init": "First value of η; None: drawn from 0–1 for each step",
+    "constrain": "The letters stay at 0 or above",
+    "batch_norm": "Batch normalisation inside the circuit",
+    "reuse": "One normalisation for all steps; False: its own at each",
+    "batch_norm_validation": "Validation normalises by the batch, or by running averages",
+    "recompute": "Compute the circuit again in backward: less memory",
+}
 AUX: dict[str, tuple[Kind, str]] = {
-    "timesteps": (whole(1), "Steps of the circuit, T"),
-    "h_ext": (whole(1), "Width of the horizontal kernels in pixels"),
-    "separate_kernels": (TRUTH, "Two horizontal kernels, W1 and W2, instead of one"),
-    "recurrent_nl": (one_of(NONLINEARITIES), "The circuit's nonlinearity f"),
-    "gate_nl": (one_of(NONLINEARITIES), "The gates' nonlinearity σ"),
-    "gate_filter": (whole(1), "Width of the gates' kernels in pixels"),
-    "symmetric_weights": (TRUTH, "W stays symmetric over in and out channels"),
-    "symmetric_gate_weights": (TRUTH, "The same for the gates' kernels"),
-    "symmetric_inits": (TRUTH, "Symmetric kernels start symmetric"),
-    "normal_initializer": (TRUTH, "Xavier values from a truncated normal distribution"),
-    "gate_bias_init": (
-        one_of(("chronos", "ones")), "The gates' biases: chronos (−log u and log u), or −1 and 1"
-    ),
-    "hidden_init": (one_of(HIDDEN_INITS), "H2 before the first step"),
-    "alpha": (TRUTH, "α is learned; False: it is 1"),
-    "mu": (TRUTH, "μ is learned; False: it is 1"),
-    "gamma": (TRUTH, "γ is learned; False: it is 1"),
-    "lesion_alpha": (TRUTH, "α is 0"),
-    "lesion_mu": (TRUTH, "μ is 0"),
-    "lesion_kappa": (TRUTH, "κ is 0"),
-    "lesion_omega": (TRUTH, "ω is 0"),
-    "multiplicative_excitation": (TRUTH, "Excitation with κ and ω; False: f(H1 + E)"),
-    "adaptation": (TRUTH, "η scales H2 after each step"),
-    "eta_init": (or_none(number()), "First value of η; None: drawn from 0–1 for each step"),
-    "constrain": (TRUTH, "The letters stay at 0 or above"),
-    "batch_norm": (TRUTH, "Batch normalisation inside the circuit"),
-    "reuse": (TRUTH, "One normalisation for all steps; False: its own at each"),
-    "batch_norm_validation": (
-        one_of(("batch", "running")), "Validation normalises by the batch, or by running averages"
-    ),
-    "recompute": (TRUTH, "Compute the circuit again in backward: less memory"),
+    **{name: (KINDS.get(name, TRUTH), says) for name, says in _CIRCUIT.items()},
     "readout_epsilon": (
-        number(above=0), "What the normalisations after the circuit add to the variance"
+        number(above=0),
+        "What the normalisations after the circuit add to the variance",
     ),
     "gabor_size": (whole(3, odd=True), "Width of the Gabor kernels in pixels"),
     "layers": (whole(1), "ff_5: convolutions"),
     "filters": (whole(1), "ff_5: channels of each convolution"),
     "kernel_size": (whole(1), "ff_5: width of their kernels in pixels"),
-}  # fmt: skip
-
+}
 
 # What has an effect only beside something else: settings of streams and of curricula, and options
 # by the one that must be on.
@@ -285,17 +284,6 @@ def _kind(key: str) -> Kind:
     if key not in SETTINGS:
         raise unknown("parameter", key, [*SETTINGS, "aux.<option>"])
     return SETTINGS[key].kind
-
-
-def check_options(network: Any) -> None:
-    """UserError where an option that ``build_model`` gave the network cannot be, as "no" for False.
-
-    The layers check what they cannot compute with; this, the network's attribute ``options``.
-    """
-    options = getattr(network, "options", None)
-    for name, value in options.items() if isinstance(options, dict) else ():
-        if name in AUX:
-            AUX[name][0].of(f"build_model: {name}", value)
 
 
 def idle_options(network: Any) -> list[str]:

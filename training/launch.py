@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_args(arguments)
     options.signals_to_handle = SIGNALS
     if str(options.nproc_per_node).isdigit():
-        share = max(1, (os.cpu_count() or 1) // int(options.nproc_per_node))
+        share = max(1, len(os.sched_getaffinity(0)) // int(options.nproc_per_node))
         os.environ.setdefault("OMP_NUM_THREADS", str(share))
     logging.disable()  # torchrun's own words about what its processes say themselves
     with tempfile.TemporaryDirectory() as folder:

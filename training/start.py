@@ -30,7 +30,6 @@ from training.experiment import (
     SETTINGS,
     Experiment,
     Settings,
-    check_options,
     differences,
     idle_options,
 )
@@ -158,7 +157,6 @@ def build(build_model: Callable[[Settings], Any], exp: Experiment) -> Any:
     if not isinstance(network, torch.nn.Module):
         found = type(network).__name__
         raise UserError(f"build_model() must return a torch.nn.Module, found {found}")
-    check_options(network)
     return network
 
 

@@ -424,8 +424,8 @@ def circuit(
         norms: the normalisations of G1, C1, G2 and C2 of the first step, the second …; or none.
             Their running averages move in training.
         tanh: whether f is tanh; relu otherwise.
-        recompute: keep only H2 of each step and compute the rest again in backward: a fifth of the
-            memory for about a third more time.
+        recompute: keep only H2 of each step and compute the rest again in backward: less memory,
+            more time (docs/speed.md).
 
     Precision is that of PyTorch's own convolutions on the device (TF32 where they may use it).
     Raises RuntimeError from a double backward.

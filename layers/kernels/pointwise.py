@@ -16,7 +16,6 @@ from torch import Tensor
 from layers.kernels import compiled
 from layers.kernels.spectral import Convolved
 
-CHANNELS = 32  # at most
 TILE = 64  # pixels that a block takes at a time: folded planes hold a multiple of it
 THREADS = 128
 MULTIPROCESSORS = 132  # of an H100 or H200. A fixed number: sums repeat bit for bit anywhere

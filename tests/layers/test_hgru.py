@@ -36,7 +36,7 @@ def from_tf(images):
 
 
 def assert_close(ours, original, name, floor=0.0):
-    """Within 1e-4 of the largest value (SPEC section 8)."""
+    """Within 1e-4 of the largest value."""
     largest = max(np.abs(original).max(), floor)
     assert np.abs(ours - original).max() <= 1e-4 * largest, name
 

@@ -34,7 +34,7 @@ def test_updates_are_those_of_tensorflow(name: str) -> None:
 
 
 def rule_in_float64(name: str, w: np.ndarray, grads: np.ndarray, lr: float) -> list[np.ndarray]:
-    """The updates as SPEC's formulas say, number by number."""
+    """The updates by TensorFlow 1's formulas, number by number."""
     m, s, a, found = np.zeros_like(w), np.ones_like(w), np.zeros_like(w), []
     for g in grads:
         if name == "momentum":
