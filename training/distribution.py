@@ -21,7 +21,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from support.errors import SystemRefusal, UserError
-from support.shell import fail
+from support.shell import ERROR, fail
+from training.signals import told
 
 if TYPE_CHECKING:
     from layers.kernels.peers import Peers
@@ -339,7 +340,7 @@ class Ranks:
         if self._left is None:
             self._tell(FAILED)
         time.sleep(GRACE)
-        os._exit(2)
+        os._exit(told(ERROR))
 
 
 def _numbers() -> tuple[int, int]:

@@ -10,10 +10,13 @@ itself knows 0 and 1 only, so beneath it a run that left early ends with 0.
 import logging
 import os
 import sys
-import tempfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
+from support.shell import ERROR, fail
 from training.signals import EXIT_CODES, LEFT_EARLY
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 GRAVEST = (1, 4, 3, 2, 130, LEFT_EARLY, 0)
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
@@ -31,23 +34,28 @@ def main(arguments: list[str] | None = None) -> int:
         share = max(1, len(os.sched_getaffinity(0)) // int(options.nproc_per_node))
         os.environ.setdefault("OMP_NUM_THREADS", str(share))
     logging.disable()  # torchrun's own words about what its processes say themselves
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "codes"
-        file.touch()
-        os.environ[EXIT_CODES] = str(file)
-        failure = None
+    with open(os.memfd_create("exit codes"), "r+") as file:  # no disk that could be full
+        os.environ[EXIT_CODES] = f"/proc/{os.getpid()}/fd/{file.fileno()}"
+        failure, code, ignored = "", 0, set()
         try:
             run(options)
-        except SignalException:
-            failure = "the processes did not leave in time, and were killed"
+        except SignalException as error:
+            failure = "the processes had not begun, or did not leave in time and were killed"
+            failure, code = f"{error.sigval.name}: {failure}", 128 + error.sigval
         except ChildFailedError as error:
-            rank, first = error.get_first_failure()
-            failure = f"process {rank} ended with the exit code {first.exitcode} before it began"
-        codes = [int(line) for line in file.read_text().split()]
+            failure, code = _failure(*error.get_first_failure())
+            ignored = {LEFT_EARLY, 0}  # of the others, whom torchrun tells to leave
+        codes = {int(line) for line in file.read().split()} - ignored
     if failure and not codes:
-        print(f"error: {failure}", file=sys.stderr, flush=True)
-        return 1
+        return fail(failure, code)
     return min(codes, key=GRAVEST.index, default=0)
+
+
+def _failure(rank: int, process: "ProcessFailure") -> tuple[str, int]:
+    """What to say of a process that failed without leaving its exit code, and the launcher's."""
+    if process.exitcode < 0:
+        return f"process {rank} was ended by {process.signal_name()}", ERROR
+    return f"process {rank} ended with the exit code {process.exitcode}", process.exitcode
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -68,7 +69,7 @@ class Stop:
             if self._interrupts > 1:
                 for worker in multiprocessing.active_children():
                     worker.kill()
-                os._exit(INTERRUPTED)
+                os._exit(told(INTERRUPTED))
         self.signal = self.signal or signal.Signals(number).name
         if self._begun:
             return
@@ -91,7 +92,7 @@ def told(code: int) -> int:
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return code
     if EXIT_CODES in os.environ:
-        with open(os.environ[EXIT_CODES], "a") as file:
+        with suppress(OSError), open(os.environ[EXIT_CODES], "a") as file:  # it may be gone
             file.write(f"{code}\n")
     return 0 if code == LEFT_EARLY else code
 

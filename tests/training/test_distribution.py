@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ import torch
 import ff_5
 import hgru
 import hgru_bn
+from config import CLONE
 from dataset_processing.loader import Batch, Loader
 from support.errors import UserError
 from tests.training import processes, tiny
 from tests.training.test_resume import validation_loss_of, wait_for
 from training.command_line import COMPLETE, ERROR, LEFT_EARLY
 from training.distribution import OtherRankError, Ranks, device_of
+from training.signals import EXIT_CODES, told
 
 
 def small_ff_5(params):
@@ -233,6 +236,67 @@ def test_a_signal_to_the_launcher_reaches_the_run(number: signal.Signals, tmp_pa
     assert launcher.returncode == LEFT_EARLY, error
     assert f"left early: {number.name}" in out
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "named"),
+    [
+        ("import no_such_module", 1, "process 1 ended with the exit code 1"),
+        ("os.kill(os.getpid(), 9)", ERROR, "process 1 was ended by SIGKILL"),
+    ],
+)
+def test_a_process_that_dies_while_it_starts_is_named(
+    fault: str, code: int, named: str, tmp_path: Path
+) -> None:
+    """The other, which imports yet, leaves with 75: that is not how the run ended."""
+    script = f"""
+        import os, pathlib, time
+        from training import signals
+        listening = pathlib.Path(__file__).with_name("listening")
+        if os.environ["RANK"] == "1":
+            while not listening.exists():
+                time.sleep(0.05)
+            {fault}
+        signals.listen()
+        listening.touch()
+        time.sleep(60)
+        """
+    answer = launch(script, tmp_path)
+    assert answer.returncode == code, answer.stderr
+    assert "left early: SIGTERM" in answer.stderr and named in answer.stderr
+
+
+def test_a_process_that_is_killed_after_its_last_step(tmp_path: Path) -> None:
+    tiny.make_records(tmp_path)
+    script = """
+        import os
+        import training
+        from tests.training import tiny
+        from training import start
+        if os.environ["RANK"] == "1":
+            start._closing = lambda *_: os.kill(os.getpid(), 9)
+        training.main(tiny.experiment_params, tiny.build_model)
+        """
+    answer = launch(script, tmp_path, "--device", "cpu", "--workers", "0")
+    assert answer.returncode == ERROR, answer.stderr
+    assert "process 1 of 2 was lost" in answer.stderr and answer.stderr.count("error: ") == 1
+
+
+def test_an_exit_code_that_cannot_be_handed_on_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv(EXIT_CODES, "/dev/full")
+    assert [told(code) for code in (ERROR, LEFT_EARLY, COMPLETE)] == [ERROR, 0, COMPLETE]
+
+
+def launch(script: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """A script in two processes that ``training.launch`` starts, to its end."""
+    file = folder / "script.py"
+    file.write_text(textwrap.dedent(script))
+    own = {"HGRU_PROJECT_DIRECTORY": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CLONE)}
+    return subprocess.run(
+        [sys.executable, "-m", "training.launch", "--nproc_per_node=2", str(file), *options],
+        env={**os.environ, **own}, capture_output=True, text=True, timeout=processes.SECONDS,
+    )  # fmt: skip
 
 
 def launched(launcher: str) -> list[str]:
