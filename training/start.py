@@ -36,7 +36,7 @@ from training.experiment import (
 from training.log import RunLog
 from training.loop import Training
 from training.optimizers import dead_weights
-from training.provenance import code, environment, other_code
+from training.provenance import code, code_fingerprint, environment, other_code
 from training.run import Run, new_run, runs
 from training.seeds import seed_of
 from training.signals import Stop
@@ -61,7 +61,11 @@ def train(
 ) -> bool:
     """Train as the options of the command line say; whether the run is complete, or left early."""
     asked = Experiment.of(params, options.overrides)
-    _agree(ranks, asked, options)
+    alike = ("seed", "resume", "deterministic", "on_bad_record")
+    told = {f"--{name.replace('_', '-')}": getattr(options, name) for name in alike}
+    script = Path(inspect.getfile(build_model))
+    own = {f"code ({part})": value for part, value in code_fingerprint(script).items()}
+    _agree(ranks, {**asked.as_dict(), **told, **own})
     config = Config()
     given = asked.dataset, config, asked.changed, asked.model_name
     standing_in = ranks.first(lambda: demonstration(*given))
@@ -97,7 +101,8 @@ def train(
     training = Training(
         exp, network, config, ranks, seed, workers, options.on_bad_record, not options.eager
     )
-    here = ranks.first(lambda: code(Path(inspect.getfile(build_model))))
+    _agree(ranks, _flat(training.identity))
+    here = ranks.first(lambda: code(script))
     if run and checkpoint:
         state = load(checkpoint, ranks.device)
         check_identity(run, state, training.identity)
@@ -116,16 +121,14 @@ def train(
     return _go(training, run, stop)
 
 
-def _agree(ranks: Ranks, exp: Experiment, options: Namespace) -> None:
+def _agree(ranks: Ranks, mine: dict[str, Any]) -> None:
     """UserError on the first of the processes that train together where they are not alike."""
-    alike = ("seed", "resume", "deterministic", "on_bad_record")
-    told = {f"--{name.replace('_', '-')}": getattr(options, name) for name in alike}
-    first, *others = ranks.from_all({**exp.as_dict(), **told})
+    first, *others = ranks.from_all(mine)
     for rank, other in enumerate(others, start=1):
         if lines := differences(first, other):
             raise (UserError if ranks.is_first else OtherRankError)(
                 f"{'; '.join(lines)} (there: process 0; here: process {rank}): all processes of a "
-                "run need the same script and options"
+                "run need the same script, options and data"
             )
 
 

@@ -16,6 +16,7 @@ import hgru
 import hgru_bn
 from config import CLONE
 from dataset_processing.loader import Batch, Loader
+from dataset_processing.records import RecordReader, RecordWriter
 from support.errors import UserError
 from tests.training import processes, tiny
 from tests.training.test_resume import validation_loss_of, wait_for
@@ -137,6 +138,34 @@ def test_processes_share_the_validation(project: Path) -> None:
         (path,) = project.glob(f"tiny_*/weights/weights_{int(step):08d}.npz")
         with np.load(path, allow_pickle=False) as weights:
             assert validation_loss_of(dict(weights)) == loss
+
+
+@pytest.mark.parametrize("differs", ["images", "labels", "code"])
+def test_processes_that_are_not_alike(differs: str, tmp_path: Path) -> None:
+    """Each has a copy of the data, or a script, of its own."""
+    projects = tmp_path / "0", tmp_path / "1"
+    for project in projects:
+        tiny.make_records(project)
+    train, val = (
+        projects[1] / f"tf_records/{tiny.NAME}_{fold}.tfrecords" for fold in ("train", "val")
+    )
+    if differs == "images":
+        train.write_bytes(val.read_bytes())
+    if differs == "labels":
+        stored = list(RecordReader([train]))
+        with RecordWriter(train) as writer:
+            for image, label in stored:
+                writer.write(image, 1 - label)
+    builds = tiny.build_model, small_ff_5 if differs == "code" else tiny.build_model
+    ranks = [
+        processes.start(OPTIONS, project, environment=given, build=build)
+        for project, given, build in zip(projects, processes.environments(2), builds, strict=True)
+    ]
+    assert [processes.finish(process) for process in ranks] == [ERROR, ERROR]
+    said = "".join(processes.said(project, rank) for rank, project in enumerate(projects))
+    assert said.count("error: ") == 1 and "process 1" in said
+    assert ("code (script): " if differs == "code" else "train data: ") in said
+    assert not list(tmp_path.glob("*/tiny_*"))
 
 
 @pytest.mark.parametrize("count", [3, 8])
