@@ -35,5 +35,6 @@ def main(
     except SystemExit as left:  # --help, or a signal before the training began
         code = int(left.code or 0)
     finally:
+        signals.deaf()
         code = signals.told(code)
     raise SystemExit(code)

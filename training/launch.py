@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from support.shell import ERROR, fail
-from training.signals import EXIT_CODES, LEFT_EARLY
+from training.signals import EXIT_CODES, LEFT_EARLY, listen
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -24,6 +24,7 @@ SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run torchrun in this process; the gravest exit code of the processes that it started."""
+    listen()
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run

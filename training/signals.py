@@ -54,6 +54,8 @@ class Stop:
         for number in POLITE:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 self._catch(number)
+        if signal.getsignal(signal.SIGINT) == _leave:  # from now on an exception, as ever
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -80,11 +82,18 @@ class Stop:
 
 
 def listen() -> None:
-    """Leave with 75 at a signal from now on: for a script that is still importing what it needs."""
+    """Leave at a signal from now on, with 75, at Ctrl-C with 130: for a script that still imports
+    what it needs."""
     if threading.current_thread() is threading.main_thread():
-        for number in POLITE:
-            if signal.getsignal(number) == signal.SIG_DFL:
+        for number in (*POLITE, signal.SIGINT):
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 signal.signal(number, _leave)
+
+
+def deaf() -> None:
+    """Hear no signal from now on that asks to leave: this process does, with its exit code."""
+    for number in POLITE:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def told(code: int) -> int:
@@ -98,6 +107,8 @@ def told(code: int) -> int:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    name = signal.Signals(number).name
-    print(f"left early: {name} before the training began", file=sys.stderr, flush=True)
-    raise SystemExit(told(LEFT_EARLY))
+    code, said = LEFT_EARLY, f"left early: {signal.Signals(number).name} before the training began"
+    if number == signal.SIGINT:
+        code, said = INTERRUPTED, "error: interrupted before the training began"
+    print(said, file=sys.stderr, flush=True)
+    raise SystemExit(told(code))

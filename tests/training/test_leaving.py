@@ -29,13 +29,15 @@ def heard() -> Iterator[None]:
     signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize("number", POLITE)
-def test_a_signal_while_a_script_imports_leaves_with_75(
-    number: signal.Signals, tmp_path: Path
+@pytest.mark.parametrize("command", [["hgru.py", *QUIET], ["-m", "training.launch", "hgru.py"]])
+@pytest.mark.parametrize("number", [*POLITE, signal.SIGINT])
+def test_a_signal_while_a_script_imports_leaves_at_once(
+    number: signal.Signals, command: list[str], tmp_path: Path
 ) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-X", "importtime", "hgru.py", *QUIET],
+        [sys.executable, "-X", "importtime", *command],
         cwd=CLONE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as at a terminal
         env={**os.environ, "HGRU_PROJECT_DIRECTORY": str(tmp_path / "runs")},
         stderr=subprocess.PIPE,
         text=True,
@@ -46,8 +48,11 @@ def test_a_signal_while_a_script_imports_leaves_with_75(
             break  # PyTorch's first part is there, most of it is not
     process.send_signal(number)
     rest = process.communicate(timeout=processes.SECONDS)[1]
-    assert process.returncode == LEFT_EARLY
-    assert number.name in rest and "Traceback" not in rest
+    said, code = number.name, LEFT_EARLY
+    if number == signal.SIGINT:
+        said, code = "error: interrupted before the training began", INTERRUPTED
+    assert process.returncode == code
+    assert rest.count(said) == 1 and "Traceback" not in rest
     assert not (tmp_path / "runs").exists()
 
 
