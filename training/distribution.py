@@ -307,6 +307,8 @@ class Ranks:
         self._left = DONE if kind is None else FAILED
         self._tell(self._left)
         if self._left == FAILED:
+            # A thread that is still in the library when Python ends would abort the process.
+            self._heard.wait(GRACE)
             return  # what the others' devices wait for will not come; nothing here can be put right
         self._watch.join()
         for recording in self.recordings:
