@@ -190,6 +190,12 @@ def test_images_of_another_size_are_not_resized_in_silence(run, tmp_path, capsys
     [
         (["--dataset", "curv_basline_full"], "did you mean 'curv_baseline_full'"),
         (["--dataset", "no/such/folder"], "no/such/folder: no such file or folder"),
+        (
+            ["--fold", "train", "--dataset", "pathfinder_6"],
+            "the images of pathfinder_6 have no",
+        ),
+        (["--fold", "train", "--dataset", "own"], "the images of own have no"),
+        (["--fold", "train", "--dataset", "."], "the images of . have no"),
         (["--dataset", "curv_baseline_full"], "no data for 'curv_baseline_full'"),
         (["--images", "none"], "--images: must be a whole number of at least 1, found 'none'"),
         (["--lesion", "beta"], "a letter to lesion 'beta' is not known"),
