@@ -98,6 +98,13 @@ def test_lesions_steps_and_seed_reach_the_network(run, records):
     assert np.allclose(some.logits, whole.logits[some.record], atol=1e-5)
 
 
+def test_a_letter_named_twice_is_lesioned_once(run):
+    paths = {
+        evaluate.evaluated(run, DATASET, lesion=letters)[1] for letters in (["mu"], ["mu"] * 2)
+    }
+    assert len(paths) == 1
+
+
 def test_the_command_writes_its_numbers_once(run, config, capsys):
     arguments = [run.name, "--dataset", DATASET, "--device", "cpu"]
     assert exit_code(evaluate.main, arguments) == 0
