@@ -45,8 +45,8 @@ def model_card(run: TrainedRun, file: str) -> str:
         "training images to 90% in validation": f"{needed:,}" if needed else None,
     }
     accuracy = [
-        f"| {one['dataset']} | {one['images']:,} | {percent(one)} | {one['loss']:.4f} "
-        f"| {one['auc']:.4f} |"
+        f"| {title(one['dataset'], one['fold'])} | {one['images']:,} | {percent(one)} "
+        f"| {one['loss']:.4f} | {one['auc']:.4f} |"
         for one in evaluations(run)
     ]
     dataset = run.dataset.removesuffix("_stream") if run.is_stream else "pathfinder_14"

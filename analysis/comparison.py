@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from analysis import statistics
-from analysis.curves import curve, labels
+from analysis.curves import beside, curve
 from analysis.evaluate import Evaluation, evaluated
 from analysis.image_sets import title
 from analysis.style import BLUE, CHANCE, PAGE, RED, new_figure, note, style
@@ -26,6 +26,7 @@ LEARNED = 0.6  # below it a seed counts as one that has not learned
 SEEDS = 5  # of fewer, each is told and no interval over seeds is given
 ACROSS = 3  # panels of a figure's row
 LETTERS = 24  # of a line of a model's name on an axis
+LINE = 0.13  # inches: its height
 TICKS = [1, 2, 2.5, 5, 10]
 
 
@@ -43,7 +44,8 @@ class Point:
     accuracy: float  # share answered rightly
     low: float  # Wilson's 95% interval over the images
     high: float
-    images_to: int | None  # training images at the first validation of 90%; None: not reached
+    # Training images at the first validation of 90%; None: not reached; NaN: by another metric.
+    images_to: float | None
 
 
 @dataclass
@@ -68,9 +70,11 @@ def family(
         datasets: sets for all of them; none: each on what it validated on.
         names: what each is called; none: see :func:`analysis.curves.labels`.
         how: see :func:`analysis.evaluate.evaluated`.
+
+    UserError as of :func:`analysis.curves.beside`.
     """
     members, paths = [], []
-    for run, model in zip(runs, labels(runs, names), strict=True):
+    for run, model in zip(runs, beside(runs, names), strict=True):
         found = {name: evaluated(run, name, **how) for name in datasets or [run.validated_on]}
         paths += [path for _, path in found.values()]
         members.append(Member(run, model, {name: one for name, (one, _) in found.items()}))
@@ -87,12 +91,19 @@ def points(members: Sequence[Member]) -> list[Point]:
             seed=member.run.seed,
             parameters=member.run.parameters,
             training_images=member.run.images_seen,
-            images_to=curve(member.run, member.model).images_to(LEVEL),
+            images_to=math.nan
+            if member.run.metric != "accuracy"
+            else curve(member.run, member.model).images_to(LEVEL),
             **evaluation.accuracy(),
         )
         for member in members
         for name, evaluation in member.evaluations.items()
     ]
+
+
+def _counted(found: Sequence[Point]) -> bool:
+    """Whether the training images to 90% are known."""
+    return not any(math.isnan(point.images_to or 0) for point in found)
 
 
 def groups(found: Sequence[Point]) -> list[list[Point]]:
@@ -112,8 +123,8 @@ def table(found: Sequence[Point]) -> list[dict[str, Any]]:
             "tested on": title(group[0].tested_on),
             "training images": f"{int(np.median([p.training_images for p in group])):,}",
             "accuracy": accuracy_text(group),
-            "images to 90%": images_text(group),
         }
+        | ({"images to 90%": images_text(group)} if _counted(found) else {})
         for group in groups(found)
     ]
 
@@ -216,11 +227,14 @@ def comparison_figure(found: Sequence[Point]) -> Figure:
     models = list(dict.fromkeys(point.model for point in found))
     conditions = sorted({(point.trained_on, point.tested_on) for point in found}, key=_order)
     trained = list(dict.fromkeys(trained_on for trained_on, _ in conditions))
-    count = len(conditions) + len(trained)
+    needed = trained if _counted(found) else []
+    count = len(conditions) + len(needed)
     across = min(ACROSS, count)
     down = -(-count // across)
     seeds = max(len(group) for group in groups(found))
-    height = 0.6 + (0.2 + 0.06 * min(seeds, 8)) * len(models)
+    names = [textwrap.fill(model, LETTERS) for model in models]
+    lines = 1 + max(name.count("\n") for name in names)
+    height = 0.6 + max(0.2 + 0.06 * min(seeds, 8), LINE * lines) * len(models)
     figure = new_figure(PAGE, down * height + 0.4)
     panels, empty = np.split(figure.subplots(down, across, squeeze=False).ravel(), [count])
     for axes in empty:
@@ -233,12 +247,11 @@ def comparison_figure(found: Sequence[Point]) -> Figure:
         on, tested = map(_name, condition)
         several = len(trained) > 1 and on != tested
         axes.set_title(f"{tested}, trained on {on}" if several else tested)
-    for axes, name in zip(panels[len(conditions) :], trained, strict=True):
+    for axes, name in zip(panels[len(conditions) :], needed, strict=True):
         first = {(p.model, p.seed): p for p in found if p.trained_on == name}
         _images_needed(axes, list(first.values()), models)
         where = f", {_name(name)}" if len(trained) > 1 else ""
         axes.set_title(f"training images to {LEVEL:.0%}{where}")
-    names = [textwrap.fill(model, LETTERS) for model in models]
     for number, axes in enumerate(panels):
         axes.set_yticks(range(len(models)), names if number % across == 0 else [])
         axes.set_ylim(len(models) - 0.5, -0.5)
@@ -249,7 +262,7 @@ def comparison_figure(found: Sequence[Point]) -> Figure:
     note(
         figure,
         f"A point a seed. Whisker: Wilson's 95% interval over its {images} test images. "
-        "Dashed: chance. Open triangle: 90% not reached by then.",
+        "Dashed: chance." + (" Open triangle: 90% not reached by then." if needed else ""),
     )
     return figure
 

@@ -20,6 +20,7 @@ AXES = 2.4  # inches: height of the axes of a row
 # Of the axis of images: from how many on, what it counts in, and its name.
 UNITS = ((2e6, 1e6, " (millions)"), (2e3, 1e3, " (thousands)"), (0, 1, ""))
 FEW = 4  # runs whose training curves are drawn too
+ROUNDING = 1e-6  # that a recorded share may be below itself: a mean in float32, six digits
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,11 @@ class Curve:
     stages: tuple[tuple[int, int], ...] = ()  # (training images, length that began there)
 
     def reached(self, level: float) -> np.ndarray | None:
-        """The row of the first validation that reached a level; None if none did."""
-        return next(iter(self.table[self.table[:, 5] >= level]), None)
+        """The row of the first validation that reached an accuracy, 0–1; None if none did, or the
+        metric is another."""
+        if self.metric != "accuracy":
+            return None
+        return next(iter(self.table[self.table[:, 5] >= level - ROUNDING]), None)
 
     def images_to(self, level: float) -> int | None:
         """Training images at that validation; None if there is none."""
@@ -88,8 +92,8 @@ def _curve(record: RunRecord, label: str, lines: list[list[float]], log: Run | N
 
 
 def of_runs(runs: Sequence[TrainedRun], names: Sequence[str] = ()) -> list[Curve]:
-    """The curves of runs, by name (see :func:`labels`), and by data set where they differ."""
-    told = labels(runs, names)
+    """The curves of runs, by name (see :func:`beside`), and by data set where they differ."""
+    told = beside(runs, names)
     if not names and len({run.dataset for run in runs}) > 1:
         told = [f"{name}, {run.dataset}" for name, run in zip(told, runs, strict=True)]
     return [curve(run, name) for run, name in zip(runs, told, strict=True)]
@@ -115,6 +119,25 @@ def labels(runs: Sequence[RunRecord], given: Sequence[str] = ()) -> list[str]:
             if any(other.get(key) != own.get(key) for other in others)
         ]
         found.append(f"{name} ({', '.join(differing)})" if differing else name)
+    return found
+
+
+def beside(runs: Sequence[RunRecord], given: Sequence[str] = ()) -> list[str]:
+    """The labels of runs that are compared; UserError where a run is there twice, with the same
+    weights or as two seeds of one thing, or where they did not validate by the same metric."""
+    by = {run.metric: run.name for run in runs}
+    if len(by) > 1:
+        told = ", ".join(f"{metric!r} ({name})" for metric, name in by.items())
+        raise UserError(
+            f"score_metric must be the same in all runs that are compared, found {told}"
+        )
+    found = labels(runs, given)
+    known: list[tuple[str, int | str]] = [(run.name, run.step) for run in runs]
+    known += [(run.name, label) for run, label in zip(runs, found, strict=True)]
+    if twice := [one[0] for one in known if known.count(one) > 1]:
+        raise UserError(
+            f"{twice[0]} is there twice: it is one seed; give other weights of it another --label"
+        )
     return found
 
 

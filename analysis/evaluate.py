@@ -87,7 +87,7 @@ class Asked:
             "fold": self.fold,
             "images_at_most": self.images,
             "seed": self.seed,
-            "lesion": sorted(self.lesion),
+            "lesion": sorted(set(self.lesion)),
             "timesteps": self.timesteps or timesteps(run.network),
             "batch_size": int(run.params["batch_size"]),
             "device": run.device.type,
@@ -116,7 +116,7 @@ class Asked:
         augment = Augmentations(run.params["val_augmentations"], [*run.image_size, 1])
         generator = torch.Generator(run.device).manual_seed(seed)
         rows: list[tuple[np.ndarray, ...]] = []
-        began, name = time.perf_counter(), f"{run.name} on {title(self.dataset)}"
+        began, name = time.perf_counter(), f"{run.name} on {title(self.dataset, self.fold)}"
         with (
             torch.no_grad(),
             hidden_seed(run.network, seed),
@@ -156,6 +156,11 @@ class Evaluation:
     distance: np.ndarray  # (n,) between the markers, pixels of the stimulus; NaN: not found
     about: dict[str, Any]  # what was evaluated: weights, step, lesions, timesteps, seed …
     kept: bool = False  # whether these answers were computed before, and read now
+
+    @property
+    def title(self) -> str:
+        """The set's name for tables."""
+        return title(self.dataset, self.about.get("fold", "val"))
 
     @property
     def correct(self) -> np.ndarray:
@@ -308,7 +313,7 @@ def table(found: Sequence[Evaluation], exact: bool = False) -> list[Row]:
         {
             "run": one.run,
             "step": one.about["step"],
-            "set": title(one.dataset),
+            "set": one.title,
             "length": contour_length(title(one.dataset)) or "–",
             "lesion": " ".join(one.about["lesion"]) or "–",
             "T": one.about["timesteps"] or "–",
@@ -354,7 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(text_table(table(found, options.exact)))
     for one in found:
         tables = map(text_table, one.tables(options.exact))
-        print(f"\n{one.run} on {title(one.dataset)}", *tables, sep="\n")
+        print(f"\n{one.run} on {one.title}", *tables, sep="\n")
     rows = [
         {k: v for k, v in one.summary(options.exact).items() if not isinstance(v, list | dict)}
         | {"lesion": " ".join(one.about["lesion"])}

@@ -24,6 +24,7 @@ import torch
 from analysis.card import evaluations, images_to_90, model_card
 from analysis.curves import curve
 from analysis.evaluate import percent
+from analysis.image_sets import title
 from analysis.probing import default_generator
 from analysis.trained import TrainedRun, load_run
 from config import CLONE, Config
@@ -51,7 +52,10 @@ def export_safetensors(run: TrainedRun, path: Path) -> Path:
     if stages := curve(run, "").stages:
         record["stages"] = stages
     tensors = {name: t.contiguous().cpu() for name, t in run.network.state_dict().items()}
-    told = [f"{one['dataset']}: {percent(one)} of {one['images']:,} images" for one in measured]
+    told = [
+        f"{title(one['dataset'], one['fold'])}: {percent(one)} of {one['images']:,} images"
+        for one in measured
+    ]
     metadata = {
         "format": FORMAT,
         "run": run.name,

@@ -27,6 +27,7 @@ from analysis.style import save
 from analysis.trained import TrainedRun, load_runs
 from config import Config
 from support import shell
+from support.errors import UserError
 from support.files import write_bytes
 
 KINDS = ("curves", "gabors", "kernels", "association", "letters", "activity", "gradients")
@@ -51,7 +52,8 @@ def draw(
         kinds: any of ``KINDS``; those of a circuit are left out for a network without one.
         dataset: images to show the network (see ``analysis.image_sets.open_images``); None: some
             like those that it trained on.
-        index: number of one image in it; None takes the first of each label.
+        index: number of one image in it; None takes the first of each label. UserError where the
+            set has no such image.
         stage: of the horizontal kernel (see ``analysis.association``).
         samples, seed: of SmoothGrad; of generated images, noise and hidden state.
     """
@@ -60,6 +62,8 @@ def draw(
     if {"letters", "activity", "gradients"} & set(wanted):
         name = dataset or example_set(run.params)
         data = open_images(name, run.config, run.params, EXAMPLES, seed)
+        if index is not None and index >= len(data):
+            raise UserError(f"--index {index}: {name} has the images 0 to {len(data) - 1} here")
         examples = [index] if index is not None else [activity.example(data, n) for n in (1, 0)]
     watch, network = partial(activity.watch, run, data, seed=seed), run.network
     pictures: dict[str, Callable[[], Figure]] = {

@@ -44,17 +44,24 @@ def open_images(
             2020 or 2025, all of whose images are taken. UserError where there is none.
         config, params: the paths, and the run's parameters (a stream's settings are among them).
         count, seed: of generated images.
-        fold: 'train' or 'val', of a data set or stream.
+        fold: 'train' or 'val', of a data set or stream; UserError for 'train' of another set.
         on_bad_record: see :func:`dataset_processing.open_set`.
     """
     match = GENERATED.fullmatch(name)
+    path = name not in data_sets() and Path(name).exists()
+    if fold == "train" and (match or name == OWN or path):
+        what = "all of them are evaluated" if path else "they are generated anew"
+        raise UserError(
+            f"--fold train: the images of {name} have no training fold, {what}; name a data set or "
+            "a stream"
+        )
     if match or name == OWN:
         own = None if match else generator_settings(str(params["dataset"]), params)
         settings = Settings(contour_length=int(match[1])) if match else own
         if settings is None:
             raise UserError(f"the settings of {params['dataset']} are not known: name another set")
         return GeneratedFold(name, "test", settings, seed, count)
-    if name not in data_sets() and Path(name).exists():
+    if path:
         names = params.get("val_augmentations")
         return open_path(Path(name), meant=names is not None and not rescales(names))
     if "/" in name or name.endswith(".tfrecords"):
@@ -69,9 +76,10 @@ def example_set(params: dict[str, Any]) -> str:
     return OWN if generator_settings(dataset, params) is not None else dataset
 
 
-def title(name: str) -> str:
-    """A set's name for figures and tables, without its path."""
-    return Path(name).stem if "/" in name else name
+def title(name: str, fold: str = "val") -> str:
+    """A set's name for figures and tables, without its path; of its training fold, with that."""
+    told = Path(name).stem if "/" in name else name
+    return told if fold == "val" else f"{told} (training images)"
 
 
 def marker_distance(images: Tensor) -> np.ndarray:

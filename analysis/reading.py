@@ -193,6 +193,7 @@ def along_figure(found: Sequence[np.ndarray], names: Sequence[str]) -> Figure:
         for axes, label in zip(row, (0, 1), strict=True):
             shown = axes.imshow(means[label], cmap=SIGNED, origin="lower", **how)
             axes.set_title(f"{name}: {LABELS[label]}")
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         row[0].set_ylabel("steps")
         figure.colorbar(shown, ax=list(row), label="map 1 − map 0", extend="both", pad=0.01)
     for axes in grid[-1]:

@@ -20,6 +20,7 @@ from analysis.image_sets import title
 from config import Config
 from support.errors import UserError
 from support.files import write_text
+from training.checkpoints import CheckpointFolder
 from training.experiment import SETTINGS
 from training.run import TIMESTAMP, Run
 
@@ -209,8 +210,9 @@ def validations(run: Run) -> list[dict[str, Any]]:
 
 
 def evaluations_kept(config: Config, name: str) -> list[dict[str, Any]]:
-    """What ``analysis.evaluate`` has kept of the run of that name, at all steps."""
-    files = sorted((config.condition_evaluations / name).glob("*.json"))
+    """What ``analysis.evaluate`` has kept of a run of that name, at all steps, the newest last."""
+    found = (config.condition_evaluations / name).glob("*.json")
+    files = sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
     return [json.loads(path.read_text(encoding="utf-8")) for path in files]
 
 
@@ -229,8 +231,10 @@ def keep_record(which: str | Path, place: Path, config: Config) -> Path:
     validations(run)
     record, events = RunRecord.of(run), run.events()
     lines = list(_shortened(events, (*MEANS, record.metric)))
+    weights = CheckpointFolder(run.checkpoints).files() or run.saved_weights()
+    last = max(weights, default=record.step)  # a run that was stopped had logged more
     for one in evaluations_kept(config, record.name):
-        if one["step"] == record.step:
+        if one["step"] == last:
             numbers = {key: one[key] for key in ("step", "set", "lesion", "timesteps", *NUMBERS)}
             lines.append({"event": "evaluation", "dataset": title(one["dataset"]), **numbers})
     kept = Run(config, record.name, place / record.name)

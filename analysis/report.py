@@ -139,18 +139,19 @@ def _curves(members: Sequence[Member], drawn: Path) -> dict[str, Any] | None:
     found = [curves.curve(member.run, member.model) for member in members]
     rows, staged = [], any(one.stages for one in found)
     for member, one in zip(members, found, strict=True):
-        if not len(one.table):
+        metric, best = one.table[:, 5], member.run.history.until(member.run.step).best()
+        if best is None:
             continue
-        metric, best = one.table[:, 5], int(one.table[:, 5].argmax())
-        needed = one.images_to(comparison.LEVEL)
         row = {
             "run": member.name,
             f"last validation {one.metric}": f"{metric[-1]:.4f}",
             f"best validation {one.metric}": f"{metric[best]:.4f}",
             "best at (training images)": f"{one.table[best, 0]:,.0f}",
             "training images": f"{member.run.images_seen:,}",
-            "images to 90%": f"{needed:,}" if needed is not None else "not reached",
         }
+        if one.metric == "accuracy":
+            needed = one.images_to(comparison.LEVEL)
+            row["images to 90%"] = f"{needed:,}" if needed is not None else "not reached"
         if staged:
             row["contour length"] = stages_text(one.stages) or "–"
         rows.append(row)
@@ -199,7 +200,7 @@ def _rows(head: str, found: dict[str, list[Any]], runs: Sequence[TrainedRun]) ->
 
 
 def _columns(runs: Sequence[TrainedRun]) -> list[str]:
-    """A heading for each run; the same twice where the same run was given twice."""
+    """A heading for each run."""
     return ["value"] if len(runs) == 1 else [f"{run.name} (step {run.step})" for run in runs]
 
 

@@ -60,16 +60,16 @@ Cells = dict[tuple[str, int, str, int], Row]
 class Result(Point):
     """A run on the page.
 
-    Its accuracy is that of the evaluation on its own validation images if there is one, else that
-    of its last validation.
+    Its accuracy is that of the evaluation on most of its own validation images if there is one,
+    else that of its last validation. Training images and seconds are those up to there.
     """
 
     run: RunRecord
     curve: Curve
-    seconds: float | None  # that it trained; None: not counted
+    seconds: float | None  # that it trained up to there; None: not counted
     complete: bool  # whether it trained to its end
     validation_images: int  # of its last validation
-    others: list[dict[str, Any]]  # further evaluations of its last weights
+    others: list[dict[str, Any]]  # its last weights on other images, the one that counts last
 
     @property
     def learned(self) -> bool:
@@ -109,12 +109,15 @@ def trained_on(run: RunRecord) -> str:
 def result(run: Run, label: str) -> Result:
     """What the page has of a run."""
     record, last = RunRecord.of(run), validations(run)[-1]
-    counted = [event for event in run.events() if "images" in event and "seconds" in event]
-    evaluations = run.events("evaluation")
+    evaluations = sorted(run.events("evaluation"), key=_weight)
     own = [one for one in evaluations if _is_own(one, record)]
     count, share = last["validation_images"], last["accuracy"]
     validated = {**accuracy(round(share * count), count), "accuracy": share}
-    tested = own[-1] if own else validated
+    tested = own[-1] if own else {**last, **validated}
+    seen = [
+        event for event in run.events()
+        if "images" in event and "seconds" in event and event["step"] <= tested["step"]
+    ][-1]  # fmt: skip
     curve = curves.logged_curve(run, label)
     return Result(
         model=label,
@@ -122,16 +125,22 @@ def result(run: Run, label: str) -> Result:
         tested_on=record.validated_on,
         seed=record.seed,
         parameters=int((record.record.get("network") or {}).get("parameters") or 0),
-        training_images=counted[-1]["images"],
+        training_images=seen["images"],
         images_to=curve.images_to(comparison.LEVEL),
         **{key: tested[key] for key in validated},
         run=record,
         curve=curve,
-        seconds=counted[-1]["seconds"],
+        seconds=seen["seconds"],
         complete=ended(run),
         validation_images=count,
-        others=[one for one in evaluations if one is not tested],
+        others=[one for one in evaluations if one not in own],
     )
+
+
+def _weight(evaluation: dict[str, Any]) -> tuple[int, int]:
+    """Of several evaluations on one set the last by this is shown, the newest among equals: that of
+    most images, then of the lowest seed."""
+    return evaluation["images"], -evaluation["seed"]
 
 
 def _is_own(evaluation: dict[str, Any], run: RunRecord) -> bool:
@@ -241,10 +250,10 @@ def further(found: Sequence[Result]) -> dict[str, Any]:
     lesion, its steps and what it came to on each set, the one of most images."""
     cells: Cells = {}
     for one in found:
-        for tested in sorted(one.others, key=lambda tested: tested["images"]):
+        for tested in one.others:
             lesion, steps = " ".join(tested["lesion"]), tested["timesteps"] or 0
             row = cells.setdefault((one.model, one.run.seed, lesion, steps), {})
-            row[tested["dataset"]] = tested
+            row[title(tested["dataset"], tested["fold"])] = tested
     sets = {name: contour_length(name) or 0 for row in cells.values() for name in row}
     return {"sets": sorted(sets, key=lambda name: (sets[name], name)), "rows": cells}
 

@@ -31,6 +31,7 @@ SIGNED = LinearSegmentedColormap.from_list(  # as dark at +x as at −x, white a
     "blue_white_red", ["#08306b", "#2b7bba", "#a6cee3", "#ffffff", "#f4b183", "#c8500a", "#6b2700"]
 )
 
+HEADING_LETTERS = 104  # that a line of a heading across a page holds
 LEGEND_LETTERS = 100  # that a line below the axes of a page holds
 LEGEND_ROW = 0.15  # inches
 LOOK = Path(__file__).with_name("hgru.mplstyle")
@@ -55,8 +56,10 @@ def new_figure(width: float = PAGE, height: float = 2.6) -> Figure:
 
 
 def heading(figure: Any, text: str) -> None:
-    """A heading above all axes, at the left."""
-    figure.suptitle(text, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
+    """A heading above all axes, at the left, in lines as long as a page is wide."""
+    figure.suptitle(
+        textwrap.fill(text, HEADING_LETTERS), x=0.01, ha="left", fontsize=8.5, fontweight="bold"
+    )
 
 
 def note(figure: Figure, text: str) -> None:

@@ -84,7 +84,8 @@ class Cell:
 
 
 def cells(name: str, axes: dict[str, list[str]], overrides: Sequence[str] = ()) -> list[Cell]:
-    """All combinations of scripts, data sets and seeds; UserError where one is not known.
+    """All combinations of scripts, data sets and seeds; UserError where one is not known, or there
+    twice.
 
     Args:
         name: of the sweep; experiments' names begin with it.
@@ -103,6 +104,8 @@ def cells(name: str, axes: dict[str, list[str]], overrides: Sequence[str] = ()) 
         exp_name = f"{name}_{script}_{dataset}_seed{int(seed)}"
         texts = (*overrides, f"dataset={dataset}", f"exp_name={exp_name}")
         found.append(Cell(script, Experiment.of(params, texts), texts, int(seed)))
+        if found[-1].experiment in (cell.experiment for cell in found[:-1]):
+            raise UserError(f"{exp_name} is there twice: name each script, data set and seed once")
     return found
 
 
@@ -114,6 +117,8 @@ def axes_of(texts: Iterable[str]) -> dict[str, list[str]]:
         if not equals:
             raise UserError(f"expected name=value,value (scripts=hgru,ff_5), found {text!r}")
         choose("axis", key, dict.fromkeys(AXES))
+        if key in found:
+            raise UserError(f"{key}= is there twice: name all of them in one")
         found[key] = [part.strip() for part in value.split(",") if part.strip()]
         if not found[key]:
             raise UserError(f"{key}= has no value")

@@ -98,6 +98,13 @@ def test_lesions_steps_and_seed_reach_the_network(run, records):
     assert np.allclose(some.logits, whole.logits[some.record], atol=1e-5)
 
 
+def test_a_letter_named_twice_is_lesioned_once(run):
+    paths = {
+        evaluate.evaluated(run, DATASET, lesion=letters)[1] for letters in (["mu"], ["mu"] * 2)
+    }
+    assert len(paths) == 1
+
+
 def test_the_command_writes_its_numbers_once(run, config, capsys):
     arguments = [run.name, "--dataset", DATASET, "--device", "cpu"]
     assert exit_code(evaluate.main, arguments) == 0
@@ -190,6 +197,12 @@ def test_images_of_another_size_are_not_resized_in_silence(run, tmp_path, capsys
     [
         (["--dataset", "curv_basline_full"], "did you mean 'curv_baseline_full'"),
         (["--dataset", "no/such/folder"], "no/such/folder: no such file or folder"),
+        (
+            ["--fold", "train", "--dataset", "pathfinder_6"],
+            "the images of pathfinder_6 have no",
+        ),
+        (["--fold", "train", "--dataset", "own"], "the images of own have no"),
+        (["--fold", "train", "--dataset", "."], "the images of . have no"),
         (["--dataset", "curv_baseline_full"], "no data for 'curv_baseline_full'"),
         (["--images", "none"], "--images: must be a whole number of at least 1, found 'none'"),
         (["--lesion", "beta"], "a letter to lesion 'beta' is not known"),

@@ -13,6 +13,7 @@ from PIL import Image, ImageSequence
 
 from analysis import activity, curves, figures, kernels, style
 from analysis.association import (
+    STAGES,
     association_field,
     channel_orientation,
     connections,
@@ -267,6 +268,30 @@ def test_kinds_that_do_not_apply_are_named(names, tmp_path, capsys):
     assert f"{names['ff_5']}: nothing to draw for kernels" in capsys.readouterr().out
     assert exit_code(figures.main, [names["ff_5"], "--only", "kernel"]) == 2
     assert "invalid choice: 'kernel'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_headings_stay_on_the_page(run, stage):
+    figure = kernels.association_figure(run.network, stage)
+    with style.style():
+        figure.draw_without_rendering()
+    heading = figure.subfigs[0].texts[0].get_window_extent()
+    assert heading.x0 >= 0 and heading.x1 <= figure.bbox.width
+
+
+def test_an_image_that_the_set_does_not_have_is_an_error(run, tmp_path, capsys):
+    how = ["--dataset", "pathfinder_6", "--device", "cpu", "--output", str(tmp_path)]
+    for kind in ("activity", "gradients"):
+        assert exit_code(figures.main, [run.name, "--only", kind, "--index", "64", *how]) == 2
+        assert "--index 64: pathfinder_6 has the images 0 to 63" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+def test_nine_of_ten_right_is_90_percent():
+    """As float32 says it, and as a kept log does."""
+    for share in (float(np.float32(0.9)), 0.9):
+        assert made("a", "a", [0.5, share]).reached(0.9) is not None
+    assert made("a", "a", [0.5, 0.8999]).reached(0.9) is None
 
 
 def test_a_figure_saved_twice_is_the_same_file(run, tmp_path):

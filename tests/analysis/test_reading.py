@@ -11,6 +11,7 @@ from scipy.stats import mannwhitneyu
 from analysis import probing, reading
 from analysis.image_sets import open_images
 from analysis.predict import prepare_images
+from analysis.style import style
 from support import shell
 from support.errors import UserError
 
@@ -90,3 +91,13 @@ def test_lengths_that_are_none(text):
     with pytest.raises(argparse.ArgumentTypeError, match=f"found '{text}'"):
         reading.span(text)
     assert reading.span("6-8") == [6, 7, 8] and reading.span("14") == [14]
+
+
+def test_steps_are_whole_numbers_on_the_axis():
+    with style():
+        figure = reading.along_figure([np.zeros((2, 3, 6))] * 2, ["one", "another"])
+        figure.draw_without_rendering()
+    axes = [axes for axes in figure.axes if not hasattr(axes, "_colorbar")]
+    assert len(axes) == 4
+    for one in axes:
+        assert all(float(tick).is_integer() for tick in one.get_yticks())

@@ -119,6 +119,19 @@ def test_the_page_is_whole_in_itself(written, read):
     assert "prefers-color-scheme: dark" in text
 
 
+def test_the_best_validation_is_that_of_the_best_weights(run, tmp_path):
+    """Of equal metrics that of the lowest loss, as ``--weights best`` has it."""
+    run.history.validation_metric[:] = [0.5, 0.9, 0.9, *run.history.validation_metric[3:]]
+    run.history.validation_metric[3:] = [0.5] * len(run.history.validation_metric[3:])
+    run.history.validation_loss[1:3] = [0.4, 0.3]
+    made = report._curves([comparison.Member(run, "m", {})], tmp_path)
+    (row,) = made["table"]
+    assert row["best at (training images)"] == f"{run.history.validation_images[2]:,}"
+    run.params["score_metric"] = "pearson"
+    (row,) = report._curves([comparison.Member(run, "m", {})], tmp_path)["table"]
+    assert row["best validation pearson"] == "0.9000" and "images to 90%" not in row
+
+
 def test_every_image_opens_and_has_a_text_for_who_cannot_see_it(read):
     assert len(read.images) >= 12
     for image in read.images:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from safetensors import safe_open
 from scipy import stats
 
 import hgru
-from analysis import curves, export, figures, predict, results
+from analysis import curves, evaluate, export, figures, predict, results
 from analysis.evaluate import evaluated
 from analysis.record import RunRecord, keep_record, stages_text
 from analysis.trained import load_run
@@ -413,6 +414,74 @@ def test_an_evaluation_of_the_last_weights_counts_more_than_a_validation(
     whole_row, row = sorted(others, key=lambda row: row["lesion"], reverse=True)
     assert whole_row["lesion"] == "–" and row["lesion"] == "mu"
     assert row["curv_contour_length_14_full"].startswith("25.0% (20.0–30.0)")
+
+
+def test_of_several_evaluations_that_of_most_images_is_shown(as_on_a_gpu, copied, tmp_path):
+    """Then that of the lowest seed, then the newest; whatever the files are called."""
+    run = load_run(as_on_a_gpu[0], device="cpu", config=copied)
+    (path,) = (copied.condition_evaluations / run.name).glob("*.json")
+    whole = json.loads(path.read_text())
+    path.unlink()
+    versions = [
+        ({"seed": 1, "accuracy": 0.9}, "f", 4), ({"images": 5, "accuracy": 0.8}, "e", 5),
+        ({"accuracy": 0.7}, "d", 2), ({"accuracy": 0.6}, "c", 3), ({"accuracy": 0.5}, "g", 1),
+    ]  # fmt: skip
+    for other, name, age in versions:
+        file = path.with_name(f"{name}.json")
+        file.write_text(json.dumps({**whole, **other}))
+        os.utime(file, (age, age))
+        elsewhere = path.with_name(f"other_{name}.json")
+        elsewhere.write_text(json.dumps({**whole, **other, "dataset": "another"}))
+        os.utime(elsewhere, (age, age))
+    page = tmp_path / "r.md"
+    assert exit_code(results.main, [run.name, "--output", str(page)]) == 0
+    ((row,), (other,)) = tables(page)
+    assert row["accuracy (95%)"].startswith("60.0% (") and " of 9" in row["accuracy (95%)"]
+    assert other["another"].startswith("60.0% (") and DATASET not in other
+
+
+def test_training_images_are_told_from_validation_images(copied_with_data, names, tmp_path, capsys):
+    run = load_run(names["hgru"], device="cpu", config=copied_with_data)
+    for fold in ("train", "val"):
+        assert exit_code(evaluate.main, [run.name, "--fold", fold, "--images", "8", *CPU]) == 0
+        assert (f"{DATASET} (training images)" in capsys.readouterr().out) == (fold == "train")
+    arguments = ["--format", "card", "safetensors", "--name", "w", "--output", str(tmp_path)]
+    assert exit_code(export.main, [run.name, *arguments, *CPU]) == 0
+    card = (tmp_path / "w.md").read_text()
+    assert f"| {DATASET} | 8 |" in card and f"| {DATASET} (training images) | 8 |" in card
+    with safe_open(tmp_path / "w.safetensors", framework="pt") as file:
+        told = file.metadata()["accuracy"].split("; ")
+    assert sorted(text.partition(":")[0] for text in told) == [
+        DATASET, f"{DATASET} (training images)"
+    ]  # fmt: skip
+    assert exit_code(results.main, [run.name, "--output", str(tmp_path / "r.md")]) == 0
+    ((row,), (other,)) = tables(tmp_path / "r.md")
+    assert " of 8" in row["accuracy (95%)"]
+    assert f"{DATASET} (training images)" in other and DATASET not in other
+
+
+@pytest.mark.parametrize("evaluated_too", [True, False])
+def test_a_run_that_was_stopped_has_the_images_that_its_accuracy_was_measured_after(
+    as_on_a_gpu, copied, tmp_path, evaluated_too
+):
+    """It had trained on, which its weights, of step 12, do not have; its evaluation is kept."""
+    run = Run(copied, as_on_a_gpu[0])
+    (path,) = (copied.condition_evaluations / run.name).glob("*.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "accuracy": 0.75}))
+    if not evaluated_too:
+        path.unlink()
+    lines = [line for line in run.json_log.read_text().splitlines() if '"end"' not in line]
+    (before,) = [event for event in run.events("validation") if event["step"] == 12]
+    train = {"event": "train", "step": 14, "images": 52, "seconds": before["seconds"] + 600}
+    lines += [json.dumps(train | {"loss": 1.0, "accuracy": 0.5, "gradient_norm": 1.0})]
+    lines += [json.dumps({"event": "error", "step": 15, "error": "NotFiniteError"})]
+    run.json_log.write_text("".join(f"{line}\n" for line in lines))
+    page = tmp_path / "r.md"
+    assert exit_code(results.main, [run.name, "--output", str(page)]) == 0
+    ((row,),) = tables(page)
+    assert row["training images"] == "44, left early"
+    assert row["time, device"] == f"{results.duration(before['seconds'])}, cpu"
+    assert row["accuracy (95%)"].startswith("75.0%") == evaluated_too
 
 
 @pytest.mark.skipif(not (CLONE / "docs" / "runs").exists(), reason="no record is kept yet")

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from scipy import stats
 
 import hgru
-from analysis import comparison, style, sweep, trained
+from analysis import comparison, curves, figures, style, sweep, trained
 from analysis.evaluate import Evaluation
 from analysis.trained import load_run
 from config import CLONE
@@ -72,6 +73,9 @@ def test_help_shows_examples_and_defaults(capsys):
         (["scripts=hgrru"], "script 'hgrru' is not known; did you mean 'hgru'?"),
         (["scripts=hgru", "seeds=one"], "seeds must be whole numbers of 0 or more, found 'one'"),
         (["scripts="], "scripts= has no value"),
+        (["scripts=hgru", "seeds=0", "seeds=1"], "seeds= is there twice"),
+        (["scripts=hgru", "seeds=0,1,01", "--list"], "_seed1 is there twice"),
+        (["scripts=hgru,hgru.py", "--list"], "_seed0 is there twice"),
         (["hgru"], "expected name=value,value"),
         (["scripts=hgru", "--set", "lrr=1"], "did you mean 'lr'"),
         (["scripts=hgru", "--submit", "sbatch"], "--submit needs {command} in it"),
@@ -281,6 +285,45 @@ def test_a_panel_for_each_set_and_names_stay_on_the_page():
     for axes in figure.axes:
         for label in axes.get_yticklabels():
             assert label.get_window_extent().x0 >= 0
+
+
+def test_long_names_do_not_overlap():
+    names = [f"{n} many settings that differ from those of others, told here" for n in range(4)]
+    figure = comparison.comparison_figure([point(name) for name in names])
+    with style.style():
+        figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    for upper, lower in pairwise(boxes):
+        assert upper.y0 > lower.y1
+
+
+def test_a_run_is_one_seed(config, names, capsys):
+    """Given twice, or as two seeds of one model with the weights of two steps, it is an error."""
+    name, out = names["ff_5"], set(config.condition_evaluations.rglob("*"))
+    checkpoints = sorted(load_run(name, config=config).files.checkpoints.glob("step_*.pt"))
+    two, how = list(map(str, checkpoints[-2:])), ["--device", "cpu", "--name", "seeds"]
+    for given in ([name, name], [name, two[1], "--label", "a", "b"], two):
+        assert exit_code(sweep.main, ["--runs", *given, *how]) == 2
+        assert f"error: {name} is there twice" in capsys.readouterr().err
+    assert set(config.condition_evaluations.rglob("*")) == out
+    assert exit_code(figures.main, [name, name, "--only", "curves", "--device", "cpu"]) == 2
+    assert exit_code(sweep.main, ["--runs", *two, "--label", "early", "late", *how]) == 0
+
+
+def test_another_metric_has_no_images_to_an_accuracy(config, names):
+    """And it has no axis in common with accuracy."""
+    runs = [load_run(names[key], device="cpu", config=config) for key in ("hgru", "hgru seed 1")]
+    runs[0].params["score_metric"] = "pearson"
+    for together in (comparison.family, curves.of_runs):
+        with pytest.raises(
+            UserError, match=f"'pearson' .{runs[0].name}.*'accuracy' .{runs[1].name}"
+        ):
+            together(runs)
+    member = comparison.Member(runs[0], "m", {"pathfinder_6": answers(np.arange(50) < 30)})
+    (row,) = comparison.table(comparison.points([member]))
+    assert row["accuracy"].startswith("60.0%") and "images to 90%" not in row
+    figure = comparison.comparison_figure(comparison.points([member]))
+    assert len(figure.axes) == 1 and "90%" not in figure.get_supxlabel()
 
 
 def test_collecting_writes_table_tests_and_figures(config, names, capsys):
