@@ -112,6 +112,8 @@ def train(
     record |= {"parameters": exp.as_dict(), "overrides": list(exp.overrides), **training.about()}
     record["sessions"] = [*record.get("sessions", []), session]
     run = ranks.first(lambda: _recorded(run or new_run(config, exp.exp_name), record))
+    if checkpoint:
+        ranks.first(lambda: training.mend(run))
     stop.begin()
     return _go(training, run, stop)
 
@@ -215,7 +217,10 @@ def run_to_resume(
             f"{run.name} reached step {run.reached()}, but {run.checkpoints} holds no checkpoint: "
             "put them back, or start a new run without --resume"
         )
-    return run, folder.newest()
+    checkpoint = folder.newest()
+    if checkpoint is not None:
+        folder.set_aside_after(checkpoint)
+    return run, checkpoint
 
 
 def check_identity(run: Run, state: dict[str, Any], identity: dict[str, Any]) -> None:
@@ -305,7 +310,6 @@ def _go(training: Training, run: Run, stop: Stop) -> bool:
         reason = None
         if training.finished():
             log.info("this run is complete already; --set epochs=N with a larger N makes it longer")
-            ranks.first(lambda: training.write_results(run))  # perhaps it was killed before that
         else:
             reason = training.go(run, run_log, stop)
         minutes = (time.monotonic() - began) / 60
