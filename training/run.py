@@ -22,6 +22,7 @@ import json
 import os
 import re
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -147,6 +148,15 @@ class Run:
         self.about = todays(record)
         return self.about
 
+    def began(self) -> float:
+        """When it was started or resumed last, in seconds since 1970: as its record says; of an
+        earlier version's, when it logged last. Else when its record was written."""
+        with contextlib.suppress(UserError, LookupError, TypeError, ValueError):
+            sessions = self.record()["sessions"]
+            said = sessions[-1].get("time") or self.events()[-1]["time"]
+            return datetime.fromisoformat(said).timestamp()
+        return self.settings.stat().st_mtime
+
     def write(self, record: dict[str, Any]) -> None:
         """Write ``settings.yaml``, whole or not at all."""
         self.about = {"format": FORMAT, **plain(record), "run": self.name}
@@ -200,8 +210,8 @@ def runs(config: Config, exp_name: str | None = None, script: str | None = None)
     for settings in config.log_dir.glob("*/settings.yaml"):
         name = settings.parent.name
         if exp_name is None or TIMESTAMP.sub("", name) == exp_name:
-            found.append((settings.stat().st_mtime_ns, name))
-    known = [Run(config, name) for _, name in sorted(found)]
+            found.append(Run(config, name))
+    known = sorted(found, key=lambda run: (run.began(), run.name))
     return [run for run in known if script is None or run.record().get("script") == script]
 
 

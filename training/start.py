@@ -11,6 +11,7 @@ import time
 import traceback
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,9 @@ def train(
     for caution in (*exp.cautions(), *idle_options(network), *training.cautions()):
         log.warning(caution)
     ran_on = environment(ranks.device, ranks.world_size)
-    session = {"step": training.step, **training.counts(), "code": here, "environment": ran_on}
+    now = datetime.now().astimezone().isoformat()
+    session = {"step": training.step, "time": now, **training.counts()}
+    session |= {"code": here, "environment": ran_on}
     record |= {"parameters": exp.as_dict(), "overrides": list(exp.overrides), **training.about()}
     record["sessions"] = [*record.get("sessions", []), session]
     run = ranks.first(lambda: _recorded(run or new_run(config, exp.exp_name), record))
