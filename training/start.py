@@ -292,14 +292,14 @@ def compare_session(session: dict[str, Any], here: dict[str, Any], standing: Seq
 
 
 def _recorded(run: Run, record: dict[str, Any]) -> Run:
-    """The run, locked, and its record written; a new one's folders are made."""
+    """The run, locked, and its record written, once its folder can be made."""
     if len(record["sessions"]) > 1:
         run.clear_partial_files()
-        run.write(record)
-        return run
-    run.lock()
-    run.write({"run": run.name, "script": Path(sys.argv[0]).name, **record})
+    else:
+        run.lock()
+        record = {"run": run.name, "script": Path(sys.argv[0]).name, **record}
     run.begin()
+    run.write(record)
     return run
 
 

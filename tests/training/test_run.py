@@ -400,6 +400,39 @@ def test_a_record_of_a_later_version_is_refused(trained: str, project: Path) -> 
     assert "3" in str(error.value) and "2" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "edit"),
+    [
+        ("sessions", lambda record: record.pop("sessions")),
+        ("sessions", lambda record: record.update(sessions=[])),
+        ("sessions[0]", lambda record: record.update(sessions=[None])),
+        ("sessions[0].code", lambda record: record["sessions"][0].update(code=None)),
+        ("sessions[0].step", lambda record: record["sessions"][0].pop("step")),
+        ("overrides", lambda record: record.update(overrides=None)),
+        ("overrides", lambda record: record.update(overrides=[3])),
+        ("parameters", lambda record: record.update(parameters=None)),
+        ("seed", lambda record: record.update(seed="one")),
+        ("data", lambda record: record.update(data=[])),
+    ],
+)
+def test_a_record_that_was_edited_into_none_is_one_line(
+    key: str,
+    edit: Callable[[dict], object],
+    script: Script,
+    project: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    assert script("--set", "epochs=1") == COMPLETE
+    (file,) = project.glob("logs/*/settings.yaml")
+    record = yaml.safe_load(file.read_text())
+    edit(record)
+    file.write_text(yaml.safe_dump(record))
+    for how in ("auto", file.parent.name):
+        assert script("--resume", how) == ERROR
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("error: ") and f"{file}: {key} must be" in error
+
+
 def test_a_file_of_the_users_own_beside_the_weights(trained: str, project: Path) -> None:
     """It is no weights of a step; named, it is what it holds."""
     config = Config()
