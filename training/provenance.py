@@ -104,7 +104,9 @@ def _git(*arguments: str) -> str | None:
     # The clone's own repository: not one that a copy without .git lies in, or that GIT_DIR names.
     own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     where = ["-C", str(CLONE), f"--git-dir={CLONE / '.git'}", f"--work-tree={CLONE}"]
-    command = ["git", *where, *arguments]
+    # It only reads: one that is killed would leave its lock in the clone.
+    reads = ["--no-optional-locks", "-c", "diff.autoRefreshIndex=false"]
+    command = ["git", *reads, *where, *arguments]
     try:
         answer = subprocess.run(command, capture_output=True, timeout=10, check=True, env=own)
     except (OSError, subprocess.SubprocessError):

@@ -332,7 +332,10 @@ def test_a_copy_within_another_repository_has_no_commit(
     git("add", "a.txt")
     git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "theirs")
     monkeypatch.setattr(provenance, "CLONE", tmp_path)
-    assert provenance.commit()
+    os.utime(tmp_path / "a.txt", (1, 1))  # git would note so in its index, under a lock
+    index = (tmp_path / ".git/index").read_bytes()
+    assert provenance.code(tmp_path / "hgru.py")["commit"]
+    assert (tmp_path / ".git/index").read_bytes() == index
     monkeypatch.setattr(provenance, "CLONE", copy)
     for folder in (None, str(tmp_path / ".git")):
         if folder:
