@@ -306,7 +306,8 @@ def _recorded(run: Run, record: dict[str, Any]) -> Run:
 def _go(training: Training, run: Run, stop: Stop) -> bool:
     """Train, and say how it began and ended."""
     ranks, first = training.ranks, training.step
-    run_log = RunLog(run, training.total, first, quiet=not ranks.is_first)
+    validated = training.history.validated_at(first)
+    run_log = RunLog(run, training.total, first, validated, quiet=not ranks.is_first)
     began = time.monotonic()
     try:
         log.info(_opening(training, run))
