@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from support.errors import UserError, refusals
+from support.errors import MissingError, UserError, refusals
 from support.files import write_bytes
 
 log = logging.getLogger(__name__)
@@ -137,3 +137,36 @@ class CheckpointFolder:
         if not files:
             return None
         raise CheckpointError(f"{self.folder} holds no checkpoint that is intact; start a new run")
+
+    def set_aside_after(self, newest: Path) -> None:
+        """Rename what comes after the checkpoint that :meth:`newest` gave, as it is damaged: it
+        would count as newer than what the run writes from there on."""
+        files = list(self.files().values())
+        for path in files[files.index(newest) + 1 :]:
+            aside = path.with_name(f"{path.name}.damaged")
+            with refusals(path, "cannot be renamed"):
+                path.replace(aside)
+            log.warning("%s is set aside as %s", path, aside.name)
+
+    def mend_best(self, step: int) -> None:
+        """Write ``best.pt`` anew where it is not of the best validation's step, as a kill or a full
+        disk leaves it; a warning where that step's checkpoint is gone."""
+        path = self.folder / f"step_{step:08d}.pt"
+        if _step_of(self.best) == step:
+            return
+        if _step_of(path) == step:
+            write_bytes(self.best, path.read_bytes())
+        else:
+            log.warning(
+                "%s is not of the best validation, that of step %d, whose weights are gone",
+                self.best,
+                step,
+            )
+
+
+def _step_of(path: Path) -> int | None:
+    """The step of a checkpoint; None where there is none that can be used."""
+    try:
+        return int(load(path)["step"])
+    except (CheckpointError, MissingError):
+        return None

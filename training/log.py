@@ -34,18 +34,22 @@ class RunLog:
     Args:
         total: updates of the whole run.
         step: updates done before; what was logged after them is taken back.
+        validated: whether the validation at that step is done; else what it logged is taken back.
         quiet: write and show nothing (all processes but the first).
     """
 
-    def __init__(self, run: Run, total: int, step: int = 0, quiet: bool = False) -> None:
+    def __init__(self, run: Run, total: int, step: int, validated: bool, quiet: bool) -> None:
         self.quiet, self.path = quiet, run.json_log
         if quiet:
             return
         from torch.utils.tensorboard import SummaryWriter  # a second to import
 
         if run.json_log.exists():  # without what comes after this step, and a line cut off
-            kept = [json.dumps(event) + "\n" for event in run.events() if event["step"] <= step]
-            write_text(run.json_log, "".join(kept))
+            before = [event for event in run.events() if event["step"] <= step]
+            if not validated:
+                again = [(step, kind) for kind in ("validation", "stage")]
+                before = [one for one in before if (one["step"], one.get("event")) not in again]
+            write_text(run.json_log, "".join(json.dumps(event) + "\n" for event in before))
         with refusals(run.logs, "cannot be written"):
             self._text = _TextLog(run.log, encoding="utf-8", errors="backslashreplace")
             self._json = open(run.json_log, "ab", buffering=0)

@@ -495,7 +495,7 @@ class Training:
             best = self.history.best()
             is_best = best is not None and self.history.validation_step[best] == self.step
             self.checkpoints.save(self.step, {**self.state(), "record": self.run.about}, is_best)
-            self.write_results(self.run)
+            self._write_results(self.run)
             self.log.flush()
 
         if self._saved_step != self.step:
@@ -503,7 +503,15 @@ class Training:
         self._saved_step, self._saved_at = self.step, time.monotonic()
         self._save_asked = False
 
-    def write_results(self, run: Run) -> None:
+    def mend(self, run: Run) -> None:
+        """Write what a kill or a full disk kept from being written after the checkpoint that this
+        goes on from: ``best.pt`` and the results."""
+        best = self.history.best()
+        if best is not None:
+            CheckpointFolder(run.checkpoints).mend_best(self.history.validation_step[best])
+        self._write_results(run)
+
+    def _write_results(self, run: Run) -> None:
         """Write ``results/<run>.npz``: what was measured so far, and the run's settings."""
         arrays = self.history.results(self.exp.score_metric)
         write_arrays(run.results, {**arrays, "settings": np.array(json.dumps(self.identity))})

@@ -46,7 +46,7 @@ def code(script: Path) -> dict[str, Any]:
     """Which code this is: fingerprints, git commit, and what differs from it.
 
     ``commit``, ``changed_files`` and ``difference`` (a hash of ``git diff HEAD``) are None where
-    git does not say. ``script`` is the file that builds the network.
+    git does not say, or this is no clone. ``script`` is the file that builds the network.
     """
     changed, difference = _git("status", "--porcelain"), _git("diff", "HEAD")
     return {
@@ -101,9 +101,14 @@ def _hash(content: bytes) -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    command = ["git", "-C", str(CLONE), *arguments]
+    # The clone's own repository: not one that a copy without .git lies in, or that GIT_DIR names.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    where = ["-C", str(CLONE), f"--git-dir={CLONE / '.git'}", f"--work-tree={CLONE}"]
+    # It only reads: one that is killed would leave its lock in the clone.
+    reads = ["--no-optional-locks", "-c", "diff.autoRefreshIndex=false"]
+    command = ["git", *reads, *where, *arguments]
     try:
-        answer = subprocess.run(command, capture_output=True, timeout=10, check=True)
+        answer = subprocess.run(command, capture_output=True, timeout=10, check=True, env=own)
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.decode(errors="replace").rstrip()

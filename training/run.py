@@ -22,18 +22,38 @@ import json
 import os
 import re
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
 
 from config import Config
-from support.errors import MissingError, SystemRefusal, UserError, did_you_mean, refusals
+from support.errors import MissingError, SystemRefusal, UserError, about, did_you_mean, refusals
 from support.files import WholeFile, read_arrays, write_text
-from support.kinds import plain
+from support.kinds import Kind, plain, whole
 from training.checkpoints import by_step
 
 FORMAT = 2
+MAPPING = Kind("a mapping", lambda value: isinstance(value, dict))
+PERHAPS = Kind("a mapping or null", lambda value: value is None or isinstance(value, dict))
+RECORD = {  # what the keys of settings.yaml must hold to be read; those of all versions
+    "parameters": MAPPING,
+    "overrides": Kind(
+        "a list of texts",
+        lambda value: isinstance(value, list) and all(isinstance(text, str) for text in value),
+    ),
+    "seed": whole(0),
+    "network": PERHAPS,
+    "data": PERHAPS,
+    "environment": PERHAPS,
+    "resumed": Kind("a list", lambda value: isinstance(value, list)),
+    "sessions": Kind(
+        "a list with the start of the run", lambda value: isinstance(value, list) and value != []
+    ),
+}
+OLDER_SESSION = {"step": whole(0), "environment": PERHAPS}
+SESSION = {**OLDER_SESSION, "code": MAPPING}
 TIMESTAMP = re.compile(r"_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?$")
 SAVED = re.compile(r"weights_(\d+)\.npz")  # weights of a validation, by step
 
@@ -108,10 +128,12 @@ class Run:
         return by_step(self.weights, SAVED)
 
     def begin(self) -> None:
-        """Make the run's folders and link everything together."""
+        """Make the run's folder and link everything together, where that is not done already."""
         with refusals(self.folder, "cannot be made"):
             self.folder.mkdir(parents=True, exist_ok=True)
         links = Run(Config.of_project(self.folder), self.name, self.folder).places()
+        if self.logs == self.folder:
+            return  # a copy, which holds the files themselves
         for place, link in zip(self.places().values(), links.values(), strict=True):
             # A file system without links leaves a folder without them: the files are elsewhere.
             with contextlib.suppress(OSError):
@@ -135,7 +157,8 @@ class Run:
         return {key: value for key, value in vars(self).items() if key != "_lock"}
 
     def record(self) -> dict[str, Any]:
-        """What ``settings.yaml`` holds, in today's form; UserError where it is none or damaged."""
+        """What ``settings.yaml`` holds, in today's form; UserError where it is none, damaged or
+        edited into what no run writes."""
         try:
             record = yaml.safe_load(self.settings.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -144,8 +167,20 @@ class Run:
             raise UserError(f"{self.settings} cannot be read as YAML: {error}") from None
         if not isinstance(record, dict) or "parameters" not in record:
             raise UserError(f"{self.settings} has no 'parameters': it is not a run's settings")
-        self.about = todays(record)
+        with about(f"{self.settings}: "):
+            if record.get("format", 1) in (1, FORMAT):
+                _check(record)
+            self.about = todays(record)
         return self.about
+
+    def began(self) -> float:
+        """When it was started or resumed last, in seconds since 1970: as its record says; of an
+        earlier version's, when it logged last. Else when its record was written."""
+        with contextlib.suppress(UserError, LookupError, TypeError, ValueError):
+            sessions = self.record()["sessions"]
+            said = sessions[-1].get("time") or self.events()[-1]["time"]
+            return datetime.fromisoformat(said).timestamp()
+        return self.settings.stat().st_mtime
 
     def write(self, record: dict[str, Any]) -> None:
         """Write ``settings.yaml``, whole or not at all."""
@@ -200,9 +235,22 @@ def runs(config: Config, exp_name: str | None = None, script: str | None = None)
     for settings in config.log_dir.glob("*/settings.yaml"):
         name = settings.parent.name
         if exp_name is None or TIMESTAMP.sub("", name) == exp_name:
-            found.append((settings.stat().st_mtime_ns, name))
-    known = [Run(config, name) for _, name in sorted(found)]
+            found.append(Run(config, name))
+    known = sorted(found, key=lambda run: (run.began(), run.name))
     return [run for run in known if script is None or run.record().get("script") == script]
+
+
+def _check(record: dict[str, Any]) -> None:
+    """UserError where a key of a record, of this version or before, is not as a run writes it."""
+    needed = {"parameters"} | ({"sessions"} if "format" in record else set())
+    for key, kind in RECORD.items():
+        if key in record or key in needed:
+            kind.of(key, record.get(key))
+    for key, kinds in (("sessions", SESSION), ("resumed", OLDER_SESSION)):
+        for number, session in enumerate(record.get(key, [])):
+            MAPPING.of(f"{key}[{number}]", session)
+            for part, kind in kinds.items():
+                kind.of(f"{key}[{number}].{part}", session.get(part))
 
 
 def todays(record: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import time
 import traceback
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -113,10 +114,14 @@ def train(
     for caution in (*exp.cautions(), *idle_options(network), *training.cautions()):
         log.warning(caution)
     ran_on = environment(ranks.device, ranks.world_size)
-    session = {"step": training.step, **training.counts(), "code": here, "environment": ran_on}
+    now = datetime.now().astimezone().isoformat()
+    session = {"step": training.step, "time": now, **training.counts()}
+    session |= {"code": here, "environment": ran_on}
     record |= {"parameters": exp.as_dict(), "overrides": list(exp.overrides), **training.about()}
     record["sessions"] = [*record.get("sessions", []), session]
     run = ranks.first(lambda: _recorded(run or new_run(config, exp.exp_name), record))
+    if checkpoint:
+        ranks.first(lambda: training.mend(run))
     stop.begin()
     return _go(training, run, stop)
 
@@ -218,7 +223,10 @@ def run_to_resume(
             f"{run.name} reached step {run.reached()}, but {run.checkpoints} holds no checkpoint: "
             "put them back, or start a new run without --resume"
         )
-    return run, folder.newest()
+    checkpoint = folder.newest()
+    if checkpoint is not None:
+        folder.set_aside_after(checkpoint)
+    return run, checkpoint
 
 
 def check_identity(run: Run, state: dict[str, Any], identity: dict[str, Any]) -> None:
@@ -287,28 +295,28 @@ def compare_session(session: dict[str, Any], here: dict[str, Any], standing: Seq
 
 
 def _recorded(run: Run, record: dict[str, Any]) -> Run:
-    """The run, locked, and its record written; a new one's folders are made."""
+    """The run, locked, and its record written, once its folder can be made."""
     if len(record["sessions"]) > 1:
         run.clear_partial_files()
-        run.write(record)
-        return run
-    run.lock()
-    run.write({"run": run.name, "script": Path(sys.argv[0]).name, **record})
+    else:
+        run.lock()
+        record = {"run": run.name, "script": Path(sys.argv[0]).name, **record}
     run.begin()
+    run.write(record)
     return run
 
 
 def _go(training: Training, run: Run, stop: Stop) -> bool:
     """Train, and say how it began and ended."""
     ranks, first = training.ranks, training.step
-    run_log = RunLog(run, training.total, first, quiet=not ranks.is_first)
+    validated = training.history.validated_at(first)
+    run_log = RunLog(run, training.total, first, validated, quiet=not ranks.is_first)
     began = time.monotonic()
     try:
         log.info(_opening(training, run))
         reason = None
         if training.finished():
             log.info("this run is complete already; --set epochs=N with a larger N makes it longer")
-            ranks.first(lambda: training.write_results(run))  # perhaps it was killed before that
         else:
             reason = training.go(run, run_log, stop)
         minutes = (time.monotonic() - began) / 60

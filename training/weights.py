@@ -190,7 +190,24 @@ def _of_run(run: Run, choice: str) -> Weights:
         which = {"best": " of a best validation", "last": ""}.get(choice, f" of step {choice}")
         places = f"{run.checkpoints}, {run.weights}"
         raise MissingError(f"{run.name} has no weights{which}; it has those of {known} ({places})")
-    return _of_checkpoint(path, run) if path.suffix == ".pt" else _of_validation(path, run)
+    found = _of_checkpoint(path, run) if path.suffix == ".pt" else _of_validation(path, run)
+    if choice == "best":
+        _warn_if_not_best(found, run)
+    return found
+
+
+def _warn_if_not_best(found: Weights, run: Run) -> None:
+    """Say where ``best.pt`` is of another step than the best validation in the run's log."""
+    metric = (found.record or {})["parameters"].get("score_metric", "accuracy")
+    events = [event for event in run.events("validation") if {metric, "loss"} <= event.keys()]
+    losses, metrics = ([event[name] for event in events] for name in ("loss", metric))
+    best = History(validation_loss=losses, validation_metric=metrics).best()
+    if best is not None and events[best]["step"] != found.step:
+        log.warning(
+            f"{found.path} has the weights of step {found.step}, but the best validation in "
+            f"{run.json_log} is that of step {events[best]['step']}; a run that ended between the "
+            "two writes best.pt when it goes on (--resume)"
+        )
 
 
 def _of_validation(path: Path, run: Run) -> Weights:

@@ -124,6 +124,18 @@ def test_a_damaged_newest_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptu
         folder.newest()
 
 
+def test_a_best_whose_weights_are_gone_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = CheckpointFolder(tmp_path, keep=1)
+    folder.save(1, {"step": 1}, best=True)
+    folder.mend_best(1)
+    assert not caplog.text
+    folder.mend_best(3)
+    assert "best.pt is not of the best validation, that of step 3" in caplog.text
+    assert load(folder.best)["step"] == 1
+
+
 def test_a_run_goes_on_from_the_one_before_a_damaged_one(
     script: Callable[..., int], project: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -134,9 +146,23 @@ def test_a_run_goes_on_from_the_one_before_a_damaged_one(
     assert script("--resume", "latest") == COMPLETE
     said = capsys.readouterr()
     assert f"warning: {newest} is damaged" in said.err
+    assert f"warning: {newest} is set aside as {newest.name}.damaged" in said.err
     assert "resumed" in said.out and "at step 4" in said.out
     assert processes.differing(before, processes.outcome(project)) == []  # written again
     assert f"warning: {newest} is damaged" in next(project.glob("logs/*/log.txt")).read_text()
+
+
+def test_a_damaged_checkpoint_does_not_push_out_those_written_after_it(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, keep=1)
+    folder.save(9, {"step": 9})
+    folder.files()[9].write_bytes(b"")
+    save(tmp_path / "step_00000000.pt", {"step": 0})
+    newest = folder.newest()
+    assert newest is not None
+    folder.set_aside_after(newest)
+    assert [file.name for file in tmp_path.glob("*9*")] == ["step_00000009.pt.damaged"]
+    folder.save(4, {"step": 4})
+    assert list(folder.files()) == [4] and folder.newest() == folder.files()[4]
 
 
 def test_resuming_from_a_foreign_checkpoint_is_an_error(

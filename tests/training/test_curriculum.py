@@ -10,6 +10,7 @@ import pytest
 
 from dataset_processing.pathfinder import Pathfinder
 from tests.training import processes
+from tests.training.test_resume import tell_in_validation
 from training.command_line import COMPLETE, ERROR, LEFT_EARLY
 from training.signals import Stop
 
@@ -126,6 +127,17 @@ def test_a_run_that_stops_goes_on_with_the_same_lengths(
     assert code == COMPLETE and count > 3
     assert stages(parts) == stages(whole) == [(0, 0, 3), (4, 16, 4), (12, 46, 6)]
     assert not processes.differing(processes.outcome(whole), processes.outcome(parts))
+
+
+def test_a_stage_is_logged_once_where_its_validation_was_left(
+    script: Script, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as told:
+        tell_in_validation(told, step=0)
+        assert script(*STREAM, *LENGTHS, *NEVER) == LEFT_EARLY
+    assert stages(project) == [(0, 0, 3)]
+    assert script("--resume", "latest", *STREAM) == COMPLETE
+    assert stages(project) == [(0, 0, 3), (4, 16, 4), (12, 46, 6)]
 
 
 @pytest.mark.parametrize("ahead", [0, 3])

@@ -107,6 +107,19 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_older_ones(tmp_path: Path) ->
     assert processes.run([*arguments, "--resume", "latest"], tmp_path) == COMPLETE
 
 
+def test_a_validation_whose_checkpoint_did_not_fit_is_logged_once(tmp_path: Path) -> None:
+    tiny.make_records(tmp_path)
+    arguments = ["--workers", "0", "--set", "epochs=1"]
+    process = processes.FORK.Process(target=limited, args=(arguments, tmp_path, 50_000))
+    process.start()
+    assert processes.finish(process) == ERROR
+    assert not list(tmp_path.glob("checkpoints/*/*"))
+    assert processes.run([*arguments, "--resume", "latest"], tmp_path) == COMPLETE
+    (log,) = tmp_path.glob("logs/*/log.jsonl")
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [e["step"] for e in events if e["event"] == "validation"] == [0, 4, 6]
+
+
 @pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_the_older_checkpoints(tmp_path: Path) -> None:
     """A small file system of its own, filled by the run."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from config import Config
 from tests.training import processes, tiny
 from tests.training.conftest import QUIET
 from training import signals
 from training.command_line import COMPLETE, ERROR, INTERRUPTED, LEFT_EARLY, run_script
+from training.run import Run
 
 CLONE = Path(__file__).parents[2]
 POLITE = [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP]
@@ -237,6 +240,23 @@ def test_a_folder_that_cannot_be_made_is_one_line(
     assert script("--set", "epochs=1") == ERROR
     (error,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error:")]
     assert str(project / place) in error
+
+
+def test_a_run_whose_own_folder_cannot_be_made_is_none(
+    script: Callable[..., int], project: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Of one whose folder is gone it is made again."""
+    assert script("--set", "epochs=1") == COMPLETE
+    (folder,) = project.glob("tiny_*")
+    links = sorted(path.name for path in folder.iterdir())
+    shutil.rmtree(folder)
+    folder.write_text("a file where a folder should be")
+    assert script("--resume", "auto") == ERROR
+    assert f"error: {folder} cannot be made" in capsys.readouterr().err
+    assert len(Run(Config(), folder.name).record()["sessions"]) == 1
+    folder.unlink()
+    assert script("--resume", "auto") == COMPLETE
+    assert sorted(path.name for path in folder.iterdir()) == links
 
 
 @pytest.mark.parametrize("variable", ["HGRU_PROJECT_DIRECTORY", "HGRU_DATA_ROOT"])

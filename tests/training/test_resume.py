@@ -19,6 +19,7 @@ from tests.training import kill_test, processes, tiny
 from training.checkpoints import load, save
 from training.command_line import COMPLETE, ERROR, LEFT_EARLY
 from training.seeds import Generators
+from training.weights import find_weights
 
 Script = Callable[..., int]
 
@@ -195,6 +196,29 @@ def test_results_that_a_kill_prevented_are_written_at_the_resume(
     results.unlink()  # as a kill between the last checkpoint and the results leaves it
     assert script("--resume", "latest") == COMPLETE
     assert results.read_bytes() == before
+
+
+@pytest.mark.parametrize("left", ["older", "none", "damaged"])
+def test_a_best_that_a_kill_prevented_is_written_at_the_resume(
+    left: str, script: Script, project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert script("--set", "epochs=1") == COMPLETE
+    (best,) = project.glob("checkpoints/*/best.pt")
+    whole = best.read_bytes()
+    of_best = load(best)["step"]
+    others = [path for path in best.parent.glob("step_*.pt") if load(path)["step"] != of_best]
+    if left == "none":
+        best.unlink()
+    else:  # as a kill between the newest checkpoint and best.pt leaves it
+        best.write_bytes(others[0].read_bytes() if left == "older" else whole[:-200])
+    if left == "older":
+        found = find_weights(best.parent.name, Config(), "best")
+        assert f"of step {found.step}, but the best validation" in caplog.text
+    assert script("--resume", "latest") == COMPLETE
+    assert best.read_bytes() == whole
+    caplog.clear()
+    assert find_weights(best.parent.name, Config(), "best").step == of_best
+    assert not caplog.text
 
 
 def test_a_run_is_found_by_name_and_by_path(

@@ -3,7 +3,10 @@
 import importlib
 import itertools
 import json
+import os
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -316,12 +319,57 @@ def test_the_trained_circuit_is_evaluated_whatever_the_script_says_now(
     assert "recurrent_nl 'tanh' there, 'relu' here" in str(error.value)
 
 
+def test_a_copy_within_another_repository_has_no_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    git("init")
+    (tmp_path / "a.txt").write_text("theirs")
+    git("add", "a.txt")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "theirs")
+    monkeypatch.setattr(provenance, "CLONE", tmp_path)
+    os.utime(tmp_path / "a.txt", (1, 1))  # git would note so in its index, under a lock
+    index = (tmp_path / ".git/index").read_bytes()
+    assert provenance.code(tmp_path / "hgru.py")["commit"]
+    assert (tmp_path / ".git/index").read_bytes() == index
+    monkeypatch.setattr(provenance, "CLONE", copy)
+    for folder in (None, str(tmp_path / ".git")):
+        if folder:
+            monkeypatch.setenv("GIT_DIR", folder)
+        found = provenance.code(copy / "hgru.py")
+        assert [found[k] for k in ("commit", "dirty", "difference")] == [None, None, None]
+
+
 def test_latest_is_the_run_that_was_started_or_resumed_last(script: Script, project: Path) -> None:
     for name in ("a", "b"):
         assert script("--set", "epochs=1", "--set", f"exp_name={name}") == COMPLETE
     assert runs(Config())[-1].name.startswith("b_")
     assert script("--resume", "latest", "--set", "exp_name=a", "--set", "epochs=2") == COMPLETE
     assert Run.find("latest", Config()).name.startswith("a_")
+
+
+def test_latest_is_what_the_runs_recorded_not_their_files_times(
+    script: Script, project: Path
+) -> None:
+    for name in ("a", "b"):
+        assert script("--set", "epochs=1", "--set", f"exp_name={name}") == COMPLETE
+    first, second = runs(Config())
+    os.utime(first.settings)  # as a copy, or an edit by hand
+    assert [run.name for run in runs(Config())] == [first.name, second.name]
+    for run, hour in ((first, 12), (second, 11)):  # an earlier version's
+        text = run.settings.read_text()
+        run.settings.write_text(re.sub(r"\n  time: .*", "", text))
+        line = {"event": "end", "step": 6, "time": f"2020-11-25T{hour}:00:00+0000"}
+        run.json_log.write_text(json.dumps(line) + "\n")
+    assert [run.name for run in runs(Config())] == [second.name, first.name]
+    first.settings.write_text("no record")
+    assert runs(Config())[-1].name == first.name  # written last
+    with pytest.raises(UserError, match=r"settings\.yaml has no"):
+        Run.find("latest", Config()).record()
 
 
 def test_a_run_of_the_version_before_is_evaluated_and_goes_on(
@@ -353,6 +401,39 @@ def test_a_record_of_a_later_version_is_refused(trained: str, project: Path) -> 
     with pytest.raises(UserError) as error:
         Run(Config(), trained).record()
     assert "3" in str(error.value) and "2" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "edit"),
+    [
+        ("sessions", lambda record: record.pop("sessions")),
+        ("sessions", lambda record: record.update(sessions=[])),
+        ("sessions[0]", lambda record: record.update(sessions=[None])),
+        ("sessions[0].code", lambda record: record["sessions"][0].update(code=None)),
+        ("sessions[0].step", lambda record: record["sessions"][0].pop("step")),
+        ("overrides", lambda record: record.update(overrides=None)),
+        ("overrides", lambda record: record.update(overrides=[3])),
+        ("parameters", lambda record: record.update(parameters=None)),
+        ("seed", lambda record: record.update(seed="one")),
+        ("data", lambda record: record.update(data=[])),
+    ],
+)
+def test_a_record_that_was_edited_into_none_is_one_line(
+    key: str,
+    edit: Callable[[dict], object],
+    script: Script,
+    project: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    assert script("--set", "epochs=1") == COMPLETE
+    (file,) = project.glob("logs/*/settings.yaml")
+    record = yaml.safe_load(file.read_text())
+    edit(record)
+    file.write_text(yaml.safe_dump(record))
+    for how in ("auto", file.parent.name):
+        assert script("--resume", how) == ERROR
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("error: ") and f"{file}: {key} must be" in error
 
 
 def test_a_file_of_the_users_own_beside_the_weights(trained: str, project: Path) -> None:
