@@ -149,22 +149,24 @@ def test_gradients_after_a_call_without(method, first):
     torch.testing.assert_close(gradients(kernel), gradients(HorizontalKernel(W, method=method)))
 
 
+def gradients_of_three(apply, W, x):
+    """Of W and x, through three applications one after the other."""
+    y, W.grad, x.grad = x, None, None
+    for _ in range(3):
+        y = apply(y).sin()
+    y.sum().backward()
+    return W.grad, x.grad
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
 @pytest.mark.parametrize("method", ["direct", "fft"])
 def test_each_application_in_a_checkpoint(method, reentrant):
     W = torch.randn(2, 2, 5, 5, dtype=torch.float64, requires_grad=True)
     x = torch.randn(1, 2, 8, 8, dtype=torch.float64, requires_grad=True)
-
-    def gradients(apply):
-        y, W.grad, x.grad = x, None, None
-        for _ in range(3):
-            y = apply(y).sin()
-        y.sum().backward()
-        return W.grad, x.grad
-
     kernel = HorizontalKernel(W, method=method)
-    found = gradients(lambda y: checkpoint(kernel, y, use_reentrant=reentrant))
-    torch.testing.assert_close(found, gradients(HorizontalKernel(W, method=method)))
+    found = gradients_of_three(lambda y: checkpoint(kernel, y, use_reentrant=reentrant), W, x)
+    expected = gradients_of_three(HorizontalKernel(W, method=method), W, x)
+    torch.testing.assert_close(found, expected)
 
 
 def test_second_derivative_is_refused_by_fft_and_given_by_direct():

@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from layers.horizontal import HorizontalKernel
 from tests.layers.test_fast_paths_gpu import CUDA, ODD, SMALL, TOLERANCE, difference
+from tests.layers.test_horizontal import gradients_of_three
 
 pytestmark = [
     pytest.mark.gpu,
@@ -31,18 +32,10 @@ def largest_difference(x, W, g):
 def test_each_application_in_a_checkpoint_within_autocast():
     x = torch.randn(2, 3, *SMALL, device=CUDA, requires_grad=True)
     W = torch.randn(3, 3, 15, 15, device=CUDA, requires_grad=True)
-
-    def gradients(apply):
-        y, W.grad, x.grad = x, None, None
-        for _ in range(3):
-            y = apply(y).sin()
-        y.sum().backward()
-        return W.grad, x.grad
-
     kernel = HorizontalKernel(W, method="triton")
-    expected = gradients(HorizontalKernel(W, method="triton"))
+    expected = gradients_of_three(HorizontalKernel(W, method="triton"), W, x)
     with torch.autocast("cuda", torch.float16):
-        found = gradients(lambda y: checkpoint(kernel, y, use_reentrant=True))
+        found = gradients_of_three(lambda y: checkpoint(kernel, y, use_reentrant=True), W, x)
     torch.testing.assert_close(found, expected)
 
 

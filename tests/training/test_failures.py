@@ -90,13 +90,19 @@ def limited(arguments: list[str], project: Path, size: int) -> None:
     tiny.run(arguments, project)
 
 
-def test_a_checkpoint_that_does_not_fit_leaves_the_older_ones(tmp_path: Path) -> None:
-    tiny.make_records(tmp_path)
-    # The first checkpoint, without the optimizer's averages, takes 100 kB, the others thrice that.
+def fail_by_size(project: Path, size: int) -> list[str]:
+    """Run ``limited`` until it fails; its arguments."""
+    tiny.make_records(project)
     arguments = ["--workers", "0", "--set", "epochs=1"]
-    process = processes.FORK.Process(target=limited, args=(arguments, tmp_path, 150_000))
+    process = processes.FORK.Process(target=limited, args=(arguments, project, size))
     process.start()
     assert processes.finish(process) == ERROR
+    return arguments
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_older_ones(tmp_path: Path) -> None:
+    # The first checkpoint, without the optimizer's averages, takes 100 kB, the others thrice that.
+    arguments = fail_by_size(tmp_path, 150_000)
     error = [x for x in processes.said(tmp_path).splitlines() if x.startswith("error:")]
     assert len(error) == 1
     assert "step_00000004.pt: could not be written" in error[0]
@@ -108,11 +114,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_older_ones(tmp_path: Path) ->
 
 
 def test_a_validation_whose_checkpoint_did_not_fit_is_logged_once(tmp_path: Path) -> None:
-    tiny.make_records(tmp_path)
-    arguments = ["--workers", "0", "--set", "epochs=1"]
-    process = processes.FORK.Process(target=limited, args=(arguments, tmp_path, 50_000))
-    process.start()
-    assert processes.finish(process) == ERROR
+    arguments = fail_by_size(tmp_path, 50_000)
     assert not list(tmp_path.glob("checkpoints/*/*"))
     assert processes.run([*arguments, "--resume", "latest"], tmp_path) == COMPLETE
     (log,) = tmp_path.glob("logs/*/log.jsonl")
