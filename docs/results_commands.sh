@@ -16,7 +16,7 @@ python hgru.py --set exp_name=length_20 --set lr_schedule=cooldown --set epochs=
 # protocol_2026-12-01_02-43-37 on NVIDIA H200, commit 7228c7ee11b5
 python hgru.py --set exp_name=protocol --set dataset=pathfinder_14_stream --set stream_epoch_images=900000 --set epochs=2 --seed 1
 
-# protocol_2026-12-01_06-04-02 on NVIDIA H200, commit bf72a2a01d63
+# protocol_2026-12-01_06-04-02 on NVIDIA H200, commit bf72a2a01d63, 5fc2a398de15
 python hgru.py --set exp_name=protocol --set dataset=pathfinder_14_stream --set stream_epoch_images=900000 --set epochs=2 --seed 2
 
 # protocol_2026-12-01_06-31-25 on NVIDIA H200, commit bf72a2a01d63
@@ -91,17 +91,38 @@ python ff_5.py --set exp_name=ff_5 --set lr_schedule=cooldown --set epochs=1 --s
 # ff_5_2026-11-30_20-59-04 on NVIDIA H200, commit 9ec29885e5e7
 python ff_5.py --set exp_name=ff_5 --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set curriculum=3,6,9 --set curriculum_until=0.8 --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --seed 2
 
+# ff_5_2026-12-01_09-19-26 on NVIDIA H200, commit 5fc2a398de15
+python ff_5.py --set exp_name=ff_5 --set curriculum=3,6,9 --set curriculum_until=0.8 --set lr_schedule=cooldown --set epochs=1 --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --seed 2
+
 # ff_5_2026-12-01_00-02-10 on NVIDIA H200, commit 354f983d5072
 python ff_5.py --set exp_name=ff_5 --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set dataset=pathfinder_14_stream --set curriculum=3,6,9 --set curriculum_until=0.8 --set stream_epoch_images=600000 --seed 3
 
 # hgru_bn_2026-11-30_23-45-55 on NVIDIA H200, commit 354f983d5072
 python hgru_bn.py --set exp_name=hgru_bn --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set dataset=pathfinder_14_stream --set curriculum=3,6,9 --set curriculum_until=0.8 --set stream_epoch_images=600000 --set aux.eta_init=1 --seed 1
 
+# hgru_bn_2026-12-01_09-04-26 on NVIDIA H200, commit 5fc2a398de15
+python hgru_bn.py --set exp_name=hgru_bn --set curriculum=3,6,9 --set curriculum_until=0.8 --set lr_schedule=cooldown --set epochs=1 --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --set aux.eta_init=1 --seed 2
+
+# hgru_bn_2026-12-01_09-19-39 on NVIDIA H200, commit 5fc2a398de15
+python hgru_bn.py --set exp_name=hgru_bn --set curriculum=3,6,9 --set curriculum_until=0.8 --set lr_schedule=cooldown --set epochs=1 --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --set aux.eta_init=1 --seed 3
+
 # hgru_bn_for_2026-11-30_23-52-01 on NVIDIA H200, commit 354f983d5072
 python hgru_bn_for.py --set exp_name=hgru_bn_for --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set dataset=pathfinder_14_stream --set curriculum=3,6,9 --set curriculum_until=0.8 --set stream_epoch_images=600000 --set aux.eta_init=1 --seed 1
 
+# hgru_bn_for_2026-12-01_09-04-29 on NVIDIA H200, commit 5fc2a398de15
+python hgru_bn_for.py --set exp_name=hgru_bn_for --set curriculum=3,6,9 --set curriculum_until=0.8 --set lr_schedule=cooldown --set epochs=1 --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --set aux.eta_init=1 --seed 2
+
+# hgru_bn_for_2026-12-01_09-22-29 on NVIDIA H200, commit 5fc2a398de15
+python hgru_bn_for.py --set exp_name=hgru_bn_for --set curriculum=3,6,9 --set curriculum_until=0.8 --set lr_schedule=cooldown --set epochs=1 --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --set aux.eta_init=1 --seed 3
+
 # hgru_bn_relu_2026-11-30_23-45-55 on NVIDIA H200, commit 354f983d5072
 python hgru_bn_relu.py --set exp_name=hgru_bn_relu --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set dataset=pathfinder_14_stream --set curriculum=3,6,9 --set curriculum_until=0.8 --set stream_epoch_images=600000 --set aux.eta_init=1 --seed 1
+
+# hgru_bn_relu_2026-12-01_09-08-07 on NVIDIA H200, commit 5fc2a398de15
+python hgru_bn_relu.py --set exp_name=hgru_bn_relu --set curriculum=3,6,9 --set curriculum_until=0.8 --set lr_schedule=cooldown --set epochs=1 --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --set aux.eta_init=1 --seed 2
+
+# hgru_bn_relu_2026-12-01_09-25-26 on NVIDIA H200, commit 5fc2a398de15
+python hgru_bn_relu.py --set exp_name=hgru_bn_relu --set curriculum=3,6,9 --set curriculum_until=0.8 --set lr_schedule=cooldown --set epochs=1 --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --set aux.eta_init=1 --seed 3
 
 # multiplicative_lesion_2026-11-30_20-42-24 on NVIDIA H200, commit 9ec29885e5e7
 python multiplicative_lesion.py --set exp_name=multiplicative_lesion --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set curriculum=3,6,9 --set curriculum_until=0.8 --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set aux.eta_init=1 --seed 1
