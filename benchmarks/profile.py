@@ -15,12 +15,12 @@ from support import shell
 
 STEPS = 5
 KERNELS = {
-    "rows, there": "_there_kernel",
-    "rows, back": "_back_kernel",
-    "columns, there": "_columns_there_kernel",
-    "columns, back": "_columns_back_kernel",
-    "products at each frequency": "product product_adjoint _product_kernel",
-    "kernel's gradient at each frequency": "correlate _correlate_kernel",
+    "rows, there": "there_kernel",
+    "rows, back": "back_kernel",
+    "columns, there": "columns_there_kernel",
+    "columns, back": "columns_back_kernel",
+    "products at each frequency": "product product_adjoint product_kernel",
+    "kernel's gradient at each frequency": "correlate correlate_kernel",
     "to and from the folded layout": "_fold_kernel",
     "gain": "gain",
     "inhibition": "inhibit inhibit_plane",

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from layers.kernels import spectral
+from layers.kernels.axes import FLOAT32, Sizes
 from layers.kernels.folding import fold, unfold
 from layers.kernels.normalisation import MEAN, SCALE
 from layers.kernels.normalised import C1, C2, G1, G2, Normalised, Norms
 from layers.kernels.pointwise import Gate, Pointwise
-from layers.kernels.spectral import Convolved, Kernel, Plan, Sizes, Spectrum
+from layers.kernels.spectral import Convolved, Kernel, Plan, Spectrum, chosen_precision
 from layers.methods import own_backward
 
 TOGETHER = 2  # steps whose kernel gradients are taken together
@@ -76,7 +76,7 @@ class _Circuit:
         p = Parameters._make(v if v is None else v.contiguous() for v in p)
         self.plan, self.p, self.kernels = plan, p, kernels
         self.norms: Normalised | None = None
-        strict = plan.precision == spectral.FLOAT32
+        strict = plan.precision == FLOAT32
         self.u = [u if strict else _rounded(u) for u in (p.u1, p.u2)]
         valid = None
         if p.weights is not None:
@@ -320,7 +320,7 @@ def _step_back(circuit: _Circuit, sums: _Gradients, kernels: _KernelGradients, t
     if norms is not None:
         point.correct(dc1, c1, sums.inhibited(norms, t), circuit.of[t, C1], largest)
     dp = circuit.convolve(0, dc1, largest, spectra, back=True)
-    if norms is None and t > 0 and circuit.plan.precision != spectral.FLOAT32:
+    if norms is None and t > 0 and circuit.plan.precision != FLOAT32:
         return dh2, dp  # the step before does the rest; float32 finds no room for it
     grad = point.gain_back(dh2, dp, step.h2, gate=circuit.gate(t, 0), squares=sums.squares[0])
     return grad, None if norms is None else sums.gained(norms, t)
@@ -332,7 +332,7 @@ class _CircuitFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, X, H0, W1, W2, norms, tanh, recompute, keep, *parameters):
-        plan = Plan(Sizes.of(*X.shape[-2:], *W1.shape[-2:]), spectral.chosen_precision())
+        plan = Plan(Sizes.of(*X.shape[-2:], *W1.shape[-2:]), chosen_precision())
         kernel = plan.kernel(W1)
         kernels = kernel, kernel if W2 is None else plan.kernel(W2)
         x, h2 = fold(X, plan.sizes), fold(H0, plan.sizes)

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from layers.kernels.spectral import Sizes
+from layers.kernels.axes import Sizes
 
 CHUNK = 1024  # numbers of a program
 
