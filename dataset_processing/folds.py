@@ -81,10 +81,6 @@ class StoredFold:
     def __len__(self) -> int:
         return len(self.reader)
 
-    def number(self, index: int) -> int:
-        """The number, below the length, of the image that an index of any epoch means."""
-        return index % len(self)
-
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         """Image (H, W), uint8 or float32, and label; any index, taken modulo the length.
 
@@ -94,7 +90,7 @@ class StoredFold:
             BadImageError: the image is missing or damaged, not of ``im_size`` or not on the scale
                 0–255, or the label is no class.
         """
-        number = self.number(index)
+        number = index % len(self)
         place = self.reader.place(number)
         image, label, converted = self.reader.read(number)
         scale = check_scale(image, place, self.meant)
@@ -151,7 +147,7 @@ class StoredFold:
 
     def name(self, index: int) -> str:
         """An image's name in tables."""
-        return self.reader.name(self.number(index))
+        return self.reader.name(index % len(self))
 
     def fingerprint(self) -> str:
         """A short hash of what the files hold."""

@@ -1,14 +1,12 @@
 """Batches: every record once an epoch, shuffled over the whole of it, from where a run stopped."""
 
 import atexit
-import ctypes
 import logging
 import multiprocessing.util
 import os
 import signal
 import weakref
 from collections.abc import Generator, Iterator
-from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,13 +14,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from dataset_processing.workers import end_with_parent
 from support.errors import UserError, unknown
 
 log = logging.getLogger(__name__)
 
 ON_BAD_RECORD = ("error", "skip")
+MAX_BAD_RECORDS = 100  # different ones that are skipped
 JOB_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to get when the parent ends
 
 
 class Batch(NamedTuple):
@@ -44,8 +43,8 @@ class Loader:
     step.
 
     Args:
-        dataset: a fold. It is asked for ``epoch * len + i`` and may give fresh images for it; one
-            with ``number(index)`` is asked for record numbers below its length.
+        dataset: a fold. One with ``__getitems__`` is asked for ``epoch * len + i`` and may give
+            fresh images for it, another for record numbers below its length.
         batch_size: images in a batch over all ranks; the last batch of an epoch may be smaller.
         seed: of the order.
         shuffle: a new order of the whole data set at each epoch; False keeps the order.
@@ -54,8 +53,7 @@ class Loader:
         rank, world_size: this process among those that share each batch. Rank r takes the r-th of
             ``world_size`` contiguous slices, whose sizes differ by one at most.
         on_bad_record: 'error' raises for a record that cannot be used; 'skip' leaves it out of its
-            batch, logs its name and counts it.
-        max_bad_records: more different bad records than this are an error in any case.
+            batch, logs its name and counts it, up to ``MAX_BAD_RECORDS``.
 
     Raises:
         UserError: the batch is larger than the data set or smaller than ``world_size``.
@@ -72,7 +70,6 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         on_bad_record: str = "error",
-        max_bad_records: int = 100,
     ) -> None:
         if on_bad_record not in ON_BAD_RECORD:
             raise unknown("on_bad_record", on_bad_record, ON_BAD_RECORD)
@@ -85,7 +82,7 @@ class Loader:
             raise UserError(f"batch_size {batch_size} is smaller than the {world_size} processes")
         self.dataset, self.batch_size, self.seed, self.shuffle = dataset, batch_size, seed, shuffle
         self.rank, self.world_size = rank, world_size
-        self.on_bad_record, self.max_bad_records = on_bad_record, max_bad_records
+        self.on_bad_record = on_bad_record
         self.bad_records: dict[int, str] = {}  # by number: name and why
         self.workers, self.device = workers, torch.device(device)
         full, rest = divmod(len(dataset), batch_size)
@@ -149,8 +146,8 @@ class Loader:
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
             for images, labels, records, failures in read:
-                for index, error in failures:
-                    self._note(index, error)
+                for number, error in failures:
+                    self._note(number, error)
                 yield Batch(
                     images.to(self.device, non_blocking=True),
                     labels.to(self.device, non_blocking=True),
@@ -160,21 +157,20 @@ class Loader:
             self._data = None
             raise
 
-    def _note(self, index: int, error: Exception) -> None:
+    def _note(self, number: int, error: Exception) -> None:
         """Raises a record's error, or logs and counts it."""
         if self.on_bad_record == "error":
             raise UserError(
                 f"{error}. Training leaves bad records out with --on-bad-record skip, and "
                 "dataset_processing.encode does when it writes records"
             ) from error
-        number = index % len(self.dataset)
         if number in self.bad_records:
             return
         self.bad_records[number] = str(error)
         log.warning("bad record %d skipped: %s", len(self.bad_records), error)
-        if len(self.bad_records) > self.max_bad_records:
+        if len(self.bad_records) > MAX_BAD_RECORDS:
             raise UserError(
-                f"more than {self.max_bad_records} bad records; the last: {error}. "
+                f"more than {MAX_BAD_RECORDS} bad records; the last: {error}. "
                 "Check the data with  python -m dataset_processing.verify"
             )
 
@@ -206,13 +202,11 @@ class _Batches(Dataset[Any]):
 
     def __getitem__(self, indices: list[int]) -> tuple[Any, ...]:
         """Images, labels, record numbers, and the records that failed with their errors."""
-        numbers, items, failures = indices, [], []
+        items, numbers, failures = [], [], []
         if hasattr(self.dataset, "__getitems__"):  # drawn, so never bad
-            items = self.dataset.__getitems__(indices)
+            items, numbers = self.dataset.__getitems__(indices), indices
         else:
-            numbers = []
-            for index in indices:
-                number = self.dataset.number(index) if hasattr(self.dataset, "number") else index
+            for number in (index % len(self.dataset) for index in indices):
                 try:
                     items.append(self.dataset[number])
                     numbers.append(number)
@@ -225,15 +219,8 @@ class _Batches(Dataset[Any]):
 
 
 def _ignore_signals(closing: Any, worker: int) -> None:
-    """Leaves a signal to the whole job to the main process, which ends its workers itself.
-
-    Where that is killed, Linux kills them at once; elsewhere they notice within ten seconds.
-    """
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    parent = multiprocessing.parent_process()
-    if parent and multiprocessing.get_start_method() == "fork" and os.getppid() != parent.pid:
-        os._exit(1)  # it was killed before it could be asked for that signal, which never comes now
+    """Leaves a signal to the whole job to the main process, which ends its workers itself."""
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if closing.value else None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, JOB_SIGNALS)

@@ -1,17 +1,18 @@
 """Worker processes that end in good order, whoever ends them."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from support.errors import SystemRefusal
 
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to get when the parent ends
 _stop: Any = None  # in a worker: a byte that becomes 1 when it is to end
 
 
@@ -49,16 +50,18 @@ def heed() -> None:
         raise SystemExit(143)
 
 
+def end_with_parent() -> None:
+    """Has Linux kill this worker as soon as its parent ends, even one that was killed."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent and multiprocessing.get_start_method() == "fork" and os.getppid() != parent.pid:
+        os._exit(1)  # it was killed before it could be asked for that signal, which never comes now
+
+
 def _start_worker(stop: Any) -> None:
-    """Ends with the parent, even one that was killed; leaves Ctrl-C to it."""
+    """Ends with the parent, and leaves Ctrl-C to it."""
     global _stop
     _stop = stop
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()

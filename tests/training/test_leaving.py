@@ -177,7 +177,7 @@ class Late:
             time.sleep(0.01)
         return library.prctl(*arguments)
 
-loader.ctypes.CDLL = lambda name: Late()
+ctypes.CDLL = lambda name: Late()
 next(loader.Loader(Images(), 2, 0, False, 1, "cpu").batches(0))
 """
     ended = subprocess.run([sys.executable, "-c", program], cwd=CLONE, timeout=processes.SECONDS)
