@@ -23,6 +23,7 @@ from dataset_processing.layouts import list_images
 from dataset_processing.pathfinder import Settings
 from dataset_processing.records import RecordReader
 from support.errors import MissingError, UserError, refusals, unknown
+from support.kinds import whole
 
 STREAM = re.compile(r"pathfinder_(\d+)_stream")
 STREAMS = tuple(f"pathfinder_{length}_stream" for length in (6, 9, 14, 18, 20, 25))
@@ -46,12 +47,8 @@ class DataSet:
     def __init__(
         self, name: str, config: Config, params: Mapping[str, Any], on_bad_record: str
     ) -> None:
-        self.name, self.config, self.params, self.on_bad_record = (
-            name,
-            config,
-            params,
-            on_bad_record,
-        )
+        self.name, self.config = name, config
+        self.params, self.on_bad_record = params, on_bad_record
         self.contour_length = contour_length(name)
         self._folds: dict[str, Any] = {}
 
@@ -119,9 +116,7 @@ class StreamSet(DataSet):
 
     def _open(self, fold: str) -> GeneratedFold:
         key, default = COUNTS[fold]
-        count = self.params.get(key, default)
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise UserError(f"{key}: a whole number of at least 1 is expected, not {count!r}")
+        count = whole(1).of(key, self.params.get(key, default))
         seed = self.params.get("stream_seed", 0)
         return GeneratedFold(self.name, fold, self.settings, seed, count)
 

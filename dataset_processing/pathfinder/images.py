@@ -35,9 +35,10 @@ from typing import Any
 import numpy as np
 
 from dataset_processing.pathfinder.kernel import Tables, make_images
-from dataset_processing.pathfinder.settings import Settings, check
+from dataset_processing.pathfinder.settings import Settings
 from dataset_processing.pathfinder.templates import tables
 from support.errors import UserError
+from support.kinds import whole
 
 CHUNK = 256  # images made at once
 
@@ -77,10 +78,9 @@ class Pathfinder:
     """
 
     def __init__(self, settings: Settings, seed: int = 0) -> None:
-        check("seed", seed, int, 0)
+        self.settings, self.seed = settings, whole(0).of("seed", seed)
         if seed >= 2**64:
-            raise UserError(f"seed: below 2**64 is expected, not {seed!r}")
-        self.settings, self.seed = settings, int(seed)
+            raise UserError(f"seed must be below 2**64, found {seed!r}")
         digest = hashlib.sha256(f"{settings.fingerprint()} {self.seed}".encode()).digest()
         self._key = np.uint64(int.from_bytes(digest[:8], "little"))
 
@@ -188,8 +188,7 @@ def generate(
         UserError: a setting is out of range, or the snakes do not fit.
         TypeError: a setting is not known.
     """
-    check("count", count, int, 0)
-    check("start", start, int, 0)
+    count, start = whole(0).of("count", count), whole(0).of("start", start)
     generator = Pathfinder(Settings(contour_length=contour_length, **settings), seed)
     return generator.images(range(start, start + count))
 

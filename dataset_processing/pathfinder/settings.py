@@ -2,13 +2,10 @@
 
 import hashlib
 import json
-import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any
-
-import numpy as np
 
 from support.errors import UserError
+from support.kinds import number, whole
 
 LEAST = {"contour_length": 2, "paddle_length": 1, "margin": 1, "antialias": 1,
          "distractor_length": 1, "image_tries": 1}  # of the others 0  # fmt: skip
@@ -68,23 +65,24 @@ class Settings:
                 alone = len(value) == 1 and "contrasts" not in name
                 value = value[0] if alone else tuple(value)
                 object.__setattr__(self, name, value)
-            several = isinstance(value, tuple) and "tuple" in kinds
-            if several or value is not None or "None" not in kinds:
-                for one in value if several else (value,):
-                    check(name, one, float if "float" in kinds else int, LEAST.get(name, 0))
+            if value is None and "None" in kinds:
+                continue
+            least = LEAST.get(name, 0)
+            kind = number(least=least) if "float" in kinds else whole(least)
+            for one in value if isinstance(value, tuple) and "tuple" in kinds else (value,):
+                kind.of(name, one)
         if not self.margins:
             raise UserError("margin: a whole number, or several, is expected")
         if len(self.shape) != 2:
             raise UserError(f"window: height and width are expected, not {self.window!r}")
         for side in self.shape:
-            check("window", side, int, 2 * self.border + 1)
+            whole(2 * self.border + 1).of("window", side)
         for name in ("snake_contrasts", "paddle_contrasts"):
             values = getattr(self, name)
             if not isinstance(values, tuple) or not values:
                 raise UserError(f"{name}: a list of numbers 0–2 is expected, not {values!r}")
             for value in values:
-                if not 0 < value <= 2:
-                    raise UserError(f"{name}: each lies above 0 and at most at 2, not {value!r}")
+                number(above=0, most=2).of(name, value)
         for name in ("paddle_thickness", "marker_radius"):
             size = getattr(self, name)
             blown = size * self.antialias
@@ -142,13 +140,3 @@ class Settings:
             values["marker_radius"] = int(values["marker_radius"])
         del values["image_tries"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def check(name: str, value: Any, kind: type, smallest: float) -> None:
-    """UserError unless ``value`` is a number of that kind and large enough."""
-    known = int | np.integer if kind is int else int | float | np.integer | np.floating
-    word = "whole number" if kind is int else "number"
-    if isinstance(value, bool) or not isinstance(value, known) or not math.isfinite(value):
-        raise UserError(f"{name}: a {word} is expected, not {value!r}")
-    if value < smallest:
-        raise UserError(f"{name}: at least {smallest} is expected, not {value!r}")

@@ -80,10 +80,10 @@ def test_other_settings_of_a_stream():
     "name, params, message",
     [
         ("pathfinder_stream", {}, "pathfinder_stream.*pathfinder_14_stream"),
-        ("pathfinder_6_stream", {"stream_epoch_images": 0}, "stream_epoch_images: a whole number"),
-        ("pathfinder_6_stream", {"stream_seed": -1}, "seed: at least 0"),
+        ("pathfinder_6_stream", {"stream_epoch_images": 0}, "stream_epoch_images must be .* 0"),
+        ("pathfinder_6_stream", {"stream_seed": -1}, "seed must be .* at least 0, found -1"),
         ("pathfinder_6_stream", {"stream_settings": {"contrast": 1}}, "contrast"),
-        ("pathfinder_6_stream", {"stream_settings": {"border": -1}}, "border: at least 0"),
+        ("pathfinder_6_stream", {"stream_settings": {"border": -1}}, "border must be .* found -1"),
         ("pathfinder_6_stream", {"im_size": [64, 64]}, "300×300; im_size .* 64×64.*window"),
     ],
 )
