@@ -7,7 +7,8 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-from support.errors import UserError, choose
+from support.errors import UserError
+from support.kinds import some_of
 
 CONTRAST = (0.2, 1.8)
 BRIGHTNESS = 63.0
@@ -33,9 +34,7 @@ class Augmentations:
     """
 
     def __init__(self, names: Sequence, model_input_image_size: Sequence[int]) -> None:
-        chosen = [name for one in names for name in ([one] if isinstance(one, str) else one)]
-        for name in chosen:
-            choose("augmentation", name, STEPS)
+        chosen = some_of("names of augmentations", STEPS).of("augmentation", list(names))
         self.names = [name for name in ORDER if name in chosen]
         self.size = (int(model_input_image_size[0]), int(model_input_image_size[1]))
         self.random = bool(RANDOM & set(self.names))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from config import Config
-from dataset_processing.generated import ARENA, ARENA_SETS, GENERATED, is_arena
+from dataset_processing.generated import ARENA_SETS, ARENA_SETTINGS, GENERATED, is_arena
 from dataset_processing.layouts import list_images
 from support.errors import MissingError, UserError, refusals, unknown
 from support.kinds import FILE_NAME, SIZE, TEXT, TRUTH, Kind, number, or_none, whole
@@ -102,7 +102,7 @@ class PathfinderSet:
             found = [place for place in self.places() if place.is_dir()]
             sizes = {
                 top.name: top / self.data_name
-                for size in (() if self.arena_tops else ARENA)
+                for size in (() if self.arena_tops else ARENA_SETTINGS)
                 for top in arena_folders(root, size)
                 if (top / self.data_name).is_dir()
             }
@@ -146,9 +146,8 @@ class PathfinderSet:
         keep = self.max_ims or max(map(len, classes))
         if self.balance:
             keep = min(keep, *map(len, classes))
-        pairs = order(
-            [(file, 1) for file in shuffled[0][:keep]] + [(f, 0) for f in shuffled[1][:keep]]
-        )
+        both = zip((1, 0), shuffled, strict=True)
+        pairs = order([(file, label) for label, own in both for file in own[:keep]])
         cut = round(self.cv_split * len(pairs))
         files, labels = {}, {}
         for fold, images in (("train", pairs[:cut]), ("val", pairs[cut:])):
@@ -158,8 +157,8 @@ class PathfinderSet:
                     f"{len(classes[1])} of label 0 listed) leave none for {fold!r} at "
                     f"cv_split {self.cv_split}"
                 )
-            files[self.folds[fold]] = [file for file, _ in images]
-            labels[self.folds[fold]] = np.array([label for _, label in images])
+            files[fold] = [file for file, _ in images]
+            labels[fold] = np.array([label for _, label in images])
         return files, labels
 
     def missing(self) -> MissingError:

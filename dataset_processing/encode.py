@@ -67,7 +67,7 @@ def encode(asked: Namespace, config: Config) -> list[str]:
     with ExitStack() as whole:  # all files take their names together, at the end
         lines = []
         for fold, images in zip(FOLDS, folds, strict=True):
-            path = folder / f"{name}_{source.folds[fold]}.tfrecords"
+            path = folder / f"{name}_{fold}.tfrecords"
             lines += _encode_fold(images, labels[fold], path, whole, asked, dropped)
     print("\n".join(lines))
     return dropped

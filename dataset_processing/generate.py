@@ -37,6 +37,7 @@ from dataset_processing.generated import (
     set_settings,
 )
 from dataset_processing.pathfinder import Settings
+from dataset_processing.pathfinder.sheet import write_sheet
 from dataset_processing.workers import processes
 from support import shell
 from support.errors import SystemRefusal, UserError, unknown
@@ -90,15 +91,15 @@ def generate_set(job: Job, workers: int = 1) -> str:
     )
 
 
-def generate_small(config: Config, count: int = SMALL_COUNT, seed: int = 0) -> None:
+def generate_small(config: Config, count: int = SMALL_COUNT) -> None:
     """Writes the demonstration's set; a tenth of it validates."""
     print(
-        f"Demonstration: generating {count} easy images ({SMALL_SET}, seed {seed}) in "
+        f"Demonstration: generating {count} easy images ({SMALL_SET}, seed 0) in "
         f"{config.tf_records}. The first start on a machine also compiles the generator.",
         file=sys.stderr,
     )
     settings = Settings(**GENERATED[SMALL_SET])
-    print(generate_set(Job(SMALL_SET, settings, seed, count, config.tf_records)), file=sys.stderr)
+    print(generate_set(Job(SMALL_SET, settings, 0, count, config.tf_records)), file=sys.stderr)
 
 
 @contextmanager
@@ -182,13 +183,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print("stopped; the same command goes on from here", file=sys.stderr)
             raise
         return
-    from dataset_processing.pathfinder.sheet import write_sheet
-
-    if options.dataset:
+    if options.dataset or options.length:
         chosen = [asked(options)[1]]
     else:
-        lengths = [options.length] if options.length else [6, 9, 14]
-        chosen = [Settings(contour_length=n, **changed_settings(options)) for n in lengths]
+        chosen = [Settings(contour_length=n, **changed_settings(options)) for n in (6, 9, 14)]
     print(write_sheet(options.preview, chosen, options.seed))
 
 

@@ -10,7 +10,6 @@ from dataset_processing.images import read_bytes
 from support.errors import UserError
 from support.kinds import FILE_NAME
 
-ARENA = ("pathfinder32", "pathfinder64", "pathfinder128", "pathfinder256")  # Long Range Arena's
 ARENA_SETS = ("curv_contour_length_14", "curv_contour_length_9", "curv_baseline")
 # A set that hgru.py learns on two cores in minutes. It is easy because the images are small, the
 # paddles few and close together, so that the horizontal kernel spans a contour, and because nothing
@@ -41,7 +40,15 @@ ARENA_DISTRACTORS = {"pathfinder32": 20, "pathfinder64": 22, "pathfinder128": 35
 
 def is_arena(name: str) -> bool:
     """Whether a name means a set of Long Range Arena."""
-    return re.fullmatch(f"({'|'.join(ARENA)})(_({'|'.join(ARENA_SETS)}))?", name) is not None
+    sizes, sets = "|".join(ARENA_SETTINGS), "|".join(ARENA_SETS)
+    return re.fullmatch(f"({sizes})(_({sets}))?", name) is not None
+
+
+def contour_length(name: str) -> int | None:
+    """Paddles in a target contour, where a set's name tells."""
+    known = r"(pathfinder\d+_)?(curv_baseline|(pathfinder|curv_contour_length)_(?P<length>\d+))"
+    match = re.match(known, name)
+    return int(match["length"] or 6) if match else None
 
 
 def check_name(name: str) -> None:
@@ -57,10 +64,9 @@ def check_name(name: str) -> None:
 def set_settings(name: str, length: int | None = None) -> dict[str, Any]:
     """The generator's settings of a set, by its name or of another contour length in paddles;
     without contour_length if its name has none."""
-    size, _, rest = name.partition("_")
     found = dict(GENERATED.get(name, {}))
     if is_arena(name):
-        length = length or {"curv_contour_length_9": 9, "curv_baseline": 6}.get(rest, 14)
+        size, length = name.partition("_")[0], length or contour_length(name) or 14
         distractors = ARENA_DISTRACTORS.get(size, 30) // max(length // 3, 1)
         found = {**ARENA_SETTINGS[size], "distractors": distractors}
     return found | ({"contour_length": length} if length else {})

@@ -18,7 +18,13 @@ from dataset_processing.folds import (
     record_files,
     times,
 )
-from dataset_processing.generated import ARENA, GENERATED, check_name, is_arena
+from dataset_processing.generated import (
+    ARENA_SETTINGS,
+    GENERATED,
+    check_name,
+    contour_length,
+    is_arena,
+)
 from dataset_processing.layouts import list_images
 from dataset_processing.pathfinder import Settings
 from dataset_processing.records import RecordReader
@@ -131,7 +137,7 @@ class DiskSet(DataSet):
         self.own_input_size = self.source.own_input_size
         self.contour_length = contour_length(self.source.data_name)
         with refusals(config.tf_records, "cannot be read"):
-            paths = {f: record_files(config.tf_records, name, self.source.folds[f]) for f in FOLDS}
+            paths = {f: record_files(config.tf_records, name, f) for f in FOLDS}
             generated = config.tf_records / f"{name}.generated.json"
             twice = any(paths.values()) and generated.exists() and self.source.on_disk()
         if twice:
@@ -236,7 +242,7 @@ def has_records(name: str, config: Config) -> bool:
 
 def data_sets() -> list[str]:
     """The sets on disk that are known; any other name means a user's own records or folder."""
-    return [*dict.fromkeys([*_modules(), *GENERATED]), *ARENA]
+    return [*dict.fromkeys([*_modules(), *GENERATED]), *ARENA_SETTINGS]
 
 
 def _modules() -> list[str]:
@@ -264,13 +270,6 @@ def generator_settings(name: str, params: Mapping[str, Any]) -> Settings | None:
         return Settings(**named) if named else None
     except TypeError as error:
         raise UserError(f"stream_settings: {error}") from error
-
-
-def contour_length(name: str) -> int | None:
-    """Paddles in a target contour, where a set's name tells."""
-    known = r"(pathfinder\d+_)?(curv_baseline|(pathfinder|curv_contour_length)_(?P<length>\d+))"
-    match = re.match(known, name)
-    return int(match["length"] or 6) if match else None
 
 
 def rescales(names: Any) -> bool:
