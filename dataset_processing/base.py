@@ -205,8 +205,10 @@ def near_records(config: Config) -> list[Path]:
     """Files that look like records, where they are read and a folder up or down."""
     project, records = config.project_directory, config.tf_records
     folders = [records, *sorted(records.glob("*")), project, project.parent]
-    folders = list(dict.fromkeys([*folders, project.parent / "tf_records", config.data_root]))
-    found = [path for folder in folders for path in sorted(folder.glob("*tfrecord*"))]
+    folders += [project.parent / "tf_records", config.data_root]
+    found = [
+        path for folder in dict.fromkeys(folders) for path in sorted(folder.glob("*tfrecord*"))
+    ]
     return [path for path in found if path.is_file() and path.suffix not in NO_RECORDS]
 
 

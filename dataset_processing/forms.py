@@ -68,8 +68,6 @@ class Job:
             )
         if self.masks and self.form in RECORDS:
             raise UserError("masks have no place in records: add --format png or webdataset")
-        if self.form == "float32" and len(set(self.settings.shape)) > 1:
-            raise UserError("the float32 form holds square images only: choose another window")
         _ = self.generator
 
     @cached_property
@@ -88,8 +86,8 @@ class Job:
         for fold, indices in folds.items():
             parts = math.ceil(len(indices) / self.shard_images)
             for part in range(parts):
-                cut = [indices.start + len(indices) * at // parts for at in (part, part + 1)]
-                result.append(Shard(self, fold, part, parts, range(*cut)))
+                first, end = (len(indices) * at // parts for at in (part, part + 1))
+                result.append(Shard(self, fold, part, parts, indices[first:end]))
         return result
 
     def description(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from dataset_processing.folds import FOLDS, StoredFold, times
 from dataset_processing.generated import read_description
 from dataset_processing.images import BadImageError, check_scale
 from dataset_processing.records import RecordReader
-from dataset_processing.sets import DiskSet, data_sets, is_stream
+from dataset_processing.sets import DiskSet, data_sets
 from support import shell
 from support.errors import UserError
 from support.files import read_array
@@ -140,8 +140,6 @@ def check_set(name: str, config: Config, threads: int = 8) -> list[Findings]:
         UserError: the name is not known or is that of a stream, the set's labels are in doubt, or
             there is nothing to check.
     """
-    if is_stream(name):
-        raise UserError(f"{name!r} is drawn while training; there are no files to check")
     data = DiskSet(name, config, {}, "skip")
     generated = config.tf_records / f"{name}.generated.json"
     seen: dict[bytes, str] = {}

@@ -204,7 +204,7 @@ def test_files_that_are_left_out_are_a_finding(samples, tmp_path, capsys, monkey
 
 def test_what_cannot_be_checked(config, capsys):
     for arguments, message in (
-        (["--dataset", "pathfinder_14_stream"], "is drawn while training"),
+        (["--dataset", "pathfinder_14_stream"], "images drawn while training"),
         (["--dataset", "curv_baseline_full"], "error: no data for 'curv_baseline_full'"),
         (["nowhere.tfrecords"], "error: nowhere.tfrecords: no such record file"),
         (["--dataset", NAME, "a.tfrecords"], "one of the two"),
