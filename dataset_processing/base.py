@@ -28,12 +28,8 @@ ATTRIBUTES: dict[str, Kind] = {
 
 
 class PathfinderSet:
-    """A Pathfinder set on disk, as the 2018 release describes one.
-
-    A name of Long Range Arena is ``pathfinder32`` (64, 128, 256), or that with the set:
-    ``pathfinder32_curv_baseline``. Without it the set is ``curv_contour_length_14``, which the
-    benchmark reports, or the only one that is there. The data root may be that release's folder,
-    ``pathfinder<size>`` or the set's folder.
+    """A Pathfinder set on disk, as the 2018 release describes one, or of Long Range Arena. What it
+    may be called and where it is looked for: docs/data.md, "Known sets".
 
     Args:
         config: the paths; None reads the project's.

@@ -1,14 +1,5 @@
-"""Where a Pathfinder set's images lie and what their labels are, in three layouts.
-
-- 2018: ``<set>/`` holds the positives, ``<set>_neg/`` the negatives; ``metadata/combined.npy`` in
-  each is an array of strings, a row an image: sub-folder, file name, the stimulus's settings.
-- 2020, the generator as published today, and Long Range Arena: ``<set>/`` holds both classes;
-  ``metadata/*.npy`` (``combined.npy`` may be among them) has the label in column 3. Long Range
-  Arena's files of that name are plain text, columns split by spaces.
-- 2025: ``<set>/imgs/pos`` and ``<set>/imgs/neg``, no metadata.
-
-Column 3 and the folders are both looked at. Where they contradict each other, nothing is read.
-"""
+"""Where a Pathfinder set's images lie and what their labels are, in the layouts of 2018, 2020 and
+2025: docs/data.md, "Layouts of images"."""
 
 import codecs
 import io

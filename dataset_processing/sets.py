@@ -95,11 +95,10 @@ class DataSet:
 
 
 class StreamSet(DataSet):
-    """Images that are drawn while a network trains: nothing on disk, no image twice.
+    """Images that are drawn while a network trains (:class:`GeneratedFold`).
 
-    Each epoch shows fresh images; validation always shows the same ones, which are never trained
-    on. Of the parameters it reads ``stream_epoch_images``, ``stream_val_images``, ``stream_seed``
-    and ``stream_settings``: any other of `dataset_processing.pathfinder.Settings`.
+    Of the parameters it reads ``stream_epoch_images``, ``stream_val_images``, ``stream_seed`` and
+    ``stream_settings``: any other of `dataset_processing.pathfinder.Settings`.
     """
 
     is_generated = True
