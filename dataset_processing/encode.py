@@ -61,7 +61,7 @@ def encode(asked: Namespace, config: Config) -> list[str]:
         StoredFold(f"{name} {fold}", ImageFiles(source.folder(), files[fold], labels[fold]))
         for fold in FOLDS
     ]
-    folds[0].look()
+    folds[0].look(source.named_size)
     folds[1].look(folds[0].im_size)
     dropped: list[str] = []
     with ExitStack() as whole:  # all files take their names together, at the end

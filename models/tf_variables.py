@@ -146,7 +146,10 @@ def load_npy_folder(
         )
     labels = sorted({k[0] for k in chosen})
     if len(labels) > 1:
-        raise UserError(f"{folder} holds several runs ({', '.join(labels)}): name one as label")
+        raise UserError(
+            f"{folder} holds several runs ({', '.join(labels)}): keep one there, or "
+            "name one as label"
+        )
     key = max(chosen)
     variables = {names.get(name, name): read_array(file) for name, file in sets[key].items()}
     load_tf_variables(model, variables)

@@ -214,7 +214,7 @@ def test_a_class_of_the_users_own_counts_as_it_is_written(tmp_path, copied):
             f"    name, data_name = {name!r}, 'mine'\n    {body}\n"
         )
     program = f"""
-from {f"{copied}." if copied else ""}dataset_processing import open_set
+from {f"{copied}." if copied else ""}dataset_processing import encode, open_set
 from {f"{copied}." if copied else ""}config import Config
 for name in {list(OWN)}:
     try:
@@ -223,6 +223,10 @@ for name in {list(OWN)}:
     except ValueError as error:
         assert type(error).__name__ == "UserError"
         print(error)
+try:
+    encode.main(["--dataset", "other_size"])
+except ValueError as error:
+    print(error)
 """
     paths = {"HGRU_DATA_ROOT": tmp_path / "data", "HGRU_PROJECT_DIRECTORY": tmp_path / "out"}
     found = subprocess.run(
@@ -230,7 +234,8 @@ for name in {list(OWN)}:
         env=os.environ | {key: str(path) for key, path in paths.items()},
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
-    for line, (_, parts) in zip(found.stdout.splitlines(), OWN.values(), strict=True):
+    expected = [*(parts for _, parts in OWN.values()), OWN["other_size"][1]]
+    for line, parts in zip(found.stdout.splitlines(), expected, strict=True):
         assert all(part in line for part in parts.split()), line
 
 
