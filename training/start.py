@@ -26,14 +26,7 @@ from support.kinds import plain
 from support.memory import keep_memory
 from training.checkpoints import CheckpointError, CheckpointFolder, load
 from training.distribution import OtherRankError, Ranks
-from training.experiment import (
-    AUX,
-    SETTINGS,
-    Experiment,
-    Settings,
-    differences,
-    idle_options,
-)
+from training.experiment import AUX, SETTINGS, Experiment, Settings, differences, idle_options
 from training.log import RunLog
 from training.loop import Training
 from training.optimizers import dead_weights
