@@ -99,9 +99,7 @@ class History:
     ) -> "History":
         """The history that a results file holds (see :meth:`of`); UserError if it lacks arrays."""
         names = {name: _in_results(name, metric) for name in vars(cls())}
-        missing = [
-            there for name, there in names.items() if there not in arrays and name not in NEW
-        ]
+        missing = [there for name, there in names.items() if not (name in NEW or there in arrays)]
         if missing:
             raise UserError(f"{path} lacks {', '.join(missing)}: it is no run's results")
         found = {name: arrays[there] for name, there in names.items() if there in arrays}
