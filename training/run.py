@@ -16,6 +16,7 @@ every checkpoint has a copy of it. docs/log.md says what it holds.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -145,12 +146,12 @@ class Run:
         try:
             # A lock of the process, not of the open file: the loader's workers do not inherit it.
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                return  # a file system without locks
             raise SystemRefusal(
                 f"{self.name} is being trained by another process; wait for it, or end it first"
             ) from error
-        except OSError:
-            pass  # a file system without locks
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "_lock"}
