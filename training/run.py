@@ -217,11 +217,14 @@ class Run:
 
 def new_run(config: Config, exp_name: str) -> Run:
     """A run of that experiment, named by the time of day, that does not exist yet."""
-    stamp, number = time.strftime("%Y-%m-%d_%H-%M-%S"), 1
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    with refusals(config.log_dir, "cannot be made"):
+        config.log_dir.mkdir(parents=True, exist_ok=True)
+    number = 1
     while True:
         run = Run(config, f"{exp_name}_{stamp}" + (f"_{number}" if number > 1 else ""))
         with refusals(run.logs, "cannot be made"), contextlib.suppress(FileExistsError):
-            run.logs.mkdir(parents=True)
+            run.logs.mkdir()
             return run
         number += 1
 
