@@ -10,7 +10,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -20,7 +20,6 @@ from support.errors import SystemRefusal, UserError, refusals
 
 # What NumPy raises for a damaged .npy file.
 DAMAGED_ARRAY = (ValueError, EOFError, SyntaxError, tokenize.TokenError)
-DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # some file systems of clusters
 
 
@@ -69,11 +68,8 @@ class WholeFile:
 
     def _discard(self) -> None:
         self.partial.unlink(missing_ok=True)
-        try:
+        with suppress(OSError):  # closing flushes; why the file is given up is said already
             self._file.close()
-        except OSError as error:  # closing flushes; the file is gone, so a full disk is no news
-            if error.errno not in DISK_FULL:
-                raise
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:

@@ -1,7 +1,6 @@
 """Progress of long work: a bar on a terminal, a line now and then in a file."""
 
 import sys
-from collections.abc import Callable
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -19,39 +18,23 @@ class Progress(tqdm):
     pos = 0  # until it has its place: a bar whose making is interrupted can be closed too
 
     def __init__(self, *args: Any, **settings: Any) -> None:
-        file = settings.get("file") or sys.stderr
-        settings["file"] = file
-        settings.setdefault("dynamic_ncols", True)
-        settings.setdefault("smoothing", 0.05)
-        settings.setdefault("miniters", 1)
-        if not file.isatty():
-            settings |= {"mininterval": SECONDS_BETWEEN_LINES}
+        usual = {"file": sys.stderr, "dynamic_ncols": True, "smoothing": 0.05, "miniters": 1}
+        settings = {**usual, **settings}
+        if not settings["file"].isatty():
+            settings |= {"file": _Lines(settings["file"]), "mininterval": SECONDS_BETWEEN_LINES}
             settings |= {"dynamic_ncols": False, "ncols": 0, "position": 0}
-            settings["file"] = _Lines(file)
         super().__init__(*args, **settings)
-
-    @staticmethod
-    def status_printer(file: TextIO) -> Callable[[str], None]:
-        """How a state is shown: over the last one on a terminal, else as a line of its own."""
-        if file.isatty():
-            return tqdm.status_printer(file)
-
-        def print_line(state: str) -> None:
-            file.write(state.strip() + "\n")
-            file.flush()
-
-        return print_line
 
 
 class _Lines:
-    """A file that takes whole lines alone, not what ends or clears a bar."""
+    """A file to which each state of a bar is a line of its own; what ends or clears one is none."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
 
     def write(self, text: str) -> None:
         if text.strip():
-            self._file.write(text)
+            self._file.write(f"{text.strip()}\n")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)

@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import io
 import logging
-import math
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -118,11 +117,6 @@ def option(kind: Kind) -> Callable[[str], Any]:
 def whole(least: int) -> Callable[[str], Any]:
     """A type for options: a whole number of at least ``least``."""
     return option(kinds.whole(least))
-
-
-def number(low: float, high: float = math.inf, above: bool = False) -> Callable[[str], Any]:
-    """A type for options: a number between these, both included; with ``above``, the first not."""
-    return option(kinds.number(above=low) if above else kinds.number(least=low, most=high))
 
 
 class Console(logging.Handler):

@@ -157,11 +157,8 @@ class CheckpointFolder:
         if _step_of(path) == step:
             write_bytes(self.best, path.read_bytes())
         else:
-            log.warning(
-                "%s is not of the best validation, that of step %d, whose weights are gone",
-                self.best,
-                step,
-            )
+            what = f"the best validation, that of step {step}, whose weights are gone"
+            log.warning(f"{self.best} is not of {what}")
 
 
 def _step_of(path: Path) -> int | None:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from support.errors import UserError
-from support.shell import ERROR, INTERRUPTED, Parser, fail, number, whole
+from support.kinds import number
+from support.shell import ERROR, INTERRUPTED, Parser, fail, option, whole
 from training import log
 from training.experiment import Experiment, help_text
 from training.signals import LEFT_EARLY, Stop
@@ -46,7 +47,7 @@ def parser(description: str, parameters: Mapping[str, Any]) -> Parser:
         "or resumed last; of the experiment, where --set names one), or 'auto' (the experiment's "
         "run that was started or resumed last, or a new one where it has none)",
     )
-    minutes = number(0, above=True)
+    minutes = option(number(above=0))
     add("--max-minutes", type=minutes, help="leave with a checkpoint after this time")
     add("--deterministic", action="store_true", help="the same bits twice on a GPU too; slower")
     add("--eager", action="store_true", help="on a GPU: without a captured graph; slower")

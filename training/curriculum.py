@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,17 +28,15 @@ class Curriculum:
     """
 
     def __init__(self, exp: Experiment, config: Config, data: Any) -> None:
-        lengths = exp.curriculum or []
-        if lengths and not data.is_generated:
+        if exp.curriculum and not data.is_generated:
             raise UserError(
-                f"curriculum {lengths} needs images that are drawn while training, such as "
+                f"curriculum {exp.curriculum} needs images that are drawn while training, such as "
                 f"dataset=pathfinder_14_stream; found dataset={data.name}"
             )
-        own = data.contour_length
-        if lengths and lengths[-1] == own:
-            lengths = lengths[:-1]
-        ascending = sorted({*lengths, own}) if lengths else [own]
-        if ascending != [*lengths, own]:
+        own, lengths = data.contour_length, list(exp.curriculum or [])
+        if lengths[-1:] == [own]:
+            lengths.pop()
+        if any(longer <= length for length, longer in pairwise([*lengths, own])):
             raise UserError(
                 f"curriculum must be lengths from short to long, up to the {own} of {data.name}; "
                 f"found {exp.curriculum}"
@@ -130,7 +129,3 @@ class MixedFold:
     def name(self, index: int) -> str:
         """An image's name for messages."""
         return self._fold(index).name(index)
-
-    def describe(self) -> str:
-        """One line: what it is."""
-        return f"{self.own.describe()}, with others"

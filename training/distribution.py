@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from support.errors import SystemRefusal, UserError
@@ -255,7 +256,9 @@ class Ranks:
         if self.world_size == 1:
             return logits, labels
         own = torch.cat([logits, labels[:, None].to(logits.dtype)], 1)
-        table = _Join.apply(own, self)
+        before, after = sum(self.sizes[: self.rank]), sum(self.sizes[self.rank + 1 :])
+        rows = self.sum(F.pad(own.detach(), (0, 0, before, after)))  # zeros in others' places
+        table = torch.cat([rows[:before], own, rows[before + len(own) :]])
         return table[:, :-1], table[:, -1].detach().to(labels.dtype)
 
     # What batch normalisation is to know of the others (layers.normalisation.OverRanks).
@@ -409,24 +412,6 @@ def _exchange(call: Callable[..., Any], tensor: Tensor, *others: Any) -> None:
 def _with(model: nn.Module, attribute: str) -> list[Any]:
     """The modules that have an attribute of that name."""
     return [module for module in model.modules() if hasattr(module, attribute)]
-
-
-class _Join(torch.autograd.Function):
-    """Rows of all ranks, through a sum over ranks of tables that are zero elsewhere."""
-
-    @staticmethod
-    def forward(ctx: Any, own: Tensor, ranks: Ranks) -> Tensor:
-        sizes, rank = ranks.sizes, ranks.rank
-        ctx.rows = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
-        before, after = (
-            own.new_zeros(sum(n), own.shape[1]) for n in (sizes[:rank], sizes[rank + 1 :])
-        )
-        table = torch.cat([before, own, after])
-        return ranks.sum(table)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient[ctx.rows], None
 
 
 class _Gather(torch.autograd.Function):

@@ -174,12 +174,7 @@ AUX: dict[str, tuple[Kind, str]] = {
     "kernel_size": (whole(1), "ff_5: width of their kernels in pixels"),
 }
 
-# What has an effect only beside something else: settings of streams and of curricula, and options
-# by the one that must be on.
-OF_STREAMS = ("stream_epoch_images", "stream_val_images", "stream_seed", "stream_settings")
-OF_CURRICULA = (
-    "curriculum_until", "curriculum_images", "curriculum_review", "curriculum_alone",
-)  # fmt: skip
+# Options that have an effect only where another is on.
 BESIDE = {
     "reuse": "batch_norm", "batch_norm_validation": "batch_norm", "eta_init": "adaptation",
     "lesion_kappa": "multiplicative_excitation", "lesion_omega": "multiplicative_excitation",
@@ -260,13 +255,14 @@ class Experiment(Settings):
                 f"curriculum_until is {self.curriculum_until:g}, which no {self.score_metric} "
                 "reaches: lengths change by curriculum_images alone"
             )
-        idle: dict[str, tuple[str, ...]] = {}
+        idle = {}  # reasons, by how the names of the settings begin
         if not any(is_stream(name) for name in (self.dataset, self.val_dataset) if name):
-            idle["neither dataset nor val_dataset is a stream"] = OF_STREAMS
+            idle["stream_"] = "neither dataset nor val_dataset is a stream"
         if not self.curriculum:
-            idle["there is no curriculum"] = OF_CURRICULA
-        for reason, names in idle.items():
-            changed = [f"{key}={self[key]}" for key in names if self[key] != DEFAULTS[key]]
+            idle["curriculum_"] = "there is no curriculum"
+        for first, reason in idle.items():
+            own = {key: self[key] for key in DEFAULTS if key.startswith(first)}
+            changed = [f"{key}={value}" for key, value in own.items() if value != DEFAULTS[key]]
             if changed:
                 found.append(f"without effect, as {reason}: {', '.join(changed)}")
         return found

@@ -44,9 +44,8 @@ class History:
 
     def best(self) -> int | None:
         """Which validation had the highest metric, then the lowest loss; None before the first."""
-        scores = list(zip(self.validation_metric, self.validation_loss, strict=True))
-        by = range(len(scores))
-        return max(by, key=lambda i: (scores[i][0], -scores[i][1], -i), default=None)
+        metrics, losses = self.validation_metric, self.validation_loss
+        return max(range(len(losses)), key=lambda i: (metrics[i], -losses[i]), default=None)
 
     def stuck_at(self) -> float | None:
         """The mean training loss of the last 100,000 images where it is ln 2, the cross-entropy of
@@ -99,9 +98,7 @@ class History:
     ) -> "History":
         """The history that a results file holds (see :meth:`of`); UserError if it lacks arrays."""
         names = {name: _in_results(name, metric) for name in vars(cls())}
-        missing = [
-            there for name, there in names.items() if there not in arrays and name not in NEW
-        ]
+        missing = [there for name, there in names.items() if not (name in NEW or there in arrays)]
         if missing:
             raise UserError(f"{path} lacks {', '.join(missing)}: it is no run's results")
         found = {name: arrays[there] for name, there in names.items() if there in arrays}

@@ -187,14 +187,12 @@ class Training:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state` gave."""
-        batch, epoch = self.exp.batch_size, len(self.train_set)
         self.model.load_state_dict(state["model"])
         self.train_step.optimizer.load_state_dict(state["optimizer"])
-        self.history = History.of(state["history"], batch, epoch)
+        self.history = History.of(state["history"], self.exp.batch_size, len(self.train_set))
         self.step = self._saved_step = state["step"]
         self.feed.epoch, self.feed.position = state["epoch"], state["position"]
-        seen = state["epoch"] * epoch + state["position"] * batch
-        self.images = self._logged_images = state.get("images", seen)
+        self.images = self._logged_images = [0, *self.history.train_images][-1]
         self.seconds = state.get("seconds", math.nan)
         if state.get("curriculum", self.curriculum.state()) != self.curriculum.state():
             self.curriculum.restore(state["curriculum"])
@@ -429,7 +427,6 @@ class Training:
             values[f"{name}_at_{self.curriculum.data.contour_length}"] = stage_metric
         if not math.isfinite(loss):
             raise self._not_finite(self.step, f"the validation loss is {loss:g}")
-        before = self.history.validation_step[-1] if self.history.validation_step else 0
         self.history.validation_step.append(self.step)
         self.history.validation_loss.append(loss)
         self.history.validation_metric.append(metric)
@@ -441,7 +438,7 @@ class Training:
             counts = {**self.counts(), "validation_images": images}
             self.log.measured("validation", self.step, counts, values)
             told = f"step {self.step}/{self.total}  validation: {text}  ({images} images)"
-            log.info(told + self._trained_since(before))
+            log.info(told + self._trained_since())
             if self.exp.save_weights:
                 path = self.run.weights / f"weights_{self.step:08d}.npz"
                 write_arrays(path, tf_variables(self.model))
@@ -450,7 +447,7 @@ class Training:
         self._warn_if_stuck()
         why = self.curriculum.advance(stage_metric, self.images)
         if why is not None:
-            self._close_stage()
+            self.close()
             self._begin_stage()
             self._save_asked = False
             self.feed.begin()
@@ -459,8 +456,10 @@ class Training:
         self._save()
         return True
 
-    def _trained_since(self, step: int) -> str:
-        """The means of training since a step, which tell more than a validation of how it goes."""
+    def _trained_since(self) -> str:
+        """The means of training since the validation before this one, which tell more of how it
+        goes."""
+        step = [0, *self.history.validation_step][-2]
         losses, metrics = self.history.train_loss[step:], self.history.train_metric[step:]
         if not losses:
             return ""
@@ -519,12 +518,8 @@ class Training:
     # -- ending ------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End the processes that load images."""
-        self._close_stage()
-        self.validation.loader.close()
-
-    def _close_stage(self) -> None:
-        for one in (self.feed, self.stage_validation):
+        """End the processes that load images; they are started again where they are needed."""
+        for one in (self.feed, self.validation, self.stage_validation):
             if one is not None:
                 one.loader.close()
 

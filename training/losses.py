@@ -1,7 +1,7 @@
 """The losses of the 2018 release, on a batch's logits (N, C) and integer labels (N,).
 
-``l2`` and ``pearson`` compare the output with the label itself where there is one, else all outputs
-with the label's one-hot vector.
+The target of ``l2`` and ``pearson`` is the label itself for a network of one output, else its
+one-hot vector.
 """
 
 from collections.abc import Callable
@@ -21,10 +21,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def l2(logits: Tensor, labels: Tensor) -> Tensor:
-    """Half the sum, over images and outputs, of the squared difference to the target.
-
-    The target is the label itself for a network of one output, else its one-hot vector.
-    """
+    """Half the sum, over images and outputs, of the squared difference to the target."""
     return (logits - _target(logits, labels)).square().sum() / 2
 
 

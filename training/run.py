@@ -231,13 +231,10 @@ def new_run(config: Config, exp_name: str) -> Run:
 
 def runs(config: Config, exp_name: str | None = None, script: str | None = None) -> list[Run]:
     """All runs, of one experiment or script's file if named; last the one begun or resumed last."""
-    found = []
-    for settings in config.log_dir.glob("*/settings.yaml"):
-        name = settings.parent.name
-        if exp_name is None or TIMESTAMP.sub("", name) == exp_name:
-            found.append(Run(config, name))
-    known = sorted(found, key=lambda run: (run.began(), run.name))
-    return [run for run in known if script is None or run.record().get("script") == script]
+    names = [settings.parent.name for settings in config.log_dir.glob("*/settings.yaml")]
+    found = [Run(config, name) for name in names if exp_name in (None, TIMESTAMP.sub("", name))]
+    found.sort(key=lambda run: (run.began(), run.name))
+    return [run for run in found if script is None or run.record().get("script") == script]
 
 
 def _check(record: dict[str, Any]) -> None:

@@ -26,14 +26,7 @@ from support.kinds import plain
 from support.memory import keep_memory
 from training.checkpoints import CheckpointError, CheckpointFolder, load
 from training.distribution import OtherRankError, Ranks
-from training.experiment import (
-    AUX,
-    SETTINGS,
-    Experiment,
-    Settings,
-    differences,
-    idle_options,
-)
+from training.experiment import AUX, SETTINGS, Experiment, Settings, differences, idle_options
 from training.log import RunLog
 from training.loop import Training
 from training.optimizers import dead_weights
@@ -314,11 +307,9 @@ def _go(training: Training, run: Run, stop: Stop) -> bool:
     began = time.monotonic()
     try:
         log.info(_opening(training, run))
-        reason = None
         if training.finished():
             log.info("this run is complete already; --set epochs=N with a larger N makes it longer")
-        else:
-            reason = training.go(run, run_log, stop)
+        reason = training.go(run, run_log, stop)
         minutes = (time.monotonic() - began) / 60
         log.info(_closing(training, run, training.step - first, minutes, reason))
         run_log.event("end", training.step, {"complete": reason is None, "reason": reason})

@@ -211,8 +211,9 @@ def _warn_if_not_best(found: Weights, run: Run) -> None:
 
 
 def _of_validation(path: Path, run: Run) -> Weights:
-    into = partial(load_tf_variables, variables=read_arrays(path))
-    return _counted(Weights(path, into, int(path.stem.split("_")[1]), run.record(), run))
+    into, record = partial(load_tf_variables, variables=read_arrays(path)), run.record()
+    found = Weights(path, into, int(path.stem.split("_")[1]), record, run)
+    return _counted(found, history_of(run, record))
 
 
 def _of_checkpoint(path: Path, run: Run | None) -> Weights:
@@ -220,9 +221,9 @@ def _of_checkpoint(path: Path, run: Run | None) -> Weights:
     parameters = {"parameters": state["identity"]["parameters"]}
     record = state.get("record") or (run.record() if run else parameters)
     into = partial(set_weights, tensors=state["model"], path=path)
-    found = Weights(path, into, int(state["step"]), record, run)
-    found.history = History.of(state["history"], *_batch_and_epoch(record))
-    return _counted(found, state.get("seconds", math.nan))
+    history = History.of(state["history"], *_batch_and_epoch(record))
+    found = Weights(path, into, int(state["step"]), record, run, history=history)
+    return _counted(found, history, state.get("seconds", math.nan))
 
 
 def _of_safetensors(path: Path) -> Weights:
@@ -236,16 +237,15 @@ def _of_safetensors(path: Path) -> Weights:
     if about.get("format") == FORMAT:
         found.step = int(about["step"])
         found.record = {"run": about["run"], **todays(json.loads(about["record"]))}
-        _counted(found, float(about.get("seconds", "nan")))
+        _counted(found, History(), float(about.get("seconds", "nan")))
         if "seconds" in about:
             found.images = int(about["images_seen"])
     return found
 
 
-def _counted(found: Weights, seconds: float | None = None) -> Weights:
+def _counted(found: Weights, history: History, seconds: float | None = None) -> Weights:
     """With images, and seconds unless they say so themselves: what the run measured up to them."""
     record, step = found.record or {}, found.step or 0
-    history = found.history or (history_of(found.run, record) if found.run else History())
     found.images = images_after(step, *_batch_and_epoch(record))
     if 0 < step <= len(history.train_images):
         found.images = history.train_images[step - 1]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from support.errors import MissingError, SystemRefusal, UserError, refusals
-from support.shell import ERROR, INTERRUPTED, Parser, exit_code, number, whole
+from support.kinds import number
+from support.shell import ERROR, INTERRUPTED, Parser, exit_code, option, whole
 
 CLONE = Path(__file__).parents[2]
 
@@ -63,8 +64,8 @@ def test_what_the_system_refuses_is_named(error: OSError, kind: type[Exception])
 def test_numbers_of_the_command_line_are_checked() -> None:
     parse = Parser("x", None)
     parse.add_argument("--whole", type=whole(1))
-    parse.add_argument("--number", type=number(0, 1))
-    parse.add_argument("--above", type=number(0, above=True))
+    parse.add_argument("--number", type=option(number(least=0, most=1)))
+    parse.add_argument("--above", type=option(number(above=0)))
     for words in (["--whole", "0"], ["--whole", "2.5"], ["--number", "nan"], ["--number", "2"]):
         with pytest.raises(UserError, match=words[1]):
             parse.parse_args(words)

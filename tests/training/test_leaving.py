@@ -242,6 +242,15 @@ def test_a_folder_that_cannot_be_made_is_one_line(
     assert str(project / place) in error
 
 
+def test_a_link_of_logs_that_leads_nowhere_is_one_line(
+    script: Callable[..., int], project: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """As to a disk that is not mounted."""
+    (project / "logs").symlink_to(project / "nowhere")
+    assert script("--set", "epochs=1") == ERROR
+    assert f"error: {project / 'logs'} cannot be made" in capsys.readouterr().err
+
+
 def test_a_run_whose_own_folder_cannot_be_made_is_none(
     script: Callable[..., int], project: Path, capsys: pytest.CaptureFixture
 ) -> None:
