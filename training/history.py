@@ -15,7 +15,7 @@ from support.errors import UserError
 COUNTS = ("_images", "_step")
 # An earlier version did not record these.
 NEW = ("train_images", "validation_images", "validation_seconds")
-# Of the runs in docs/runs this tells three that had stopped learning, and none that learned.
+# Of the runs in docs/runs this tells five: four that were dead, and one that learned slowly.
 STUCK_IMAGES, STUCK_WITHIN = 100_000, 5e-4
 
 

@@ -37,7 +37,7 @@ def test_a_run_without_updates_is_not_stuck() -> None:
     assert History().stuck_at() is None
 
 
-def test_of_the_kept_runs_none_is_told_that_learned() -> None:
+def test_of_the_kept_runs_none_is_told_that_reached_95_percent() -> None:
     """By the means that their records keep of training between validations."""
     told: dict[bool, list[float]] = {True: [], False: []}
     for file in RUNS.glob("*/log.jsonl"):
@@ -47,8 +47,8 @@ def test_of_the_kept_runs_none_is_told_that_learned() -> None:
         ends = range(1, len(training) + 1)
         stuck = any(of_losses(losses[:end], images[:end]).stuck_at() for end in ends)
         accuracies = [event["accuracy"] for event in events if event["event"] == "validation"]
-        told[stuck].append(accuracies[-1])
-    assert max(told[True]) < 0.6 < max(told[False])
+        told[stuck].append(max(accuracies))
+    assert max(told[True]) < 0.95 < max(told[False])
 
 
 @pytest.mark.parametrize("loss, times", [("cce", 1), ("l2", 0)])
