@@ -171,15 +171,15 @@ def reference_of(members: Sequence[Member], wanted: str | None = None) -> str:
     return choose("reference", wanted or [*full, *known][0], known).model
 
 
-def paired_tests(members: Sequence[Member], reference: str) -> list[dict[str, Any]]:
-    """McNemar's exact test of each model against the reference, seed by seed.
+def paired_tests(members: Sequence[Member], wanted: str | None = None) -> list[dict[str, Any]]:
+    """McNemar's exact test of each model against the reference (:func:`reference_of`), by seed.
 
     Pairs were trained on the same set from the same seed and saw the same images. Each test is of
     two trained networks: it does not say how another seed would do. P-values are adjusted together
-    by Holm's method. UserError where no member is of the reference, or a pair did not see the same
-    images.
+    by Holm's method. UserError where no member is of the model wanted, or a pair did not see the
+    same images.
     """
-    reference_of(members, reference)
+    reference = reference_of(members, wanted)
     full = {(m.run.dataset, m.run.seed): m.evaluations for m in members if m.model == reference}
     found: list[dict[str, Any]] = []
     for member in members:

@@ -22,6 +22,7 @@ from analysis.record import stages_text
 from analysis.style import save
 from analysis.trained import TrainedRun, load_runs, script_of
 from config import Config
+from dataset_processing.folds import times
 from support import shell
 from support.errors import UserError
 from support.files import write_text
@@ -35,32 +36,12 @@ Rows = list[dict[str, Any]]
 Pair = tuple[Member, str, Evaluation]  # the second: the set's title
 
 
-def report(
-    runs: Sequence[TrainedRun],
-    path: Path,
-    *,
-    datasets: Sequence[str] = (),
-    examples: str | None = None,
-    samples: int = SAMPLES,
-    names: Sequence[str] = (),
-    images: int = IMAGES,
-    seed: int = 0,
-    workers: int | None = None,
-) -> Path:
-    """Write the page.
-
-    Args:
-        datasets: sets to evaluate on; none: what each run validated on.
-        examples: set of the images that activity and gradients are shown for; None: some like
-            those that each run trained on.
-        samples: of SmoothGrad.
-        names: what the runs are called; none: see :func:`analysis.curves.labels`.
-        images, seed, workers: see :func:`analysis.evaluate.evaluate`; the seed is of figures too.
-    """
-    members, _ = comparison.family(runs, datasets, names, images=images, seed=seed, workers=workers)
-    drawn = path.with_name(f"{path.stem}_figures")
+def report(runs: Sequence[TrainedRun], path: Path, drawn: Path, options: Any) -> None:
+    """Write the page, and its figures into the folder ``drawn``; ``options``: the command's."""
+    how: Any = {key: getattr(options, key) for key in ("images", "seed", "workers")}
+    members, _ = comparison.family(runs, options.dataset, options.label, **how)
     kinds, learned = [kind for kind in figures.KINDS if kind != "curves"], []
-    how: Any = {"dataset": examples, "samples": samples, "seed": seed}
+    how = {"dataset": options.examples, "samples": options.samples, "seed": options.seed}
     for member in members:
         files = figures.draw(member.run, kinds, drawn / member.run.name, **how)
         shown = [
@@ -74,7 +55,7 @@ def report(
     compared: dict[str, Any] = {}
     if len(runs) > 1:
         points = comparison.points(members)
-        tests = comparison.paired_tests(members, comparison.reference_of(members))
+        tests = comparison.paired_tests(members)
         figure = save(comparison.comparison_figure(points), drawn / "comparison")[0]
         compared = {"figure": figure, "table": comparison.table(points)}
         compared["tests"] = comparison.tests_table(tests)
@@ -100,7 +81,7 @@ def report(
         versions=_versions(runs),
         now=time.strftime("%Y-%m-%d %H:%M"),
     )
-    return write_text(path, text)
+    write_text(path, text)
 
 
 def _numbers(pairs: Sequence[Pair]) -> list[tuple[str, str, str]]:
@@ -181,7 +162,7 @@ def _versions(runs: Sequence[TrainedRun]) -> Rows:
         "code (fingerprints)": [run.fingerprints or "–" for run in runs],
         **{key: [run.environment.get(key) for run in runs] for key in VERSIONS},
         "command": [shlex.join(run.environment.get("command") or []) or None for run in runs],
-        "the network is given": ["×".join(map(str, run.image_size)) for run in runs],
+        "the network is given": [times(run.image_size) for run in runs],
         "training data": [
             f"{one.get('description', '–')} (fingerprint {one.get('fingerprint')})"
             for one in (run.data("train") for run in runs)
@@ -238,11 +219,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path = options.output or Config().visualizations / f"{runs[0].name}{more}.html"
     if path.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output {path}: the page is an .html file")
-    report(
-        runs, path, datasets=options.dataset, images=options.images, examples=options.examples,
-        samples=options.samples, seed=options.seed, workers=options.workers, names=options.label,
-    )  # fmt: skip
-    shell.name_outputs([path, path.with_name(f"{path.stem}_figures")])
+    drawn = path.with_name(f"{path.stem}_figures")
+    report(runs, path, drawn, options)
+    shell.name_outputs([path, drawn])
 
 
 if __name__ == "__main__":

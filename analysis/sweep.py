@@ -198,10 +198,9 @@ def compare(trained: Sequence[TrainedRun], names: Sequence[str], options: Any) -
     """Evaluate runs, print the comparison and write it; the files."""
     config = Config()
     how = {key: getattr(options, key) for key in ("images", "seed", "workers")}
-    members, paths = comparison.family(trained, options.dataset or [], names, **how)
+    members, paths = comparison.family(trained, options.dataset, names, **how)
     points = comparison.points(members)
-    reference = comparison.reference_of(members, options.reference)
-    tests = comparison.paired_tests(members, reference)
+    tests = comparison.paired_tests(members, options.reference)
     tables = [comparison.table(points)]
     folder, plots = config.condition_evaluations / options.name, config.plots / options.name
     paths.append(write_csv(folder / "comparison.csv", [vars(point) for point in points]))
@@ -212,7 +211,7 @@ def compare(trained: Sequence[TrainedRun], names: Sequence[str], options: Any) -
     text = "\n\n".join(map(markdown_table, tables)) + "\n"
     paths.append(write_text(folder / "comparison.md", text))
     paths += save(comparison.comparison_figure(points), plots / "comparison")
-    drawn = curves.of_runs(trained, [member.model for member in members])
+    drawn = [curves.curve(member.run, member.model) for member in members]
     if any(len(one.table) for one in drawn):
         paths += save(curves.learning_curves(drawn), plots / "curves")
     return paths
@@ -238,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="hand each run to a job system: a command with {command} in it; then use --collect",
     )  # fmt: skip
     parse.add_argument(
-        "--dataset", nargs="+", metavar="NAME",
+        "--dataset", nargs="+", default=[], metavar="NAME",
         help="sets to compare on; default: what each run validated on",
     )  # fmt: skip
     parse.add_argument("--reference", metavar="MODEL", help="of the paired tests; default: hgru")
@@ -253,8 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.runs:
         if options.axes:
             raise UserError("give either axes (scripts=…) or --runs, not both")
-        trained = load_runs(options)
-        names = curves.labels(trained, options.label)
+        trained, names = load_runs(options), options.label
     else:
         wanted = cells(options.name, axes_of(options.axes), options.overrides)
         if options.list:

@@ -182,10 +182,9 @@ def test_settings_and_versions_are_there_and_changes_marked(written, read):
 
 def test_text_is_escaped(run, tmp_path, monkeypatch):
     monkeypatch.setattr(report.figures, "draw", lambda *_, **__: {})  # other tests draw them
-    path = report.report(
-        [run], tmp_path / "p.html", datasets=[DATASET], examples=DATASET, samples=1,
-        names=["<script>alert(1)</script> & more"],
-    )  # fmt: skip
+    path = tmp_path / "p.html"
+    arguments = ["--dataset", DATASET, "--label", "<script>alert(1)</script> & more"]
+    assert exit_code(report.main, [run.name, *arguments, "--output", str(path)]) == 0
     text = path.read_text(encoding="utf-8")
     assert "<script>" not in text and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in text
     Page(text)
