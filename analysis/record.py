@@ -18,6 +18,7 @@ from typing import Any
 
 from analysis.image_sets import title
 from config import Config
+from dataset_processing.sets import is_stream
 from support.errors import UserError
 from support.files import write_text
 from training.checkpoints import CheckpointFolder
@@ -86,16 +87,12 @@ class RunRecord:
         return str(self.params.get("val_dataset") or self.dataset)
 
     @property
-    def is_stream(self) -> bool:
-        return self.dataset.endswith("_stream")
-
-    @property
     def trained_on(self) -> str:
         """The set that it trained on, its images and their fingerprint."""
         found = self.data("train")
         if "images" not in found:
             return self.dataset
-        kind = "fresh images an epoch" if self.is_stream else "images"
+        kind = "fresh images an epoch" if is_stream(self.dataset) else "images"
         return f"{self.dataset}, {found['images']:,} {kind}, fingerprint {found.get('fingerprint')}"
 
     @property
@@ -167,9 +164,19 @@ class RunRecord:
         return shlex.join([*words, *(["--deterministic"] * bool(self.record.get("deterministic")))])
 
     @property
+    def initial_weights(self) -> list[dict[str, Any]]:
+        """What is recorded of the trained weights that it began with, then of those that these had
+        begun with, and so on; empty where they were random."""
+        found, initial = [], self.record.get("initial_weights")
+        while initial:
+            found.append(initial)
+            initial = initial.get("initial_weights")
+        return found
+
+    @property
     def began_with(self) -> str | None:
         """The trained weights that it began with, and what they had seen; None where random."""
-        return _told(self.record.get("initial_weights"))
+        return "; these began with ".join(map(_told, self.initial_weights)) or None
 
     def data(self, fold: str) -> dict[str, Any]:
         """What is recorded of the set of a fold, 'train' or 'validation'; empty where nothing."""
@@ -288,14 +295,11 @@ def _only(keys: tuple[str, ...], values: dict[str, Any] | None) -> dict[str, Any
     return {key: values[key] for key in keys if values and key in values}
 
 
-def _told(initial: dict[str, Any] | None) -> str | None:
+def _told(initial: dict[str, Any]) -> str:
     """What a record says of initial weights, in words."""
-    if not initial:
-        return None
     if initial.get("said"):
         return str(initial["said"])
     text = f"{initial['source']}, fingerprint {initial['fingerprint']}"
     if initial.get("images") is not None:
         text += f", after {initial['images']:,} images of {initial.get('data')}"
-    before = _told(initial.get("initial_weights"))
-    return text + (f"; these began with {before}" if before else "")
+    return text

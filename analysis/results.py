@@ -86,11 +86,10 @@ class Result(Point):
     @property
     def began_with(self) -> str:
         """What its initial weights had seen, the newest first; empty where they were random."""
-        told, initial = [], self.run.record.get("initial_weights")
-        while initial:
-            seen = f"{initial['images']:,} of " if initial.get("images") is not None else ""
-            told.append(f"{seen}{initial.get('data') or initial['source']}")
-            initial = initial.get("initial_weights")
+        told = []
+        for one in self.run.initial_weights:
+            seen = f"{one['images']:,} of " if one.get("images") is not None else ""
+            told.append(f"{seen}{one.get('data') or one['source']}")
         return ", after ".join(told)
 
 

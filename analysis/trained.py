@@ -13,9 +13,11 @@ from torch import nn
 from analysis.record import RunRecord
 from config import CLONE, Config
 from dataset_processing import load_set
+from dataset_processing.sets import is_stream
 from support.errors import MissingError, UserError, unknown
 from support.memory import keep_memory
 from training.distribution import device_of
+from training.experiment import differences
 from training.history import History
 from training.provenance import ANSWERS, code_fingerprint, commit, options_of, other_code
 from training.run import Run
@@ -47,7 +49,7 @@ class TrainedRun(RunRecord):
         """(H, W) that the network is given, in pixels."""
         size = (self.record.get("network") or {}).get("input_size")
         size = size or self.params.get("model_input_image_size")
-        if not size and not self.is_stream:  # an earlier version did not record it
+        if not size and not is_stream(self.dataset):  # an earlier version did not record it
             size = self._data_set().model_input_image_size
         size = size or IMAGE_SIZE
         return int(size[0]), int(size[1])
@@ -56,7 +58,7 @@ class TrainedRun(RunRecord):
     def stimulus_size(self) -> tuple[int, int]:
         """(H, W) of the stimuli as they come, in pixels."""
         size = self.data("train").get("im_size")
-        if not size and self.is_stream:
+        if not size and is_stream(self.dataset):
             size = (self.params.get("stream_settings") or {}).get("window", STIMULUS_SIZE)
         if not size:
             size = self._data_set().im_size
@@ -70,7 +72,7 @@ class TrainedRun(RunRecord):
         return {part: found[part] for part in ANSWERS}
 
     def _data_set(self) -> Any:
-        return load_set(str(self.params["dataset"]), self.config)
+        return load_set(self.dataset, self.config)
 
 
 def load_run(
@@ -172,16 +174,13 @@ def build_network(record: dict[str, Any]) -> nn.Module:
 
 
 def _other(recorded: dict[str, Any], network: nn.Module) -> list[str]:
-    """What a network has otherwise than a record, if there is one, says."""
-    here = options_of(network)
-    pairs = {"class": (recorded.get("class"), here["class"])} if recorded else {}
-    for key, value in (recorded.get("options") or {}).items():
-        pairs[key] = value, here["options"].get(key)
-    return [
-        f"{key} {there!r} there, {now!r} here"
-        for key, (there, now) in pairs.items()
-        if there != now and key not in NOT_NEEDED
-    ]
+    """A line for each thing that a record, if there is one, has otherwise than a network."""
+    there, here = (
+        {"class": one.get("class"), **(one.get("options") or {})}
+        for one in (recorded, options_of(network))
+    )
+    keys = there.keys() - NOT_NEEDED if recorded else ()
+    return differences(*({key: side.get(key) for key in keys} for side in (there, here)))
 
 
 def script_of(record: dict[str, Any]) -> Any:

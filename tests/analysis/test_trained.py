@@ -17,8 +17,8 @@ import hgru_bn_for
 import hgru_bn_relu
 import multiplicative_lesion
 from analysis import export, trained
-from analysis.card import model_card
 from analysis.evaluate import evaluated, percent
+from analysis.export import model_card
 from analysis.probing import hidden_seed
 from analysis.trained import TrainedRun, load_run
 from config import CLONE
