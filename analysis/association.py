@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import ndimage
 from torch import nn
 
@@ -95,13 +96,11 @@ def connections(network: nn.Module, stage: str = "weights") -> np.ndarray:
     layer = circuit(network)
     second = stage in ("second_weights", "excitation") and layer.separate_kernels
     kernel = layer.W2 if second else layer.W1
-    factor = layer.W1.new_ones(1, 1, 1)
-    if stage == "excitation":
-        factor = factor * (layer.kappa if layer.multiplicative_excitation else 1.0) * layer.gamma
-    elif stage == "inhibition":
-        factor = -factor * layer.mu
+    κ = layer.kappa if layer.multiplicative_excitation else 1.0
+    factor = {"excitation": κ * layer.gamma, "inhibition": -layer.mu}.get(stage, 1.0)
     # Of shape (K, 1, 1), or one number for all.
-    return (factor[:, None] * kernel).detach().float().cpu().numpy()
+    factor = torch.as_tensor(factor, device=kernel.device).reshape(-1, 1, 1, 1)
+    return (factor * kernel).detach().float().cpu().numpy()
 
 
 def association_field(

@@ -12,7 +12,6 @@ from analysis import association, style
 from analysis.association import STAGES, AssociationField, channel_orientation, connections
 from analysis.probing import circuit
 from layers.gabor import ORIENTATIONS, PHASES, gabor_bank
-from layers.hgru import LETTERS
 from models.feedforward import FeedforwardNetwork
 from models.recurrent import RecurrentNetwork
 
@@ -154,19 +153,18 @@ def _fields(figure: Any, found: AssociationField, stage: str) -> None:
 
 
 @style.style()
-def letter_figure(network: nn.Module, gates: dict[str, np.ndarray] | None = None) -> Figure:
+def letter_figure(network: nn.Module, gates: dict[str, np.ndarray]) -> Figure:
     """The Greek letters by channel, η by step, and the gates (0: closed, 1: open).
 
-    ``gates``: 'G1' and 'G2', each (T, K): the mean over images and positions at each step; None
-    leaves the gates on an image out.
+    ``gates``: 'G1' and 'G2', each (T, K): the mean over images and positions at each step.
     """
     layer = circuit(network)
     learned = {name: _numpy(letter).ravel() for name, letter in layer.letters().items()}
     place = np.nan_to_num(channel_orientation(network), nan=NONE)
     figure = style.new_figure(style.PAGE, 3.5)
     *letters, eta, rest, seen = figure.subplots(2, 4).ravel()
-    for axes, name in zip(letters, LETTERS, strict=True):
-        axes.set_title(TITLES[name])
+    for axes, (name, what) in zip(letters, TITLES.items(), strict=True):
+        axes.set_title(what)
         if name in learned:
             axes.plot(place, learned[name], "o", color=style.BLUE, markersize=3)
             axes.axhline(0, color=style.MUTED, linewidth=0.7)
@@ -186,18 +184,14 @@ def letter_figure(network: nn.Module, gates: dict[str, np.ndarray] | None = None
     for name, bias, colour, marker in GATES:
         opening = expit(_numpy(getattr(layer, bias)).ravel())
         rest.plot(place, opening, marker, color=colour, markersize=3)
-        if gates is not None:
-            step = range(1, len(gates[name]) + 1)
-            low, high = np.percentile(gates[name], [10, 90], axis=1)
-            seen.fill_between(step, low, high, color=colour, alpha=0.18, linewidth=0)
-            seen.plot(step, gates[name].mean(1), marker=marker, color=colour, markersize=3)
+        step = range(1, len(gates[name]) + 1)
+        low, high = np.percentile(gates[name], [10, 90], axis=1)
+        seen.fill_between(step, low, high, color=colour, alpha=0.18, linewidth=0)
+        seen.plot(step, gates[name].mean(1), marker=marker, color=colour, markersize=3)
     _orientations(rest)
+    _steps(seen, len(gates["G1"]))
     _gate_names(rest)
-    if gates is None:
-        _absent(seen, "no images given")
-    else:
-        _steps(seen, len(gates["G1"]))
-        _gate_names(seen)
+    _gate_names(seen)
     style.note(
         figure,
         "A point a channel, at the orientation of its trained filter. Gates on an image: mean "

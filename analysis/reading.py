@@ -204,12 +204,11 @@ def along_figure(found: Sequence[np.ndarray], names: Sequence[str]) -> Figure:
 
 def span(text: str) -> list[int]:
     """``12-20`` or ``24`` as whole numbers."""
-    if not re.fullmatch(r"\d+(-\d+)?", text):
-        raise argparse.ArgumentTypeError(f"must be a number or first-last, found {text!r}")
-    ends = [int(end) for end in text.split("-")]
-    if not 2 <= ends[0] <= ends[-1]:
-        raise argparse.ArgumentTypeError(f"must rise from 2 or more, found {text!r}")
-    return list(range(ends[0], ends[-1] + 1))
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 2 <= first <= last:
+        raise argparse.ArgumentTypeError(f"must be N or N-M, 2 ≤ N ≤ M, found {text!r}")
+    return list(range(first, last + 1))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,6 +1,7 @@
 """Intervals and tests for accuracies, by scipy.
 
-Intervals are two-sided; ``confidence`` is 0–1. Counts that make no sense raise ValueError.
+Intervals are two-sided, of 95% unless ``confidence``, 0–1, says otherwise. Counts that make no
+sense raise ValueError.
 """
 
 import math
@@ -85,17 +86,15 @@ def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(u / (len(above) * len(below)))
 
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
+def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean, low and high of Student's interval of it; it needs two values that differ."""
     mean, error = float(np.mean(values)), stats.sem(values)
-    low, high = stats.t.interval(confidence, len(values) - 1, loc=mean, scale=error)
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=error)
     return mean, float(low), float(high)
 
 
-def difference_interval(
-    one: Sequence[float], other: Sequence[float], confidence: float = 0.95
-) -> tuple[float, float, float]:
+def difference_interval(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
     """By how much one mean is above the other, low and high of Welch's interval of it (Welch 1947);
     it needs two values or more of each, of which some differ."""
-    found = stats.ttest_ind(one, other, equal_var=False).confidence_interval(confidence)
+    found = stats.ttest_ind(one, other, equal_var=False).confidence_interval()
     return float(np.mean(one) - np.mean(other)), float(found.low), float(found.high)

@@ -50,7 +50,7 @@ def series(number: int) -> dict[str, Any]:
     return {"color": SERIES[number], "marker": MARKERS[number], "linestyle": LINES[number]}
 
 
-def new_figure(width: float = PAGE, height: float = 2.6) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """An empty figure, in inches; call it, and draw, within :func:`style`."""
     return Figure(figsize=(width, height), layout="constrained")
 
