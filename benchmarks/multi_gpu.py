@@ -236,29 +236,23 @@ def torchrun(processes: int, *arguments: str, **environment: str) -> None:
 
 
 def loop(script: str, chosen: argparse.Namespace) -> list[tuple[int, int, float]]:
-    """Processes, total batch and images/s of whole training runs; each printed as it is known."""
+    """Processes, total batch and images/s of whole training runs on generated images, by their
+    logs: the median of the second half. Each is printed as it is known."""
     print(f"\n{script}: in the training loop, by its log", flush=True)
     found = []
     for processes, total in cases(chosen):
-        found.append((processes, total, logged_rate(script, processes, total, chosen)))
-        print(
-            f"  {processes} × {total / processes:g} a step: {found[-1][2]:.0f} images/s", flush=True
-        )
-    return found
-
-
-def logged_rate(script: str, processes: int, total: int, chosen: argparse.Namespace) -> float:
-    """Images/s that a training run on generated images reports in its log: the median of its
-    second half."""
-    settings = {"dataset": "pathfinder_14_stream", "batch_size": total, "epochs": 1}
-    settings |= {"stream_epoch_images": total * LOOP_STEPS, "stream_val_images": total}
-    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    with tempfile.TemporaryDirectory() as folder:
+        settings = {"dataset": "pathfinder_14_stream", "batch_size": total, "epochs": 1}
+        settings |= {"stream_epoch_images": total * LOOP_STEPS, "stream_val_images": total}
+        words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
         command = f"{script}.py", "--device", chosen.device, *words
-        torchrun(processes, *command, HGRU_PROJECT_DIRECTORY=folder)
-        (run,) = runs(Config.of_project(Path(folder)))
-        rates = [event["images_per_second"] for event in run.events("train")]
-    return statistics.median(rates[len(rates) // 2 :])
+        with tempfile.TemporaryDirectory() as folder:
+            torchrun(processes, *command, HGRU_PROJECT_DIRECTORY=folder)
+            (run,) = runs(Config.of_project(Path(folder)))
+            rates = [event["images_per_second"] for event in run.events("train")]
+        rate = statistics.median(rates[len(rates) // 2 :])
+        found.append((processes, total, rate))
+        print(f"  {processes} × {total / processes:g} a step: {rate:.0f} images/s", flush=True)
+    return found
 
 
 def show(script: str, found: dict[str, Any], chosen: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.pathfinder_statistics --count 1000 --workers 2
 
-``pathfinder_statistics.json`` holds the means and spreads of 1,000 images that the published
+``pathfinder_statistics.json`` holds means, spreads and numbers of 1,000 images that the published
 generator made of each length. Lit pixels are those over half the full brightness (127); components
 are 8-connected; markers are what an erosion by a disc of radius 3 leaves.
 """
@@ -26,16 +26,6 @@ from support.tables import text_table
 
 PUBLISHED = Path(__file__).with_name("pathfinder_statistics.json")
 ROUNDING = 1e-4 / math.sqrt(12)  # the published numbers have four decimals
-TWO_VALUES = {  # quantities with a mean and a spread
-    "mean intensity": "mean_intensity",
-    "lit fraction": "lit_fraction",
-    "components": "connected_components",
-}
-ONE_VALUE = {
-    "row spread of lit pixels": "lit_pixel_row_sd",
-    "column spread of lit pixels": "lit_pixel_col_sd",
-    "full brightness": "fraction_of_nonzero_pixels_at_255",
-}
 BLOCK = 50
 
 
@@ -85,7 +75,8 @@ def measure_image(generator: Pathfinder, index: int) -> dict[str, float]:
         "row spread of lit pixels": float(row.std()),
         "column spread of lit pixels": float(col.std()),
         "two markers found": float(markers == 2),
-        "marker distance": distance,
+        "marker distance, label 1": distance if label else math.nan,
+        "marker distance, label 0": math.nan if label else distance,
         "full brightness": float((image == 255).sum() / (image > 0).sum()),
     }
 
@@ -97,16 +88,11 @@ def compare(
 
     A published spread's error is taken from the shape of our distribution.
     """
-    n, positive, label = reference["n"], reference["positive_fraction"], found["label"]
+    n, positive, label = reference["n"], reference["positive fraction"], found["label"]
     error = math.sqrt(positive * (1 - positive) / n)
     rows = [("positive fraction", float(label.mean()), stats.sem(label), positive, error)]
-    pairs = [(name, found[name], reference[key], n) for name, key in TWO_VALUES.items()]
-    for answer, word, share in ((1, "positive", positive), (0, "negative", 1 - positive)):
-        values = found["marker distance"][label == answer]
-        entry = reference[f"marker_distance_px_{word}"]
-        known, both = values[np.isfinite(values)], (entry["mean"], entry["sd"])
-        pairs.append((f"marker distance, label {answer}", known, both, n * share))
-    for name, values, (mean, spread), number in pairs:
+    for name, (mean, spread, number) in reference["means, spreads and numbers"].items():
+        values = found[name][np.isfinite(found[name])]
         their_error = math.hypot(spread / math.sqrt(number), ROUNDING)
         rows.append((name, float(values.mean()), stats.sem(values), mean, their_error))
         # A standard deviation's standard error, as a share of it, from the fourth moment.
@@ -114,11 +100,11 @@ def compare(
         our_error = shape * values.std() / math.sqrt(len(values))
         their_error = math.hypot(shape * spread / math.sqrt(number), ROUNDING)
         rows.append((f"{name}, s.d.", float(values.std()), our_error, spread, their_error))
-    for name, key in ONE_VALUE.items():
+    for name, mean in reference["means"].items():
         error = stats.sem(found[name])
         their_error = math.hypot(error * math.sqrt(len(found[name]) / n), ROUNDING)
-        rows.append((name, float(found[name].mean()), error, reference[key], their_error))
-    two, published = found["two markers found"], reference["two_markers_found"]
+        rows.append((name, float(found[name].mean()), error, mean, their_error))
+    two, published = found["two markers found"], reference["two markers found"]
     return [*rows, ("two markers found", float(two.mean()), 1 / len(two), published, 1 / n)]
 
 
