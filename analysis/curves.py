@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from analysis.record import CHANGEABLE, RunRecord
-from analysis.style import CHANCE, PAGE, SERIES, legend_rows, new_figure, series, style
+from analysis.style import CHANCE, PAGE, SERIES, legend_rows, new_figure, style
 from analysis.trained import TrainedRun
 from support.errors import UserError
 from training.run import Run
@@ -188,8 +188,8 @@ def _row(
 ) -> None:
     """Two axes and the legend of some of the labels; ``both``: the training too."""
     upper, lower = figure.subplots(1, 2)
-    for number, name in enumerate(names):
-        look, runs = series(number), [one for one in drawn if one.label == name]
+    for look, name in zip(SERIES, names, strict=False):
+        runs = [one for one in drawn if one.label == name]
         many = f" ({len(runs)} runs)" if len(runs) > 1 else ""
         for place, one in enumerate(runs):
             x = one.table[:, 0] / unit[0]

@@ -164,7 +164,7 @@ def export_npy(run: TrainedRun, folder: Path) -> list[Path]:
 
 
 def export_program(
-    run: TrainedRun, path: Path, size: Sequence[int] | None = None, batch: int = 1
+    run: TrainedRun, path: Path, size: Sequence[int], batch: int = 1
 ) -> tuple[Path, float]:
     """Write the network as a program of ``torch.export``, and check what was written.
 
@@ -173,15 +173,14 @@ def export_program(
     drawn from PyTorch's default generator at each call.
 
     Args:
-        size: (H, W) in pixels; None: the run's own.
+        size: (H, W) in pixels.
 
     Returns:
         The path, a ``.pt2`` file, and the largest difference to the network on random images,
         relative to the largest value. RuntimeError where that is too large.
     """
-    height, width = size or run.image_size
     random = torch.Generator().manual_seed(0)
-    images = torch.rand(batch, 1, height, width, generator=random).to(run.device)
+    images = torch.rand(batch, 1, *size, generator=random).to(run.device)
     content = io.BytesIO()
     with torch.no_grad(), default_generator(run.network):
         with horizontal_method("direct"):

@@ -113,15 +113,12 @@ def best(rows: Sequence[Row]) -> list[Row]:
 @style()
 def reading_figure(found: Sequence[tuple[TrainedRun, list[Row]]], names: Sequence[str]) -> Figure:
     """A map of the area under the ROC curve for each run: lengths by steps."""
-    lengths = sorted({row["length"] for _, rows in found for row in rows})
+    lengths = list(dict.fromkeys(row["length"] for row in found[0][1]))
     figure = new_figure(PAGE, 1.0 + 0.13 * len(lengths))
     columns = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
     for axes, name, (run, rows) in zip(columns, names, found, strict=True):
-        last = max(row["steps"] for row in rows)
-        areas = np.full((len(lengths), last), np.nan)
-        for row in rows:
-            areas[lengths.index(row["length"]), row["steps"] - 1] = row["auc"]
-        corners = 0.5, last + 0.5, -0.5, len(lengths) - 0.5
+        areas = np.reshape([row["auc"] for row in rows], (len(lengths), -1))
+        corners = 0.5, areas.shape[1] + 0.5, -0.5, len(lengths) - 0.5
         how: Any = {"vmin": 0, "vmax": 1, "origin": "lower", "extent": corners, "aspect": "auto"}
         shown = axes.imshow(areas, cmap=SIGNED, **how)
         axes.axvline(probing.timesteps(run.network), **CHANCE)
@@ -234,28 +231,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = curves.labels(runs, options.label)
     lengths = sorted({length for part in options.lengths for length in part})
     folder, stem = options.output or Config().plots, f"reading_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
-    maps, waves = [], []
+    steps = []
     for run in runs:
         own = probing.timesteps(run.network)
         if own is None:
             raise UserError(
                 f"{run.name}: {run.model_name} has no circuit whose steps could be read"
             )
-        steps = options.timesteps or own + MORE_STEPS
-        if options.along:
-            waves.append(along(run, options.along, steps, options.images, options.seed))
-        else:
-            maps.append((run, read(run, lengths, steps, options.images, options.seed)))
+        steps.append(options.timesteps or own + MORE_STEPS)
+    how, each = (options.images, options.seed), list(zip(runs, steps, strict=True))
     if options.along:
+        waves = [along(run, options.along, last, *how) for run, last in each]
         rows = [
-            {"run": run.name, "label": label, "steps": step, "paddle": paddle, "difference": value}
+            {"run": run.name, "label": label, "steps": step + 1, "paddle": paddle + 1}
+            | {"difference": means[label, step, paddle]}
             for run, means in zip(runs, waves, strict=True)
-            for label, by_step in enumerate(means)
-            for step, by_paddle in enumerate(by_step, start=1)
-            for paddle, value in enumerate(by_paddle, start=1)
+            for label, step, paddle in np.ndindex(means.shape)
         ]
         figure = along_figure(waves, names)
     else:
+        maps = [(run, read(run, lengths, last, *how)) for run, last in each]
         rows = [row for _, part in maps for row in part]
         print(text_table([row for _, part in maps for row in best(part)]))
         figure = reading_figure(maps, names)

@@ -186,8 +186,6 @@ def reached(group: Sequence[Result], level: float) -> Row:
 def share(count: int, seeds: int, most: int | None = None) -> str:
     """``6–79%``: Wilson's 95% interval of a share of seeds; of a count up to ``most``, from the
     low end of the one to the high end of the other."""
-    if not seeds:
-        return "0–100%"
     (low, _), (_, high) = (proportion(n, seeds) for n in (count, count if most is None else most))
     return f"{100 * low:.0f}–{100 * high:.0f}%"
 

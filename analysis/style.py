@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib.style
 import numpy as np
+from cycler import cycler  # a part of matplotlib
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -18,9 +19,11 @@ from support.files import write_bytes
 PAGE = 7.0  # width of a journal's page, inches
 # Okabe & Ito (2008); line styles and markers differ too, for grey prints.
 BLUE, SKY, RED = "#0072B2", "#56B4E9", "#D55E00"
-SERIES = (BLUE, RED, "#009E73", "#E69F00", "#CC79A7", SKY, "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+SERIES: list[dict[str, Any]] = list(
+    cycler(color=(BLUE, RED, "#009E73", "#E69F00", "#CC79A7", SKY, "#000000"))
+    + cycler(marker="os^DvPX")
+    + cycler(linestyle=("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))))
+)
 MUTED = "#5c5c5c"
 PLAIN: Any = {"loc": "center", "fontweight": "normal"}  # of titles of small panels
 CHANCE: Any = {"color": MUTED, "linewidth": 0.8, "linestyle": (0, (2, 2))}
@@ -43,11 +46,6 @@ def style() -> Iterator[None]:
     """Within the block, or the function that it decorates, figures are drawn in this look."""
     with matplotlib.style.context(LOOK):
         yield
-
-
-def series(number: int) -> dict[str, Any]:
-    """Colour, marker and line of a series, 0 the first; ``len(SERIES)`` of them differ in each."""
-    return {"color": SERIES[number], "marker": MARKERS[number], "linestyle": LINES[number]}
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -327,7 +327,7 @@ def test_series_differ_for_colour_blind_readers():
     )
     protan = np.array([[0, 2.02344, -2.52581], [0, 1, 0], [0, 0, 1]])
     deutan = np.array([[1, 0, 0], [0.494207, 0, 1.24827], [0, 0, 1]])
-    colours = np.array([to_rgb(c) for c in style.SERIES[:4]])
+    colours = np.array([to_rgb(one["color"]) for one in style.SERIES[:4]])
     for blind in (np.eye(3), protan, deutan):
         seen = colours @ (np.linalg.inv(rgb_to_lms) @ blind @ rgb_to_lms).T
         for i in range(len(seen)):
