@@ -85,12 +85,11 @@ def channel_orientation(network: nn.Module) -> np.ndarray:
 
 
 def connections(network: nn.Module, stage: str = "weights") -> np.ndarray:
-    """The horizontal kernel (K, K, h, w) of a stage: [receiving, sending, row, column].
+    """The horizontal kernel (K, K, h, w) of one of ``STAGES``: [receiving, sending, row, column].
 
-    ``'weights'``: W itself (the first stage's, where there are two). ``'second_weights'``: W of the
-    second stage, the same where there is one only. ``'excitation'``: κ_o γ_o W2[o], what E adds to
-    the second stage where H1 is small. ``'inhibition'``: −μ_o W1[o], what (μ C1) takes from the
-    first stage. UserError where the stage is not known, or the network has no circuit.
+    κ_o γ_o W2[o] is what E adds to the second stage where H1 is small; −μ_o W1[o] what (μ C1) takes
+    from the first. W is the first stage's, where there are two; the second's is the same where
+    there is one only. UserError where the stage is not known, or the network has no circuit.
     """
     choose("stage", stage, STAGES)
     layer = circuit(network)

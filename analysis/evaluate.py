@@ -16,7 +16,7 @@ import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -48,6 +48,7 @@ WORKERS = 8
 DISTANCE_BIN = 20  # pixels
 NAMES = ("weights", "step")  # what was asked for, by whatever name; not what the answers depend on
 LABELS = {0: "two contours", 1: "one contour"}
+INTERVALS = {"wilson": "Wilson, 95%", "exact": "Clopper–Pearson, 95%"}
 Row = dict[str, Any]
 
 
@@ -156,6 +157,7 @@ class Evaluation:
     distance: np.ndarray  # (n,) between the markers, pixels of the stimulus; NaN: not found
     about: dict[str, Any]  # what was evaluated: weights, step, lesions, timesteps, seed …
     kept: bool = False  # whether these answers were computed before, and read now
+    interval: str = field(default="wilson", init=False)  # of accuracies, one of INTERVALS
 
     @property
     def title(self) -> str:
@@ -183,18 +185,17 @@ class Evaluation:
         signed = np.where(self.label == 1, self.margin, -self.margin)
         return float(np.logaddexp(0, -signed).mean())
 
-    def accuracy(self, chosen: np.ndarray | None = None, exact: bool = False) -> Row:
-        """Images, accuracy and its 95% interval, Wilson's or the exact one; of all images or those
-        chosen, (n,) bool."""
-        right = self.correct if chosen is None else self.correct[chosen]
-        return statistics.accuracy(int(right.sum()), len(right), "exact" if exact else "wilson")
+    def accuracy(self, chosen: np.ndarray | slice = slice(None)) -> Row:
+        """Images, accuracy and its interval; of all images or those chosen, (n,) bool."""
+        right = self.correct[chosen]
+        return statistics.accuracy(int(right.sum()), len(right), self.interval)
 
     def confusion(self) -> list[list[int]]:
         """Numbers of images: row the label, column the answer."""
         cells = np.bincount(2 * self.label + self.logits.argmax(1), minlength=4)
         return cells.reshape(2, 2).tolist()
 
-    def by_property(self, exact: bool = False) -> list[Row]:
+    def by_property(self) -> list[Row]:
         """Accuracy by label, and by distance between the markers within each label; images without
         two markers are a row of their own."""
         bins = np.floor(self.distance / DISTANCE_BIN)
@@ -207,10 +208,10 @@ class Evaluation:
                 span = f"{low:.0f}–{low + DISTANCE_BIN:.0f} px" if known else "unknown"
                 parts[span] = parts["all"] & (bins == number if known else np.isnan(bins))
             for span, chosen in parts.items():
-                rows.append({"label": name, "distance": span, **self.accuracy(chosen, exact)})
+                rows.append({"label": name, "distance": span, **self.accuracy(chosen)})
         return rows
 
-    def tables(self, exact: bool = False) -> tuple[list[Row], list[Row]]:
+    def tables(self) -> tuple[list[Row], list[Row]]:
         """For reading: images by label and answer, and accuracy by label and distance."""
         confusion = [
             {"label": LABELS[r], **{f"answer: {LABELS[c]}": counts[c] for c in LABELS}}
@@ -219,20 +220,20 @@ class Evaluation:
         parts = [
             {"label": row["label"], "marker distance": row["distance"]}
             | {"images": row["images"], "accuracy (95%)": percent(row)}
-            for row in self.by_property(exact)
+            for row in self.by_property()
         ]
         return confusion, parts
 
-    def summary(self, exact: bool = False) -> Row:
+    def summary(self) -> Row:
         return {
             "run": self.run,
             "dataset": self.dataset,
-            **self.accuracy(exact=exact),
-            "interval": "Clopper–Pearson, 95%" if exact else "Wilson, 95%",
+            **self.accuracy(),
+            "interval": INTERVALS[self.interval],
             "loss": self.loss,
             "auc": self.auc,
             "confusion": self.confusion(),
-            "by_property": self.by_property(exact),
+            "by_property": self.by_property(),
             **self.about,
         }
 
@@ -307,7 +308,7 @@ def percent(row: Mapping[str, Any]) -> str:
     return f"{100 * row['accuracy']:.1f}% ({100 * row['low']:.1f}–{100 * row['high']:.1f})"
 
 
-def table(found: Sequence[Evaluation], exact: bool = False) -> list[Row]:
+def table(found: Sequence[Evaluation]) -> list[Row]:
     """A row for each evaluation, for reading."""
     return [
         {
@@ -318,7 +319,7 @@ def table(found: Sequence[Evaluation], exact: bool = False) -> list[Row]:
             "lesion": " ".join(one.about["lesion"]) or "–",
             "T": one.about["timesteps"] or "–",
             "images": len(one.record),
-            "accuracy (95%)": percent(one.accuracy(exact=exact)),
+            "accuracy (95%)": percent(one.accuracy()),
             "loss": f"{one.loss:.4f}",
             "AUC": f"{one.auc:.4f}",
             "computed": "before (kept)" if one.kept else "now",
@@ -354,14 +355,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sets = options.dataset or [run.validated_on]
         for name, steps in product(sets, options.timesteps or [None]):
             one, path = evaluated(run, name, **asked | {"timesteps": steps})
+            one.interval = "exact" if options.exact else "wilson"
             found.append(one)
             paths += [path, path.with_suffix(".json")]
-    print(text_table(table(found, options.exact)))
+    print(text_table(table(found)))
     for one in found:
-        tables = map(text_table, one.tables(options.exact))
-        print(f"\n{one.run} on {one.title}", *tables, sep="\n")
+        print(f"\n{one.run} on {one.title}", *map(text_table, one.tables()), sep="\n")
     rows = [
-        {k: v for k, v in one.summary(options.exact).items() if not isinstance(v, list | dict)}
+        {k: v for k, v in one.summary().items() if not isinstance(v, list | dict)}
         | {"lesion": " ".join(one.about["lesion"])}
         for one in found
     ]

@@ -44,12 +44,8 @@ TOLERANCE = 1e-4  # largest difference, relative to the largest value, that an e
 
 
 def export_safetensors(run: TrainedRun, path: Path) -> Path:
-    """Write the network's tensors; metadata say what they are and how to build it again.
-
-    The metadata are texts: data, images seen, seed, command, commit, accuracy with its interval
-    where it was evaluated, and ``record``, the settings as JSON. Host and paths of the machine are
-    left out.
-    """
+    """Write the network's tensors; metadata, texts, say what they are and how to build it again:
+    ``record`` is JSON. Host and paths of the machine are left out."""
     measured = evaluations(run)
     record = {**run.portable(), "parameters": run.params, "evaluations": measured}
     record["images_to_90"] = images_to_90(run)

@@ -59,7 +59,8 @@ def test_every_number_as_a_direct_computation(run, records):
         for answer in (0, 1):
             count = ((labels == label) & (logits.argmax(1).numpy() == answer)).sum()
             assert numbers["confusion"][label][answer] == count
-    exact = found.summary(exact=True)
+    found.interval = "exact"
+    exact = found.summary()
     assert exact["high"] == pytest.approx(
         stats.binomtest(right, 9).proportion_ci(method="exact").high
     )
