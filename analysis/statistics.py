@@ -1,7 +1,6 @@
 """Intervals and tests for accuracies, by scipy.
 
-Intervals are two-sided, of 95% unless ``confidence``, 0–1, says otherwise. Counts that make no
-sense raise ValueError.
+Intervals are two-sided, of 95%. Counts that make no sense raise ValueError.
 """
 
 import math
@@ -14,12 +13,10 @@ from scipy import stats
 Row = dict[str, Any]
 
 
-def proportion(
-    successes: int, count: int, confidence: float = 0.95, method: str = "wilson"
-) -> tuple[float, float]:
+def proportion(successes: int, count: int, method: str = "wilson") -> tuple[float, float]:
     """Interval of a proportion: 'wilson', the score interval (Wilson 1927; Brown, Cai & DasGupta
     2001), or 'exact', which never covers too seldom (Clopper & Pearson 1934)."""
-    low, high = stats.binomtest(successes, count).proportion_ci(confidence, method)
+    low, high = stats.binomtest(successes, count).proportion_ci(method=method)
     return float(low), float(high)
 
 
@@ -27,7 +24,7 @@ def accuracy(right: int, count: int, method: str = "wilson") -> Row:
     """``images``, ``accuracy`` and its 95% interval, ``low`` and ``high``; of none, not numbers."""
     if not count:
         return {"images": 0, "accuracy": math.nan, "low": math.nan, "high": math.nan}
-    low, high = proportion(right, count, method=method)
+    low, high = proportion(right, count, method)
     return {"images": count, "accuracy": right / count, "low": low, "high": high}
 
 
