@@ -12,7 +12,7 @@ from torch import nn
 
 from analysis.record import RunRecord
 from config import CLONE, Config
-from dataset_processing import load_set
+from dataset_processing import generator_settings, load_set
 from dataset_processing.sets import is_stream
 from support.errors import MissingError, UserError, unknown
 from support.memory import keep_memory
@@ -24,7 +24,6 @@ from training.run import Run
 from training.weights import NOT_NEEDED, find_weights, history_of
 
 IMAGE_SIZE = (150, 150)  # that networks are given unless a run or its data set says otherwise
-STIMULUS_SIZE = (300, 300)  # of the stimuli that are brought to that size
 
 
 @dataclass
@@ -58,12 +57,10 @@ class TrainedRun(RunRecord):
     def stimulus_size(self) -> tuple[int, int]:
         """(H, W) of the stimuli as they come, in pixels."""
         size = self.data("train").get("im_size")
-        if not size and is_stream(self.dataset):
-            size = (self.params.get("stream_settings") or {}).get("window", STIMULUS_SIZE)
         if not size:
-            size = self._data_set().im_size
-        height, width, *_ = (size, size) if isinstance(size, int) else size
-        return int(height), int(width)
+            own = generator_settings(self.dataset, self.params) if is_stream(self.dataset) else None
+            size = own.shape if own else self._data_set().im_size
+        return int(size[0]), int(size[1])
 
     @property
     def code(self) -> dict[str, str]:
