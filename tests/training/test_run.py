@@ -316,7 +316,7 @@ def test_the_trained_circuit_is_evaluated_whatever_the_script_says_now(
     monkeypatch.setattr(script, "build_model", staticmethod(partial(other_nonlinearity)))
     with pytest.raises(UserError) as error:
         load_run(trained, device="cpu", config=Config())
-    assert "recurrent_nl 'tanh' there, 'relu' here" in str(error.value)
+    assert "recurrent_nl: 'tanh' there, 'relu' here" in str(error.value)
 
 
 def test_a_copy_within_another_repository_has_no_commit(
