@@ -32,6 +32,7 @@ from analysis.trained import TrainedRun, load_runs
 from config import Config
 from dataset_processing import contour_length
 from dataset_processing.augmentations import Augmentations
+from dataset_processing.folds import times
 from dataset_processing.loader import ON_BAD_RECORD, Loader
 from layers.shares import shared_images
 from support import shell
@@ -274,11 +275,10 @@ def evaluated(
         The evaluation, and the ``.npz`` file of its answers, beside the ``.json`` of its numbers.
     """
     how = Asked(run, dataset, images, **asked)
-    height, width = (getattr(how.data, "im_size", None) or np.shape(how.data[0][0]))[:2]
-    if (height, width) != (expected := run.stimulus_size):
+    if how.data.im_size != run.stimulus_size:
         text = (
-            f"{title(dataset)}: the images are {height}×{width} pixels (height × width), the run "
-            f"takes {expected[0]}×{expected[1]}"
+            f"{title(dataset)}: the images are {times(how.data.im_size)} pixels (height × width), "
+            f"the run takes {times(run.stimulus_size)}"
         )
         if not resize:
             raise UserError(f"{text}; --resize resizes them")

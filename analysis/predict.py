@@ -27,6 +27,7 @@ from analysis.style import ACTIVITY, PAGE, SKY, new_figure, picture, save, style
 from analysis.trained import TrainedRun, load_run
 from config import Config
 from dataset_processing.augmentations import Augmentations
+from dataset_processing.folds import times
 from dataset_processing.images import check_scale
 from dataset_processing.images import read_image as read_as_training
 from dataset_processing.sets import rescales
@@ -57,8 +58,8 @@ def read_image(path: Path, size: Sequence[int], resize: bool = False) -> np.ndar
     if image.shape != (height, width):
         if not resize:
             raise UserError(
-                f"{path}: the image is {image.shape[0]}×{image.shape[1]} pixels (height × width), "
-                f"the run takes {height}×{width}; --resize resizes it"
+                f"{path}: the image is {times(image.shape)} pixels (height × width), the run takes "
+                f"{times(size)}; --resize resizes it"
             )
         if image.shape[0] * width != image.shape[1] * height:
             warnings.warn(f"{path}: resizing changes the ratio of width to height", stacklevel=2)
