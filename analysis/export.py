@@ -106,7 +106,8 @@ def model_card(run: TrainedRun, file: str) -> str:
         "the network is given": f"{given} pixels, after {', '.join(params['val_augmentations'])}",
         "initial weights": run.began_with,
         "training images": f"{run.images_seen:,}, repeats counted ({updates})",
-        "training time": f"{run.seconds:,.0f} s" if run.seconds else None,
+        # By way of the tenths that a file of weights holds: its own card says the same.
+        "training time": f"{round(run.seconds, 1):,.0f} s" if run.seconds else None,
         "weights": f"step {run.step} ({run.weights}), fingerprint {fingerprint(run.network)}",
         "optimizer": f"{params['optimizer']}, lr {params['lr']:g} ({params['lr_schedule']})",
         "updates": params["updates"],
