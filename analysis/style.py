@@ -9,7 +9,6 @@ from typing import Any
 
 import matplotlib.style
 import numpy as np
-from cycler import cycler  # a part of matplotlib
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -19,11 +18,15 @@ from support.files import write_bytes
 PAGE = 7.0  # width of a journal's page, inches
 # Okabe & Ito (2008); line styles and markers differ too, for grey prints.
 BLUE, SKY, RED = "#0072B2", "#56B4E9", "#D55E00"
-SERIES: list[dict[str, Any]] = list(
-    cycler(color=(BLUE, RED, "#009E73", "#E69F00", "#CC79A7", SKY, "#000000"))
-    + cycler(marker="os^DvPX")
-    + cycler(linestyle=("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))))
-)
+SERIES: list[dict[str, Any]] = [
+    {"color": color, "marker": marker, "linestyle": line}
+    for color, marker, line in zip(
+        (BLUE, RED, "#009E73", "#E69F00", "#CC79A7", SKY, "#000000"),
+        "os^DvPX",
+        ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))),
+        strict=True,
+    )
+]
 MUTED = "#5c5c5c"
 PLAIN: Any = {"loc": "center", "fontweight": "normal"}  # of titles of small panels
 CHANCE: Any = {"color": MUTED, "linewidth": 0.8, "linestyle": (0, (2, 2))}
