@@ -261,7 +261,7 @@ def comparison_figure(found: Sequence[Point]) -> Figure:
     images = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,}–{sizes[-1]:,}"
     note(
         figure,
-        f"A point a seed. Whisker: Wilson's 95% interval over its {images} test images. "
+        f"A point a seed. Whisker: Wilson's 95% interval over its {images} images. "
         "Dashed: chance." + (" Open triangle: 90% not reached by then." if needed else ""),
     )
     return figure
