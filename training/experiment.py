@@ -61,7 +61,7 @@ _SETTINGS: dict[str, tuple[Any, ...]] = {
     "loss_function": (one_of(LOSSES), "Loss"),
     "optimizer": (one_of(OPTIMIZERS), "Optimizer, by TensorFlow 1's rules"),
     "dataset": (
-        TEXT, "What to train on: a set of dataset_processing/, or pathfinder_<length>_stream"
+        TEXT, "What to train on: a set's name (docs/data.md), or pathfinder_<length>_stream"
     ),
     "data_augmentations": (
         AUGMENTATIONS, "Preprocessing of training images, applied in a fixed order"
@@ -71,7 +71,7 @@ _SETTINGS: dict[str, tuple[Any, ...]] = {
     "epochs": (whole(1), "Passes over the training images", ..., True),
     "model_name": (FILE_NAME, "The network's name"),
     "exp_name": (
-        FILE_NAME, "Runs are named <exp_name>_<time>; <model_name>_<dataset> follows both"
+        FILE_NAME, "Runs are named <exp_name>_<time>; <model_name>_<dataset> follows these two"
     ),
     "save_weights": (TRUTH, "Keep the weights of each validation", ..., True),
     "validation_iters": (whole(1), "Updates from one validation to the next"),
@@ -80,7 +80,8 @@ _SETTINGS: dict[str, tuple[Any, ...]] = {
     "shuffle_val": (TRUTH, "Validate on shuffled images, the same each time"),
     "updates": (
         one_of(UPDATES),
-        "Train everything, or leave out what the release's graph did (docs/differences.md)", "all",
+        "Train everything, or leave out what the release's graph left out (docs/differences.md)",
+        "all",
     ),
     "lr_schedule": (
         one_of(SCHEDULES), "lr stays, or falls to 0 (training/schedule.py)", "constant"
@@ -93,7 +94,7 @@ _SETTINGS: dict[str, tuple[Any, ...]] = {
         or_none(TEXT), "What to validate on; None: the validation images of dataset", None
     ),
     "split_seed": (
-        whole(0), "Of the split into train and val, where images are read without records", 0
+        whole(0), "Seed of the split into train and val, where images are read without records", 0
     ),
     "im_size": (or_none(SIZE), "Size of the stimuli; None: as they are found", None),
     "model_input_image_size": (
@@ -101,9 +102,9 @@ _SETTINGS: dict[str, tuple[Any, ...]] = {
     ),
     "stream_epoch_images": (whole(1), "Images of a stream's epoch", 900_000),
     "stream_val_images": (whole(1), "Images of a stream's validation set", 10_000),
-    "stream_seed": (whole(0), "Of a stream's images", 0),
+    "stream_seed": (whole(0), "Seed of a stream's images", 0),
     "stream_settings": (
-        OPTIONS, "Others of dataset_processing.pathfinder.Settings, for a stream", {}
+        OPTIONS, "A stream's other settings (dataset_processing.pathfinder.Settings)", {}
     ),
     "curriculum": (
         or_none(LENGTHS), "Shorter contours that a stream shows first (docs/data.md)", None
@@ -111,12 +112,14 @@ _SETTINGS: dict[str, tuple[Any, ...]] = {
     "curriculum_until": (
         number(), "score_metric at which the next length of curriculum begins", 0.9
     ),
-    "curriculum_images": (whole(1), "Images after which it begins at the latest", 300_000),
+    "curriculum_images": (
+        whole(1), "Images of a length after which the next begins at the latest", 300_000
+    ),
     "curriculum_review": (
-        whole(0), "Meanwhile each so-many-th image is of a length before; 0: none", 2
+        whole(0), "Meanwhile every Nth image is of an earlier length; 0: none", 2
     ),
     "curriculum_alone": (
-        TRUTH, "In the end the set's own length is shown alone; no: shorter ones go on beside it",
+        TRUTH, "In the end the set's own length is shown alone; False: shorter ones go on too",
         True,
     ),
     "log_iters": (whole(1), "Updates between two lines of the log", 10, True),
@@ -124,9 +127,7 @@ _SETTINGS: dict[str, tuple[Any, ...]] = {
         number(least=0), "Longest time without a checkpoint; 0: one at every update", 10.0, True
     ),
     "keep_checkpoints": (whole(1), "Newest checkpoints that stay", 3, True),
-    "keep_every": (
-        whole(0), "The checkpoint of each so-many-th validation stays; 0: none", 10, True
-    ),
+    "keep_every": (whole(0), "Every Nth validation's checkpoint stays; 0: none", 10, True),
     "aux": (OPTIONS, "Options of the network, laid over the script's own", {}),
 }  # fmt: skip
 SETTINGS = {name: Setting(*row) for name, row in _SETTINGS.items()}
