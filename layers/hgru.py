@@ -73,8 +73,8 @@ class HGRU(nn.Module):
         symmetric_inits: whether symmetric kernels start symmetric.
         normal_initializer: Xavier values from a truncated normal rather than a uniform
             distribution.
-        gate_bias_init: ``'chronos'`` (b_gain = −log u, u uniform on 1…T − 1; b_mix = −b_gain);
-            anything else gives −1 and +1.
+        gate_bias_init: ``'chronos'`` (b_gain = −log u, u uniform on 1…T − 1; b_mix = −b_gain) or
+            ``'ones'`` (−1 and +1).
         hidden_init: H2 before the first step: ``'random'`` (drawn afresh at every pass: small
             noise), ``'identity'`` (X), ``'zeros'`` or ``'learned'`` (one number a channel; one for
             each image of the batch, channel and pixel where the original's weights were loaded).
