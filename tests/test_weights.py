@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from analysis.evaluate import evaluate
+from analysis.export import export_program
 from analysis.trained import load_run
 from config import CLONE, Config
 
@@ -37,3 +38,10 @@ def test_kept_weights_have_their_card_and_stay_small() -> None:
         assert load_run(path, device="cpu").name in card
         for fact in ("| seed |", "| command |", "| commit |", "| trained on |", "## Accuracy"):
             assert fact in card, fact
+
+
+def test_more_steps_do_not_keep_weights_from_export(tmp_path: Path) -> None:
+    """On noise, twelve steps make 1% of the rounding between two ways to convolve."""
+    run = load_run(CLONE / "weights" / "hgru_20.safetensors", device="cpu")
+    path, difference = export_program(run, tmp_path / "x.pt2", (48, 48))
+    assert path.is_file() and difference < 1e-6
