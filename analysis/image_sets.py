@@ -66,8 +66,12 @@ def open_images(
         return open_path(Path(name), meant=names is not None and not rescales(names))
     if "/" in name or name.endswith(".tfrecords"):
         raise MissingError(f"{name}: no such file or folder")
-    any_size = {**params, "im_size": None}  # that of the run's own images may be another
-    return open_set(name, config, any_size, on_bad_record).fold(fold)
+    # Another set may be of another size than the run's own, and a stream is of its name's length.
+    drawn = dict(params.get("stream_settings") or {})
+    if name != params.get("dataset"):
+        drawn.pop("contour_length", None)
+    other = {**params, "im_size": None, "stream_settings": drawn}
+    return open_set(name, config, other, on_bad_record).fold(fold)
 
 
 def example_set(params: dict[str, Any]) -> str:

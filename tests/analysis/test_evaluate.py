@@ -258,6 +258,11 @@ def test_images_like_a_runs_own(run, config):
     sized = {**stream, "im_size": [300, 300]}  # --resize may be asked for: evaluated() judges
     other = image_sets.open_images("pathfinder_9_stream", config, sized, 3)
     assert other[0][0].shape == (280, 280)
+    twice = {**stream, "stream_settings": {"window": 280, "contour_length": 9}}
+    for length in (6, 9):  # a stream's length is that of its name, not that of the run's own
+        named = image_sets.open_images(f"pathfinder_{length}_stream", config, twice, 3)
+        assert named.stimulus(0).paddles.shape == (2, length, 2, 2)
+        assert named.im_size == (280, 280)
     run.params = {**run.params, **stream}
     assert run.stimulus_size == (280, 280) and run.image_size == (150, 150)
     assert image_sets.example_set({"dataset": "mine"}) == "mine"
