@@ -34,7 +34,7 @@ class ImageFiles:
         return len(self.paths)
 
     def read(self, number: int) -> tuple[np.ndarray, int, str]:
-        """The image, (H, W) uint8, its label, and what it was before it was converted to grey."""
+        """The image, (H, W) uint8, its label, and what it was before it was converted."""
         image, converted = decode_image(read_bytes(Path(self.paths[number])), self.paths[number])
         return image, int(self.labels[number]), converted
 
@@ -101,8 +101,8 @@ class StoredFold:
             )
         if label not in (0, 1):
             raise BadImageError(f"{place}: its label is {label}; expected 0 or 1")
-        grey = converted and f"images are converted to grey; {place} is {converted}"
-        for kind, text in (("scale", scale), ("grey", grey)):
+        told = converted and f"images are converted; {place} is {converted}"
+        for kind, text in (("scale", scale), ("form", told)):
             if text and kind not in self._warned:
                 self._warned.add(kind)
                 warnings.warn(f"{self.title}: {text}", stacklevel=2)

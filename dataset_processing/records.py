@@ -81,7 +81,7 @@ class RecordReader(Sequence):
 
     def read(self, index: int) -> tuple[np.ndarray, int, str]:
         """A record's image, (H, W), uint8 if compact and float32 if not, perhaps read-only; its
-        label; and what the image was before it was converted to grey, "" if it was grey.
+        label; and what the image was before it was converted, "" if it was not.
 
         Raises:
             IndexError: there is no such record.
