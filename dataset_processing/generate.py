@@ -33,6 +33,7 @@ from dataset_processing.generated import (
     GENERATED,
     SMALL_SET,
     check_name,
+    contour_length,
     read_description,
     set_settings,
 )
@@ -197,7 +198,15 @@ def asked(options: argparse.Namespace) -> tuple[str, Settings]:
         length = length or 14
         name = "curv_baseline_full" if length == 6 else f"curv_contour_length_{length}_full"
     check_name(name)
-    named = set_settings(name, length)
+    named = set_settings(name)
+    own = named.get("contour_length") or contour_length(name)
+    if length and own not in (None, length):
+        raise UserError(
+            f"--length {length}: {name} means contours of {own} paddles; leave --length out, or "
+            "give the set a name of your own"
+        )
+    if length:
+        named["contour_length"] = length
     if "contour_length" not in named:
         raise unknown("set of the generator", name, [*GENERATED, *ARENA_SETTINGS])
     return name, Settings(**{**named, **changed_settings(options)})
