@@ -262,6 +262,20 @@ def test_a_label_that_is_no_class(config):
         train[2]
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_fold_of_one_label_is_told(config):
+    config.tf_records.mkdir()
+    random = np.random.default_rng(0)
+    for fold, labels in (("train", [0, 1] * 20), ("val", [1] * 40)):
+        with RecordWriter(config.tf_records / f"{NAME}_{fold}.tfrecords") as writer:
+            for label in labels:
+                writer.write(random.integers(0, 256, (30, 30), dtype=np.uint8), label)
+    data = open_set(NAME, config)
+    data.fold("train")
+    with pytest.raises(UserWarning, match=rf"{NAME} val: each of the 24 images .* label 1"):
+        data.fold("val")
+
+
 def test_an_empty_record_file(config):
     for fold in ("train", "val"):
         with RecordWriter(config.tf_records / f"{NAME}_{fold}.tfrecords"):
