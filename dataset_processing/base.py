@@ -42,7 +42,7 @@ class PathfinderSet:
     """
 
     name: str  # in ``experiment_params``, of its record files and of the module
-    data_name: str  # of its folder
+    data_name: str  # of its folder, or the way to it: study/mine
     negative = ""  # folder of its negatives (layout of 2018); "": its own with ``_neg``
     im_size: list[int] | None = None  # (H, W) that its images must have; None: the usual one
     model_input_image_size: list[int] | None = None  # (H, W) for the networks; None: half of it
@@ -72,7 +72,7 @@ class PathfinderSet:
                 with refusals(root, "cannot be read"):
                     there = [one for one in ARENA_SETS if any(map(Path.is_dir, self.places(one)))]
                 self.data_name = there[0] if len(there) == 1 else ARENA_SETS[0]
-        self.negative = self.negative or f"{self.data_name}_neg"
+        self.negative = self.negative or f"{Path(self.data_name).name}_neg"
         self.folds = {"train": "train", "val": "val"}
         self.named_size, self.own_input_size = self.im_size, self.model_input_image_size
         self.im_size = self.im_size or [side, side]
@@ -182,9 +182,14 @@ class PathfinderSet:
 
 
 def check_class(own: type[PathfinderSet], module: str) -> None:
-    """UserError where the class that a module gives for its set has an attribute that none has, or
-    a value that cannot be, or is called otherwise than the module."""
+    """UserError where what a module gives for its set is no class of a set, has an attribute that
+    none has, or a value that cannot be, or is called otherwise than the module."""
     where = f"{Path(__file__).parent / module}.py"
+    if not (isinstance(own, type) and issubclass(own, PathfinderSet)):
+        raise UserError(
+            f"{where}: data_processing must be a class of PathfinderSet, as in "
+            f"curv_contour_length_14_full.py; found {own!r}"
+        )
     parts = own.__mro__[: own.__mro__.index(PathfinderSet)]
     written = {key: value for part in reversed(parts) for key, value in vars(part).items()}
     for key, value in {"name": None, "data_name": None, **written}.items():
@@ -193,6 +198,11 @@ def check_class(own: type[PathfinderSet], module: str) -> None:
         if key not in ATTRIBUTES:
             raise unknown(f"{where}: attribute", key, ATTRIBUTES)
         ATTRIBUTES[key].of(f"{where}: {key}", value)
+    if own.negative == own.data_name:
+        raise UserError(
+            f"{where}: negative is the folder of the positives too, {own.negative!r}; leave it out "
+            "where one folder holds both classes"
+        )
     if own.name != module:
         raise UserError(f"{where}: name must be the file's, {module!r}; found {own.name!r}")
 

@@ -197,6 +197,9 @@ OWN = {  # what a class of the user's own says, and what comes of it: sizes and 
     "without_effect": ("score_metric = 'pearson'", "without_effect.py 'score_metric'"),
     "called_otherwise": ("name = 'mine'", "called_otherwise.py name 'called_otherwise' 'mine'"),
     "no_folder": ("del data_name", "no_folder.py data_name None"),
+    "below": ("data_name = 'study/mine'", "(64, 64) (32, 32) 18 2"),
+    "beside_itself": ("negative = 'mine'", "beside_itself.py negative 'mine'"),
+    "no_set": ("\n\nclass data_processing:\n    name = 'no_set'", "no_set.py PathfinderSet"),
 }
 
 
@@ -206,6 +209,7 @@ def test_a_class_of_the_users_own_counts_as_it_is_written(tmp_path, copied):
         shutil.copytree(CLONE / folder, tmp_path / "clone" / folder)
     shutil.copy(CLONE / "config.py", tmp_path / "clone")
     write_images(tmp_path / "data" / "mine")
+    write_images(tmp_path / "data" / "study" / "mine")
     (tmp_path / "data" / "beside").mkdir()
     for name, (body, _) in OWN.items():
         (tmp_path / "clone" / "dataset_processing" / f"{name}.py").write_text(
