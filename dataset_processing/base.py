@@ -160,9 +160,7 @@ class PathfinderSet:
     def missing(self) -> MissingError:
         """What to say where it has no data: where that was looked for, and what was found near."""
         name, config = self.name, self.config
-        records = near_records(config)
-        near = [path for path in records if name in path.name or self.data_name in str(path)]
-        near = list(dict.fromkeys([*near, *self.near_images(), *records]))
+        near = list(dict.fromkeys([*self.near(), *near_records(config)]))
         found = f" Found nearby: {', '.join(map(str, near[:6]))}." if near else ""
         return MissingError(
             f"no data for {name!r}: no images in {' or '.join(map(str, self.places()))} and no "
@@ -171,6 +169,12 @@ class PathfinderSet:
             f"dataset_processing.encode --dataset {name}', or make some with 'python -m "
             f"dataset_processing.generate --dataset {name}'"
         )
+
+    def near(self) -> list[Path]:
+        """Records and folders that look like the set's, near where they are looked for."""
+        records = near_records(self.config)
+        own = [one for one in records if self.name in one.name or self.data_name in str(one)]
+        return [*own, *self.near_images()]
 
     def near_images(self) -> list[Path]:
         """Folders that look like the set's, near where it is looked for."""

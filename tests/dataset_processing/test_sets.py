@@ -445,6 +445,20 @@ def test_a_near_miss_is_named(tmp_path, monkeypatch, place):
         assert str(told) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["out/tf_records/mine_train.tfrecord", "out/mine_train.tfrecords", "data/study/mine/a.png"],
+)
+def test_a_near_miss_of_a_set_of_the_users_own_is_named(tmp_path, monkeypatch, place):
+    config = user(monkeypatch, tmp_path / "data", tmp_path / "out")
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).write_bytes(bytes(5000))
+    with pytest.raises(MissingError, match=f"Found nearby: {tmp_path}/{place.partition('/a.')[0]}"):
+        open_set("mine", config)
+    with pytest.raises(UserError, match="'yours' is not known"):
+        open_set("yours", config)
+
+
 @pytest.fixture
 def nothing_set(tmp_path, monkeypatch) -> Config:
     """A fresh clone whose user has set nothing."""
