@@ -15,6 +15,8 @@ from scipy import stats
 from analysis import evaluate, image_sets, predict
 from analysis.probing import lesioned
 from analysis.trained import TrainedRun, load_run
+from config import Config
+from dataset_processing import generate
 from dataset_processing.augmentations import Augmentations
 from dataset_processing.pathfinder import Pathfinder, Settings
 from dataset_processing.records import RecordReader
@@ -270,8 +272,21 @@ def test_images_like_a_runs_own(run, config):
         image_sets.open_images("own", config, {"dataset": "mine"}, 3)
 
 
-def test_markers_of_the_small_set_are_found():
-    data = image_sets.open_images("own", None, {"dataset": "curv_contour_length_3_small"}, 40)
+@pytest.mark.parametrize("form", ["tfrecords", "png"])
+def test_images_like_those_of_a_generated_set_are_drawn_as_it_was(tmp_path, monkeypatch, form):
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path / "out"))
+    monkeypatch.setenv("HGRU_DATA_ROOT", str(tmp_path / "data"))
+    config, name = Config(), "curv_baseline_full"
+    asked = "--window 90 100 --margin 2 --border 8 --seed-distance 12 --count 4".split()
+    generate.main(["--dataset", name, "--format", form, *asked])
+    drawn = {"window": (90, 100), "margin": 2, "border": 8, "seed_distance": 12}
+    own = image_sets.open_images("own", config, {"dataset": name}, 3)
+    assert own.pathfinder.settings == Settings(contour_length=6, **drawn)
+    assert image_sets.open_images("own", config, {"dataset": DATASET}, 3).im_size == (300, 300)
+
+
+def test_markers_of_the_small_set_are_found(config):
+    data = image_sets.open_images("own", config, {"dataset": "curv_contour_length_3_small"}, 40)
     found = image_sets.marker_distance(torch.from_numpy(np.stack([data[i][0] for i in range(40)])))
     markers = [data.stimulus(i).markers for i in range(40)]
     true = [float(np.linalg.norm(a - b)) for a, b in markers]
