@@ -120,6 +120,9 @@ class Training:
             self.train_step.optimizer, exp.lr, exp.lr_schedule, exp.warmup_iters
         )
         self.validation = self._validation(self.validation_set)
+        sides = (self.train_set, self.augment), (self.validation_set, self.validation.augment)
+        for one, augment in sides:  # an image that is smaller than a crop is refused here
+            augment(torch.zeros(1, *one.im_size), torch.Generator())
         self.curriculum = Curriculum(exp, config, data)
         self.feed = Feed(ranks, exp.epochs, self._wanted)
         self._begin_stage()

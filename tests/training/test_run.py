@@ -221,6 +221,18 @@ def test_the_size_that_a_sets_class_gives_is_made_or_refused(
     assert made({**none, **bare, "model_input_image_size": [300, 300]}).augment.size == (300, 300)
 
 
+def test_a_crop_that_an_image_is_too_small_for_leaves_no_run(
+    project: Path, script: Script, capsys
+) -> None:
+    crops = [f"{fold}_augmentations=uint8_rescale,center_crop" for fold in ("data", "val")]
+    drawn = "stream_settings={window: 150, border: 8, seed_distance: 12}"
+    smaller = ["val_dataset=pathfinder_3_stream", drawn, "model_input_image_size=200,200"]
+    for sets, side in (["model_input_image_size=200,301"], 300), (smaller, 150):
+        assert script(*(word for text in (*crops, *sets) for word in ("--set", text))) == ERROR
+        assert f"center_crop: the image, {side}×{side}, is smaller" in capsys.readouterr().err
+        assert [path.name for path in project.iterdir()] == ["tf_records"]
+
+
 def test_validation_images_that_are_trained_on_are_counted(
     project: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
