@@ -25,7 +25,7 @@ from typing import Any
 
 from config import Config
 from dataset_processing.base import RELEASE
-from dataset_processing.folds import FOLDS
+from dataset_processing.folds import FOLDS, times
 from dataset_processing.forms import FOLDERS, RECORDS, Job, Shard, combine_metadata
 from dataset_processing.generated import (
     ARENA_SETS,
@@ -39,6 +39,7 @@ from dataset_processing.generated import (
 )
 from dataset_processing.pathfinder import Settings
 from dataset_processing.pathfinder.sheet import write_sheet
+from dataset_processing.sets import data_sets, load_set
 from dataset_processing.workers import processes
 from support import shell
 from support.errors import SystemRefusal, UserError, unknown
@@ -217,6 +218,12 @@ def job_of(options: argparse.Namespace) -> Job:
     name, settings = asked(options)
     config, form, share = Config(), options.format, options.val_fraction
     folder = config.tf_records
+    meant = load_set(name, config).named_size if name in data_sets() else None
+    if meant and tuple(meant[:2]) != settings.shape:
+        raise UserError(
+            f"{name} means images of {times(meant[:2])}, not of {times(settings.shape)}: set "
+            "--window, or give the set a name of your own"
+        )
     count = options.count or (SMALL_COUNT if name == SMALL_SET else COUNT)
     if options.float32 and form != "tfrecords":
         raise UserError(f"--float32 is a form of records: it has no place beside --format {form}")

@@ -317,6 +317,7 @@ def test_command_line_settings_reach_the_images(tmp_path, capsys):
         (["--dataset", "curv_baseline_full", "--length", "9"], "curv_baseline_full means contours"),
         (["--dataset", "pathfinder32", "--length", "9", "--format", "lra"], "of 14 paddles"),
         (["--dataset", "curv_contour_length_7_mine", "--length", "9"], "of 7 paddles"),
+        (["--dataset", "pathfinder32", "--window", "64"], "images of 32×32, not of 64×64"),
         (["--float32", "--format", "lra"], "--format lra"),
         (["--masks"], "masks have no place in records"),
         (["--workers", "0"], "--workers: must be a whole number of at least 1"),
