@@ -44,14 +44,16 @@ def open_images(
             length; ``own``: the same, of the settings that the run trained on; or a data set or
             stream by name (its validation fold unless ``fold`` says otherwise); or the path of a
             .tfrecords file, or of a folder in the layout of 2018 (the folder of the positives),
-            2020 or 2025, all of whose images are taken. UserError where there is none.
+            2020 or 2025, all of whose images are taken. UserError where there is none. A name that
+            the run has for a set is that set, whatever is called so in the folder at hand.
         config, params: the paths, and the run's parameters (a stream's settings are among them).
         count, seed: of generated images.
         fold: 'train' or 'val', of a data set or stream; UserError for 'train' of another set.
         on_bad_record: see :func:`dataset_processing.open_set`.
     """
     match = GENERATED.fullmatch(name)
-    path = name not in data_sets() and Path(name).exists()
+    sets = (*data_sets(), params.get("dataset"), params.get("val_dataset"))
+    path = name not in sets and Path(name).exists()
     if fold == "train" and (match or name == OWN or path):
         what = "all of them are evaluated" if path else "they are generated anew"
         raise UserError(

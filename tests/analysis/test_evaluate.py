@@ -272,6 +272,18 @@ def test_images_like_a_runs_own(run, config):
         image_sets.open_images("own", config, {"dataset": "mine"}, 3)
 
 
+def test_a_set_of_the_users_own_is_that_set_in_its_folder_too(tmp_path, monkeypatch, samples):
+    """Not all images of the folder of that name, those that were trained on among them."""
+    shutil.copytree(samples / "pathfinder_labelled" / "curv_contour_length_14", tmp_path / "mine")
+    monkeypatch.setenv("HGRU_DATA_ROOT", str(tmp_path))
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path / "out"))
+    monkeypatch.chdir(tmp_path)
+    for key in ("dataset", "val_dataset"):
+        params = {"dataset": "other", key: "mine"}
+        assert len(image_sets.open_images("mine", Config(), params, 3)) == 1
+        assert len(image_sets.open_images("./mine", Config(), params, 3)) == 16
+
+
 @pytest.mark.parametrize("form", ["tfrecords", "png"])
 def test_images_like_those_of_a_generated_set_are_drawn_as_it_was(tmp_path, monkeypatch, form):
     monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path / "out"))
