@@ -83,14 +83,16 @@ def _read_settings(file: Path) -> dict[str, str]:
     try:
         with refusals(file, "cannot be read"):
             text = file.read_text(encoding="utf-8")
-            settings, tree = yaml.safe_load(text) or {}, yaml.compose(text, yaml.SafeLoader)
+            settings, tree = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
     except MissingError:
         return {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is not valid YAML: {error}") from error
+    if settings is None:  # comments alone
+        return {}
     if not isinstance(settings, dict):
         raise UserError(f"{file} must hold lines 'key: value', of {', '.join(VARIABLES)}")
-    keys = [str(key.value) for key, _ in tree.value] if tree else []
+    keys = [str(key.value) for key, _ in tree.value]
     for key, value in settings.items():
         if keys.count(key) > 1:
             raise UserError(f"{file}: {key} is there {keys.count(key)} times; keep one")

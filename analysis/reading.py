@@ -29,11 +29,12 @@ from matplotlib.ticker import MaxNLocator
 from analysis import curves, probing, statistics
 from analysis.evaluate import LABELS
 from analysis.figures import add_label
+from analysis.image_sets import own_settings
 from analysis.predict import prepare_images
 from analysis.style import CHANCE, PAGE, SIGNED, new_figure, save, style
 from analysis.trained import TrainedRun, load_runs
 from config import Config
-from dataset_processing import contour_length, generator_settings
+from dataset_processing import contour_length
 from dataset_processing.augmentations import Augmentations
 from dataset_processing.folds import GeneratedFold
 from dataset_processing.pathfinder import Settings
@@ -94,7 +95,7 @@ def read(
 
 def images_of(run: TrainedRun, length: int, images: int, seed: int) -> GeneratedFold:
     """Images of contours of this length, else as the run's own."""
-    own = generator_settings(str(run.params["dataset"]), run.params) or Settings()
+    own = own_settings(run.params, run.config) or Settings()
     settings = replace(own, contour_length=length)
     return GeneratedFold(f"pathfinder_{length}", "test", settings, seed, images)
 

@@ -42,7 +42,7 @@ class PathfinderSet:
     """
 
     name: str  # in ``experiment_params``, of its record files and of the module
-    data_name: str  # of its folder
+    data_name: str  # of its folder, or the way to it: study/mine
     negative = ""  # folder of its negatives (layout of 2018); "": its own with ``_neg``
     im_size: list[int] | None = None  # (H, W) that its images must have; None: the usual one
     model_input_image_size: list[int] | None = None  # (H, W) for the networks; None: half of it
@@ -72,7 +72,7 @@ class PathfinderSet:
                 with refusals(root, "cannot be read"):
                     there = [one for one in ARENA_SETS if any(map(Path.is_dir, self.places(one)))]
                 self.data_name = there[0] if len(there) == 1 else ARENA_SETS[0]
-        self.negative = self.negative or f"{self.data_name}_neg"
+        self.negative = self.negative or f"{Path(self.data_name).name}_neg"
         self.folds = {"train": "train", "val": "val"}
         self.named_size, self.own_input_size = self.im_size, self.model_input_image_size
         self.im_size = self.im_size or [side, side]
@@ -160,9 +160,7 @@ class PathfinderSet:
     def missing(self) -> MissingError:
         """What to say where it has no data: where that was looked for, and what was found near."""
         name, config = self.name, self.config
-        records = near_records(config)
-        near = [path for path in records if name in path.name or self.data_name in str(path)]
-        near = list(dict.fromkeys([*near, *self.near_images(), *records]))
+        near = list(dict.fromkeys([*self.near(), *near_records(config)]))
         found = f" Found nearby: {', '.join(map(str, near[:6]))}." if near else ""
         return MissingError(
             f"no data for {name!r}: no images in {' or '.join(map(str, self.places()))} and no "
@@ -171,6 +169,12 @@ class PathfinderSet:
             f"dataset_processing.encode --dataset {name}', or make some with 'python -m "
             f"dataset_processing.generate --dataset {name}'"
         )
+
+    def near(self) -> list[Path]:
+        """Records and folders that look like the set's, near where they are looked for."""
+        records = near_records(self.config)
+        own = [one for one in records if self.name in one.name or self.data_name in str(one)]
+        return [*own, *self.near_images()]
 
     def near_images(self) -> list[Path]:
         """Folders that look like the set's, near where it is looked for."""
@@ -182,9 +186,14 @@ class PathfinderSet:
 
 
 def check_class(own: type[PathfinderSet], module: str) -> None:
-    """UserError where the class that a module gives for its set has an attribute that none has, or
-    a value that cannot be, or is called otherwise than the module."""
+    """UserError where what a module gives for its set is no class of a set, has an attribute that
+    none has, or a value that cannot be, or is called otherwise than the module."""
     where = f"{Path(__file__).parent / module}.py"
+    if not (isinstance(own, type) and issubclass(own, PathfinderSet)):
+        raise UserError(
+            f"{where}: data_processing must be a class of PathfinderSet, as in "
+            f"curv_contour_length_14_full.py; found {own!r}"
+        )
     parts = own.__mro__[: own.__mro__.index(PathfinderSet)]
     written = {key: value for part in reversed(parts) for key, value in vars(part).items()}
     for key, value in {"name": None, "data_name": None, **written}.items():
@@ -193,6 +202,11 @@ def check_class(own: type[PathfinderSet], module: str) -> None:
         if key not in ATTRIBUTES:
             raise unknown(f"{where}: attribute", key, ATTRIBUTES)
         ATTRIBUTES[key].of(f"{where}: {key}", value)
+    if own.negative == own.data_name:
+        raise UserError(
+            f"{where}: negative is the folder of the positives too, {own.negative!r}; leave it out "
+            "where one folder holds both classes"
+        )
     if own.name != module:
         raise UserError(f"{where}: name must be the file's, {module!r}; found {own.name!r}")
 

@@ -34,7 +34,7 @@ class ImageFiles:
         return len(self.paths)
 
     def read(self, number: int) -> tuple[np.ndarray, int, str]:
-        """The image, (H, W) uint8, its label, and what it was before it was converted to grey."""
+        """The image, (H, W) uint8, its label, and what it was before it was converted."""
         image, converted = decode_image(read_bytes(Path(self.paths[number])), self.paths[number])
         return image, int(self.labels[number]), converted
 
@@ -101,15 +101,17 @@ class StoredFold:
             )
         if label not in (0, 1):
             raise BadImageError(f"{place}: its label is {label}; expected 0 or 1")
-        grey = converted and f"images are converted to grey; {place} is {converted}"
-        for kind, text in (("scale", scale), ("grey", grey)):
+        told = converted and f"images are converted; {place} is {converted}"
+        for kind, text in (("scale", scale), ("form", told)):
             if text and kind not in self._warned:
                 self._warned.add(kind)
                 warnings.warn(f"{self.title}: {text}", stacklevel=2)
         return image, label
 
     def look(self, im_size: Sequence[int] | None = None, meant: bool = False) -> None:
-        """Look at some images: whether they can be used, and their size.
+        """Look at some images: whether they can be used, their labels, and their size.
+
+        A warning tells of a fold that seems to be of one label.
 
         Args:
             im_size: (H, W) that they must have; None takes the size of most of them.
@@ -120,14 +122,15 @@ class StoredFold:
         """
         self.meant = meant
         sizes: dict[tuple[int, int], list[str]] = defaultdict(list)
-        failures = []
+        labels, failures = [], []
         for number in np.unique(np.linspace(0, len(self) - 1, LOOKED_AT).astype(int)).tolist():
             place = self.reader.place(number)
             try:
-                image = self[number][0]
+                image, label = self[number]
             except UserError as error:
                 failures.append(str(error))
                 continue
+            labels.append(label)
             if image.any():
                 sizes[image.shape].append(place)
             else:
@@ -142,6 +145,11 @@ class StoredFold:
             raise UserError(
                 f"{self.title}: its images are {times(found)} ({sizes[found][0]} for one); im_size "
                 f"of the data set is {times(im_size[:2])}"
+            )
+        if len(labels) > LOOKED_AT / 2 and len(set(labels)) == 1:
+            warnings.warn(
+                f"{self.title}: each of the {len(labels)} images looked at is of label {label}",
+                stacklevel=2,
             )
         self.im_size = found
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from config import Config
 from dataset_processing.base import RELEASE
-from dataset_processing.folds import FOLDS
+from dataset_processing.folds import FOLDS, times
 from dataset_processing.forms import FOLDERS, RECORDS, Job, Shard, combine_metadata
 from dataset_processing.generated import (
     ARENA_SETS,
@@ -33,11 +33,13 @@ from dataset_processing.generated import (
     GENERATED,
     SMALL_SET,
     check_name,
+    contour_length,
     read_description,
     set_settings,
 )
 from dataset_processing.pathfinder import Settings
 from dataset_processing.pathfinder.sheet import write_sheet
+from dataset_processing.sets import data_sets, load_set
 from dataset_processing.workers import processes
 from support import shell
 from support.errors import SystemRefusal, UserError, unknown
@@ -197,7 +199,15 @@ def asked(options: argparse.Namespace) -> tuple[str, Settings]:
         length = length or 14
         name = "curv_baseline_full" if length == 6 else f"curv_contour_length_{length}_full"
     check_name(name)
-    named = set_settings(name, length)
+    named = set_settings(name)
+    own = named.get("contour_length") or contour_length(name)
+    if length and own not in (None, length):
+        raise UserError(
+            f"--length {length}: {name} means contours of {own} paddles; leave --length out, or "
+            "give the set a name of your own"
+        )
+    if length:
+        named["contour_length"] = length
     if "contour_length" not in named:
         raise unknown("set of the generator", name, [*GENERATED, *ARENA_SETTINGS])
     return name, Settings(**{**named, **changed_settings(options)})
@@ -208,6 +218,12 @@ def job_of(options: argparse.Namespace) -> Job:
     name, settings = asked(options)
     config, form, share = Config(), options.format, options.val_fraction
     folder = config.tf_records
+    meant = load_set(name, config).named_size if name in data_sets() else None
+    if meant and tuple(meant[:2]) != settings.shape:
+        raise UserError(
+            f"{name} means images of {times(meant[:2])}, not of {times(settings.shape)}: set "
+            "--window, or give the set a name of your own"
+        )
     count = options.count or (SMALL_COUNT if name == SMALL_SET else COUNT)
     if options.float32 and form != "tfrecords":
         raise UserError(f"--float32 is a form of records: it has no place beside --format {form}")

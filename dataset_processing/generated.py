@@ -61,15 +61,13 @@ def check_name(name: str) -> None:
         )
 
 
-def set_settings(name: str, length: int | None = None) -> dict[str, Any]:
-    """The generator's settings of a set, by its name or of another contour length in paddles;
-    without contour_length if its name has none."""
-    found = dict(GENERATED.get(name, {}))
-    if is_arena(name):
-        size, length = name.partition("_")[0], length or contour_length(name) or 14
-        distractors = ARENA_DISTRACTORS.get(size, 30) // max(length // 3, 1)
-        found = {**ARENA_SETTINGS[size], "distractors": distractors}
-    return found | ({"contour_length": length} if length else {})
+def set_settings(name: str) -> dict[str, Any]:
+    """The generator's settings of a set that has a name; none of another."""
+    if not is_arena(name):
+        return dict(GENERATED.get(name, {}))
+    size, length = name.partition("_")[0], contour_length(name) or 14
+    distractors = ARENA_DISTRACTORS.get(size, 30) // max(length // 3, 1)
+    return {**ARENA_SETTINGS[size], "distractors": distractors, "contour_length": length}
 
 
 def read_description(path: Path) -> dict[str, Any]:

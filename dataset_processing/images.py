@@ -1,18 +1,19 @@
 """The one way to read and to write an image, and whether its pixels are on the scale 0–255.
 
 An image is read as a viewer shows it on a black ground: grey of 8 bits as it is; 1, 2 and 4 bits,
-palettes, colours and transparency turned into 8 bits of luminance (ITU-R 601). What would need a
-choice of scale (16 bits, floats) or of a frame is refused.
+palettes, colours and transparency made 8 bits of luminance (ITU-R 601); turned as EXIF says. What
+would need a choice of scale (16 bits, floats) or of a frame is refused.
 """
 
 import io
 import struct
 import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from support.errors import UserError, refusals
 
@@ -58,7 +59,7 @@ def read_bytes(path: Path) -> bytes:
 
 def decode_image(data: bytes, name: str) -> tuple[np.ndarray, str]:
     """The image in the contents of a file that messages call ``name``: (H, W) uint8, perhaps
-    read-only; and what it was before it was converted, "" where the file's own numbers are grey.
+    read-only; and what it was before it was converted, "" where the file's own numbers are used.
 
     Raises:
         BadImageError: it is no image of 8 bits, or is damaged.
@@ -89,9 +90,15 @@ def _grey(image: Image.Image, name: str) -> tuple[np.ndarray, str]:
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         raise BadImageError(f"{name}: holds {frames} frames; expected one image")
+    image.load()
+    how, orientation = [], 1
+    with suppress(*DAMAGED):  # viewers pass a damaged EXIF over
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation in range(2, 9):
+        image, how = ImageOps.exif_transpose(image), ["turned as its EXIF says"]
     transparent = "transparency" in image.info or mode in ("LA", "PA", "RGBA", "La", "RGBa")
     if mode in ("1", "L") and not transparent:
-        return np.asarray(image.convert("L")), ""
+        return np.asarray(image.convert("L")), ", ".join(how)
     if transparent:
         over = image.convert("RGBA")
         transparent = over.getchannel("A").getextrema() != (255, 255)
@@ -99,10 +106,11 @@ def _grey(image: Image.Image, name: str) -> tuple[np.ndarray, str]:
     colours = image.convert("RGB")
     red, green, blue = (np.asarray(channel) for channel in colours.split())
     if np.array_equal(red, green) and np.array_equal(green, blue):
-        return red, "transparent; put on black" if transparent else ""
-    how = "in colour; its luminance is taken"
-    how = f"transparent and {how}, on black" if transparent else how
-    return np.asarray(colours.convert("L")), how
+        how += ["transparent; put on black"] * transparent
+        return red, ", ".join(how)
+    colour = "in colour; its luminance is taken"
+    how += [f"transparent and {colour}, on black" if transparent else colour]
+    return np.asarray(colours.convert("L")), ", ".join(how)
 
 
 def encode_png(image: np.ndarray) -> bytes:

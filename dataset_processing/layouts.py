@@ -156,9 +156,11 @@ def _check_against_metadata(folder: Path, classes: Classes) -> None:
 
 def _rows(folder: Path, file: Path, columns: int = 2) -> Iterator[tuple[str, str, str]]:
     """Of each row of a metadata file what errors call it, the image's path, and what column 3 holds
-    ("": there is none). Sub-folders are in column 0, file names in column 1."""
+    ("": there is none). Sub-folders are in column 0, file names in column 1; however they are
+    spelt, a file has one path."""
     for number, row in enumerate(read_metadata(file, columns)[:, : LABEL_COLUMN + 1].tolist()):
-        image = f"{folder}/{row[0]}/{row[1]}".replace("\\", "/")
+        inside = os.path.normpath(f"{row[0]}/{row[1]}".replace("\\", "/"))
+        image = f"{folder}/{inside}"
         yield f"{file}: row {number}", image, row[LABEL_COLUMN] if len(row) > LABEL_COLUMN else ""
 
 

@@ -30,7 +30,7 @@ from support.files import WholeFile
 HEADER = 12  # bytes: the length and its checksum
 FOOTER = 4  # bytes: the payload's checksum
 SAMPLES = 64  # records of a file, or images of a set, that a fingerprint looks at
-SHAPE = ("height", "width", "channels", "depth")  # features that some writers put beside an image
+SHAPE = ("height", "width", "channels", "depth", "shape")  # that writers put beside an image
 checksum = TFRecordWriter.masked_crc
 
 
@@ -81,7 +81,7 @@ class RecordReader(Sequence):
 
     def read(self, index: int) -> tuple[np.ndarray, int, str]:
         """A record's image, (H, W), uint8 if compact and float32 if not, perhaps read-only; its
-        label; and what the image was before it was converted to grey, "" if it was grey.
+        label; and what the image was before it was converted, "" if it was not.
 
         Raises:
             IndexError: there is no such record.
@@ -271,7 +271,7 @@ def decode(payload: bytes, name: str) -> tuple[np.ndarray, int, str]:
         return pixels, label, converted
     shape = [n for key in SHAPE if key in features for n in features[key].int64_list.value]
     side = math.isqrt(len(image) // 4)
-    told_otherwise = len(shape) > 1 and (3 in shape or 4 * math.prod(shape) != len(image))
+    told_otherwise = len(shape) > 1 and not {*shape} <= {1, side}
     if not side or 4 * side * side != len(image) or told_otherwise:
         raise BadImageError(
             f"{name}: expected a PNG or JPEG image, or square float32 pixels of one channel (uint8 "

@@ -221,8 +221,8 @@ def open_path(path: Path, meant: bool = False) -> StoredFold:
 
 
 def load_set(name: str, config: Config) -> PathfinderSet:
-    """The settings of a set on disk; UserError, with the nearest name, if there is none, or where
-    its class cannot be used."""
+    """The settings of a set on disk; UserError, with the nearest name or what was found near, if
+    there is none, or where its class cannot be used."""
     if name in _modules():
         own = importlib.import_module(f"{__package__}.{name}").data_processing
         check_class(own, name)
@@ -231,7 +231,7 @@ def load_set(name: str, config: Config) -> PathfinderSet:
     own = PathfinderSet(config, name)
     if is_arena(name) or name in GENERATED or own.on_disk() or has_records(name, config):
         return own
-    raise unknown("data set", name, [*data_sets(), *STREAMS])
+    raise own.missing() if own.near() else unknown("data set", name, [*data_sets(), *STREAMS])
 
 
 def has_records(name: str, config: Config) -> bool:

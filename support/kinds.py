@@ -139,8 +139,14 @@ def _options_of(text: str) -> Any:
     found = yaml.safe_load(text)
     if not isinstance(found, dict):
         raise ValueError
-    # YAML 1.1 takes 1e-5 for a text.
-    return {k: float(v) if NUMBER.fullmatch(str(v)) else v for k, v in found.items()}
+    return {key: _numbers(value) for key, value in found.items()}
+
+
+def _numbers(value: Any) -> Any:
+    """The value, or the list's, with numbers where YAML 1.1 takes such a one as 1e-5 for a text."""
+    if isinstance(value, list):
+        return [_numbers(one) for one in value]
+    return float(value) if NUMBER.fullmatch(str(value)) else value
 
 
 TRUTH = Kind(

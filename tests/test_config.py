@@ -53,6 +53,7 @@ def test_nothing_is_made_before_it_is_needed(tmp_path, monkeypatch):
     [
         ("data_rot: /x\n", ["'data_rot'", "'data_root'"]),
         ("- a\n", ["data_root", "project_directory"]),
+        ("false\n", ["data_root", "project_directory"]),
         ("data_root: 3\n", ["data_root", "a path", "3"]),
         ("data_root: [\n", ["YAML"]),
         ("data_root: a\ndata_root: b\n", ["data_root", "2 times"]),
@@ -69,6 +70,12 @@ def test_a_wrong_file_is_named_with_what_is_wrong(yaml_file, text, parts):
     for part in parts:
         assert part in str(error.value)
     assert str(file) in str(error.value) or "nobody" in text.lower()
+
+
+@pytest.mark.parametrize("text", ["", "# data_root: /x\n", "---\n", "null\n", "{}\n"])
+def test_a_file_that_sets_nothing(yaml_file, text):
+    config = Config(yaml_file(text))
+    assert config.data_root_is_default and config.project_directory_is_default
 
 
 def test_the_home_folder_and_variables_are_put_in(yaml_file, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from config import Config
 from dataset_processing import open_set
 from dataset_processing.augmentations import SIZES, Augmentations
-from dataset_processing.folds import times
+from dataset_processing.folds import ImageFiles, times
 from dataset_processing.loader import Loader
 from dataset_processing.records import RecordReader
 from layers.shares import shared_images
@@ -58,12 +58,13 @@ def _given_size(exp: Experiment, data: Any) -> tuple[int, int]:
     """(H, W) of what the network is given; UserError where it is named and nothing makes it."""
     if set(SIZES) & set(exp.data_augmentations):
         return data.input_size
-    named = exp.model_input_image_size
+    named = exp.model_input_image_size or data.own_input_size
     if named and tuple(named[:2]) != data.im_size:
+        height, width = data.im_size
         raise UserError(
             f"model_input_image_size is {times(named[:2])}, but data_augmentations has nothing "
             f"that makes the {times(data.im_size)} images of {data.name} that size; add resize to "
-            "it and to val_augmentations, or leave model_input_image_size at none"
+            f"it and to val_augmentations, or set model_input_image_size to [{height}, {width}]"
         )
     return data.im_size
 
@@ -119,6 +120,9 @@ class Training:
             self.train_step.optimizer, exp.lr, exp.lr_schedule, exp.warmup_iters
         )
         self.validation = self._validation(self.validation_set)
+        sides = (self.train_set, self.augment), (self.validation_set, self.validation.augment)
+        for one, augment in sides:  # an image that is smaller than a crop is refused here
+            augment(torch.zeros(1, *one.im_size), torch.Generator())
         self.curriculum = Curriculum(exp, config, data)
         self.feed = Feed(ranks, exp.epochs, self._wanted)
         self._begin_stage()
@@ -245,6 +249,12 @@ class Training:
         if len(stored) == 2 and len({one.fingerprint(named=False) for one in stored}) == 1:
             found.append(
                 f"{stored[1].paths[0]}: the validation records are those that are trained on"
+            )
+        files = [set(one.paths) for one in readers if isinstance(one, ImageFiles)]
+        if len(files) == 2 and (both := set.intersection(*files)):
+            found.append(
+                f"{len(both)} of the {len(files[1])} validation images are trained on too, "
+                f"{min(both)} for one"
             )
         if self.exp.warmup_iters >= self.total:
             found.append(

@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 
 from support.errors import UserError
-from support.kinds import number, whole
+from support.kinds import number, plain, whole
 
 LEAST = {"contour_length": 2, "paddle_length": 1, "margin": 1, "antialias": 1,
          "distractor_length": 1, "image_tries": 1}  # of the others 0  # fmt: skip
@@ -60,11 +60,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            name, kinds, value = field.name, str(field.type), getattr(self, field.name)
+            name, kinds, given = field.name, str(field.type), getattr(self, field.name)
+            value = plain(given)  # of numpy's numbers Python's
             if isinstance(value, list):  # so that settings can be hashed
-                alone = len(value) == 1 and "contrasts" not in name
+                alone = isinstance(given, list) and len(value) == 1 and "contrasts" not in name
                 value = value[0] if alone else tuple(value)
-                object.__setattr__(self, name, value)
+            object.__setattr__(self, name, value)
             if value is None and "None" in kinds:
                 continue
             least = LEAST.get(name, 0)

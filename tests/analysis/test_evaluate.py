@@ -15,6 +15,8 @@ from scipy import stats
 from analysis import evaluate, image_sets, predict
 from analysis.probing import lesioned
 from analysis.trained import TrainedRun, load_run
+from config import Config
+from dataset_processing import generate
 from dataset_processing.augmentations import Augmentations
 from dataset_processing.pathfinder import Pathfinder, Settings
 from dataset_processing.records import RecordReader
@@ -258,6 +260,11 @@ def test_images_like_a_runs_own(run, config):
     sized = {**stream, "im_size": [300, 300]}  # --resize may be asked for: evaluated() judges
     other = image_sets.open_images("pathfinder_9_stream", config, sized, 3)
     assert other[0][0].shape == (280, 280)
+    twice = {**stream, "stream_settings": {"window": 280, "contour_length": 9}}
+    for length in (6, 9):  # a stream's length is that of its name, not that of the run's own
+        named = image_sets.open_images(f"pathfinder_{length}_stream", config, twice, 3)
+        assert named.stimulus(0).paddles.shape == (2, length, 2, 2)
+        assert named.im_size == (280, 280)
     run.params = {**run.params, **stream}
     assert run.stimulus_size == (280, 280) and run.image_size == (150, 150)
     assert image_sets.example_set({"dataset": "mine"}) == "mine"
@@ -265,8 +272,33 @@ def test_images_like_a_runs_own(run, config):
         image_sets.open_images("own", config, {"dataset": "mine"}, 3)
 
 
-def test_markers_of_the_small_set_are_found():
-    data = image_sets.open_images("own", None, {"dataset": "curv_contour_length_3_small"}, 40)
+def test_a_set_of_the_users_own_is_that_set_in_its_folder_too(tmp_path, monkeypatch, samples):
+    """Not all images of the folder of that name, those that were trained on among them."""
+    shutil.copytree(samples / "pathfinder_labelled" / "curv_contour_length_14", tmp_path / "mine")
+    monkeypatch.setenv("HGRU_DATA_ROOT", str(tmp_path))
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path / "out"))
+    monkeypatch.chdir(tmp_path)
+    for key in ("dataset", "val_dataset"):
+        params = {"dataset": "other", key: "mine"}
+        assert len(image_sets.open_images("mine", Config(), params, 3)) == 1
+        assert len(image_sets.open_images("./mine", Config(), params, 3)) == 16
+
+
+@pytest.mark.parametrize("form", ["tfrecords", "png"])
+def test_images_like_those_of_a_generated_set_are_drawn_as_it_was(tmp_path, monkeypatch, form):
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path / "out"))
+    monkeypatch.setenv("HGRU_DATA_ROOT", str(tmp_path / "data"))
+    config, name = Config(), "curv_baseline_full"
+    asked = "--window 90 100 --margin 2 --border 8 --seed-distance 12 --count 4".split()
+    generate.main(["--dataset", name, "--format", form, *asked])
+    drawn = {"window": (90, 100), "margin": 2, "border": 8, "seed_distance": 12}
+    own = image_sets.open_images("own", config, {"dataset": name}, 3)
+    assert own.pathfinder.settings == Settings(contour_length=6, **drawn)
+    assert image_sets.open_images("own", config, {"dataset": DATASET}, 3).im_size == (300, 300)
+
+
+def test_markers_of_the_small_set_are_found(config):
+    data = image_sets.open_images("own", config, {"dataset": "curv_contour_length_3_small"}, 40)
     found = image_sets.marker_distance(torch.from_numpy(np.stack([data[i][0] for i in range(40)])))
     markers = [data.stimulus(i).markers for i in range(40)]
     true = [float(np.linalg.norm(a - b)) for a, b in markers]

@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from dataset_processing.images import (
     BadImageError,
@@ -213,6 +213,28 @@ def test_another_scale_may_be_meant_where_nothing_divides_by_255():
     assert all("between 0 and 1" in told for told in looked(STIMULI / 255, meant=True))
     with pytest.raises(BadImageError, match="not finite"):
         looked(np.where(STIMULI == 0, 1, np.inf), meant=True)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "JPEG"])
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_an_image_is_turned_as_its_exif_says(form, turn):
+    """EXIF's orientation n: where the file's first row and column belong."""
+    held = np.zeros((40, 48), np.uint8)
+    held[:16, :8] = 200  # tall, at the first row and column
+    rows_first = turn < 5
+    upright = held if rows_first else held.T
+    upright = upright[::-1] if turn in (3, 4, 7, 8) else upright
+    upright = upright[:, ::-1] if turn in (2, 3, 6, 7) else upright
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = turn
+    image, told = decode_image(saved(Image.fromarray(held), form, exif=exif), "name")
+    assert np.abs(image.astype(int) - upright).max() <= (2 if form == "JPEG" else 0)
+    assert ("EXIF" in told) == (turn > 1 and form != "TIFF")  # Pillow itself turns that
+
+
+def test_a_damaged_exif_is_passed_over():
+    image, told = decode_image(saved(Image.fromarray(GREY), exif=b"Exif\0\0nothing"), "name")
+    assert np.array_equal(image, GREY) and told == ""
 
 
 def test_what_a_resize_overshoots_is_told_and_used():

@@ -131,6 +131,8 @@ def test_metadata_that_cannot_be_used(labelled):
     wrong_labels[5, 3] = "1.8"
     other_label = np.concatenate([table, table[:1]])
     other_label[-1, 3] = "01"[table[0, 3] == "0"]
+    other_path = other_label.astype("U30")
+    other_path[-1, 0] = f"./{other_path[-1, 0]}/"
     cases = [
         (table[:, :3], r"shape \(16, 3\).*Expected \(images, 4 columns"),
         (table.ravel(), r"shape \(176,\)"),
@@ -140,6 +142,7 @@ def test_metadata_that_cannot_be_used(labelled):
         (np.full((16, 11), b"\xff"), "utf-8"),
         (wrong_labels, r"row 5: column 3 must be the label, 0 or 1; found '1.8'.*_neg/ is missing"),
         (other_label, r"row 16: .*sample_0.png is listed with both labels"),
+        (other_path, r"row 16: .*sample_0.png is listed with both labels"),
     ]
     for array, message in cases:
         np.save(file, array, allow_pickle=True)

@@ -278,6 +278,19 @@ def test_settings_out_of_range_are_named(settings, message):
         Settings(**settings)
 
 
+def test_numbers_of_numpy_are_numbers():
+    plain = {"window": (120, 130), "margin": (2, 3), "marker_radius": 4.5, "continuity": 1.5}
+    lists = {"seed_distance": 9, "border": 5, "snake_contrasts": (0.5, 1.0)}
+    arrays = {
+        "window": np.array([120, 130]), "margin": (np.int64(2), 3), "continuity": np.float32(1.5),
+        "marker_radius": np.float64(4.5), "seed_distance": np.int32(9), "border": np.uint8(5),
+        "snake_contrasts": np.linspace(0.5, 1, 2),
+    }  # fmt: skip
+    assert Settings(np.int64(3), **arrays) == Settings(3, **plain, **lists)
+    same = [generate(*own)[0] for own in ((np.int64(3), 2, 0), (3, 2, 0))]
+    assert np.array_equal(*same)
+
+
 def test_snakes_that_do_not_fit_end_in_an_error():
     with pytest.raises(ValueError, match="two snakes of 60 paddles did not fit in 500 attempts"):
         generate(60, 1, 0, window=150, seed_distance=15, image_tries=500)

@@ -247,6 +247,15 @@ def write_example(path: Path, **features) -> None:
             {"image": bytes(36), "label": 1, "height": 6, "width": 6},
             ["36 bytes", "height (1 int64 6)"],
         ),
+        (  # as many floats as a square has
+            {"image": bytes(4 * 16 * 64), "label": 1, "height": 16, "width": 64},
+            ["4096 bytes", "height (1 int64 16), image", "width (1 int64 64)"],
+        ),
+        ({"image": bytes(4 * 16 * 64), "label": 1, "shape": [16, 64]}, ["shape (2 int64)"]),
+        (
+            {"image": bytes(4 * 16 * 16 * 4), "label": 1, "height": 16, "width": 16, "depth": 4},
+            ["4096 bytes", "depth (1 int64 4)"],
+        ),
     ],
 )
 def test_an_example_that_is_no_image_and_label(tmp_path, features, told):
@@ -257,6 +266,13 @@ def test_an_example_that_is_no_image_and_label(tmp_path, features, told):
         RecordReader([path])[0]
     assert str(caught.value).startswith(f"{path}: record 0: ")
     assert [what for what in told if what not in str(caught.value)] == []
+
+
+def test_a_square_image_with_its_size_beside_it_is_read(tmp_path):
+    path, pixels = tmp_path / "told.tfrecords", np.arange(16, dtype="<f4").reshape(4, 4)
+    for told in ({"height": 4, "width": 4, "depth": 1}, {"shape": [4, 4, 1]}, {"channels": 1}):
+        write_example(path, image=pixels.tobytes(), label=1, **told)
+        assert np.array_equal(RecordReader([path])[0][0], pixels)
 
 
 @pytest.mark.parametrize(

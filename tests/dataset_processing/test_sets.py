@@ -197,6 +197,9 @@ OWN = {  # what a class of the user's own says, and what comes of it: sizes and 
     "without_effect": ("score_metric = 'pearson'", "without_effect.py 'score_metric'"),
     "called_otherwise": ("name = 'mine'", "called_otherwise.py name 'called_otherwise' 'mine'"),
     "no_folder": ("del data_name", "no_folder.py data_name None"),
+    "below": ("data_name = 'study/mine'", "(64, 64) (32, 32) 18 2"),
+    "beside_itself": ("negative = 'mine'", "beside_itself.py negative 'mine'"),
+    "no_set": ("\n\nclass data_processing:\n    name = 'no_set'", "no_set.py PathfinderSet"),
 }
 
 
@@ -206,6 +209,7 @@ def test_a_class_of_the_users_own_counts_as_it_is_written(tmp_path, copied):
         shutil.copytree(CLONE / folder, tmp_path / "clone" / folder)
     shutil.copy(CLONE / "config.py", tmp_path / "clone")
     write_images(tmp_path / "data" / "mine")
+    write_images(tmp_path / "data" / "study" / "mine")
     (tmp_path / "data" / "beside").mkdir()
     for name, (body, _) in OWN.items():
         (tmp_path / "clone" / "dataset_processing" / f"{name}.py").write_text(
@@ -260,6 +264,20 @@ def test_a_label_that_is_no_class(config):
     train = open_set(NAME, config).fold("train")
     with pytest.raises(BadImageError, match=f"{path}: record 2: its label is 2; expected 0 or 1"):
         train[2]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_fold_of_one_label_is_told(config):
+    config.tf_records.mkdir()
+    random = np.random.default_rng(0)
+    for fold, labels in (("train", [0, 1] * 20), ("val", [1] * 40)):
+        with RecordWriter(config.tf_records / f"{NAME}_{fold}.tfrecords") as writer:
+            for label in labels:
+                writer.write(random.integers(0, 256, (30, 30), dtype=np.uint8), label)
+    data = open_set(NAME, config)
+    data.fold("train")
+    with pytest.raises(UserWarning, match=rf"{NAME} val: each of the 24 images .* label 1"):
+        data.fold("val")
 
 
 def test_an_empty_record_file(config):
@@ -425,6 +443,20 @@ def test_a_near_miss_is_named(tmp_path, monkeypatch, place):
         open_set(NAME, config)
     for told in (found, config.tf_records, config.data_root / "curvy_2snakes_300"):
         assert str(told) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["out/tf_records/mine_train.tfrecord", "out/mine_train.tfrecords", "data/study/mine/a.png"],
+)
+def test_a_near_miss_of_a_set_of_the_users_own_is_named(tmp_path, monkeypatch, place):
+    config = user(monkeypatch, tmp_path / "data", tmp_path / "out")
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).write_bytes(bytes(5000))
+    with pytest.raises(MissingError, match=f"Found nearby: {tmp_path}/{place.partition('/a.')[0]}"):
+        open_set("mine", config)
+    with pytest.raises(UserError, match="'yours' is not known"):
+        open_set("yours", config)
 
 
 @pytest.fixture

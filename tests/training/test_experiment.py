@@ -57,6 +57,11 @@ def of(*overrides: str, **changed: Any) -> Experiment:
         ("model_input_image_size=75,80", "model_input_image_size", [75, 80]),
         ("im_size=128,128", "im_size", [128, 128]),
         ("stream_settings={window: 96, continuity: 1e-5}", "stream_settings", None),
+        (
+            "stream_settings={snake_contrasts: [5e-1, 1]}",
+            "stream_settings",
+            {"snake_contrasts": [0.5, 1]},
+        ),
         ("aux.hidden_init=identity", "aux", {"hidden_init": "identity"}),
         ("aux.timesteps=4", "aux", {"timesteps": 4}),
         ("aux.mu=false", "aux", {"mu": False}),

@@ -20,7 +20,7 @@ import yaml
 import hgru
 from analysis.trained import load_run
 from config import Config
-from dataset_processing import DataSet
+from dataset_processing import DataSet, curv_contour_length_14_full
 from models.recurrent import RecurrentNetwork
 from support.errors import MissingError, UserError
 from tests.conftest import TESTS
@@ -194,13 +194,63 @@ def test_a_run_does_not_go_on_with_another_circuit_or_input(
     assert script(*longer[:4]) == COMPLETE
 
 
+def made(params: dict) -> Training:
+    """The training of an experiment with a small network."""
+    network = RecurrentNetwork(timesteps=1)
+    return Training(Experiment.of(params), network, Config(), Ranks(torch.device("cpu")), seed=0)
+
+
 @pytest.mark.parametrize("named", [None, [300, 300]])
 def test_the_size_that_is_recorded_is_the_one_that_is_given(project: Path, named) -> None:
     one = {"data_augmentations": ["uint8_rescale"], "val_augmentations": ["uint8_rescale"]}
     one = {**tiny.experiment_params(), **one, "model_input_image_size": named}
-    network = RecurrentNetwork(timesteps=1)
-    training = Training(Experiment.of(one), network, Config(), Ranks(torch.device("cpu")), seed=0)
+    training = made(one)
     assert training.about()["network"]["input_size"] == [300, 300]  # nothing resizes
+
+
+def test_the_size_that_a_sets_class_gives_is_made_or_refused(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = curv_contour_length_14_full.data_processing
+    monkeypatch.setattr(own, "model_input_image_size", [14, 16])
+    none = {**tiny.experiment_params(), "model_input_image_size": None}
+    assert made(none).augment.size == (14, 16)
+    bare = {"data_augmentations": ["uint8_rescale"], "val_augmentations": ["uint8_rescale"]}
+    with pytest.raises(UserError, match=r"model_input_image_size is 14×16, .* 300×300 images"):
+        made({**none, **bare})
+    assert made({**none, **bare, "model_input_image_size": [300, 300]}).augment.size == (300, 300)
+
+
+def test_a_crop_that_an_image_is_too_small_for_leaves_no_run(
+    project: Path, script: Script, capsys
+) -> None:
+    crops = [f"{fold}_augmentations=uint8_rescale,center_crop" for fold in ("data", "val")]
+    drawn = "stream_settings={window: 150, border: 8, seed_distance: 12}"
+    smaller = ["val_dataset=pathfinder_3_stream", drawn, "model_input_image_size=200,200"]
+    for sets, side in (["model_input_image_size=200,301"], 300), (smaller, 150):
+        assert script(*(word for text in (*crops, *sets) for word in ("--set", text))) == ERROR
+        assert f"center_crop: the image, {side}×{side}, is smaller" in capsys.readouterr().err
+        assert [path.name for path in project.iterdir()] == ["tf_records"]
+
+
+def test_validation_images_that_are_trained_on_are_counted(
+    project: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HGRU_DATA_ROOT", str(samples))
+    shutil.rmtree(project / "tf_records")
+    params = {**tiny.experiment_params(), "dataset": "curv_baseline_full"}
+    assert made(params).cautions() == []
+    assert made({**params, "val_dataset": tiny.NAME}).cautions() == []
+    other = curv_contour_length_14_full.data_processing
+    monkeypatch.setattr(other, "data_name", "curv_baseline")
+    monkeypatch.setattr(other, "cv_split", 0.25)
+    training = made({**params, "val_dataset": tiny.NAME})
+    own, held_out = (
+        {one.name(i) for i in range(len(one))}
+        for one in (training.train_set, training.validation_set)
+    )
+    (caution,) = training.cautions()
+    assert caution.startswith(f"{len(own & held_out)} of the {len(held_out)} validation images")
 
 
 def test_other_code_and_threads_are_said(
