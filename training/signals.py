@@ -108,6 +108,7 @@ def told(code: int) -> int:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
+    deaf()  # another signal would end Python on its way out
     code, said = LEFT_EARLY, f"left early: {signal.Signals(number).name} before the training began"
     if number == signal.SIGINT:
         code, said = INTERRUPTED, "error: interrupted before the training began"

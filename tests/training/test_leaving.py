@@ -59,6 +59,20 @@ def test_a_signal_while_a_script_imports_leaves_at_once(
     assert not (tmp_path / "runs").exists()
 
 
+def test_many_signals_while_a_script_imports_leave_with_75(tmp_path: Path) -> None:
+    errors = tmp_path / "errors.txt"
+    with errors.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-X", "importtime", "hgru.py", *QUIET], cwd=CLONE, stderr=file
+        )
+    wait_for(lambda: " torch." in errors.read_text())
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.002)
+    assert process.returncode == LEFT_EARLY
+    assert "Traceback" not in errors.read_text()
+
+
 @pytest.mark.parametrize("number", POLITE)
 def test_a_signal_before_the_training_begins_leaves_with_75(
     number: signal.Signals, project: Path, capsys: pytest.CaptureFixture
