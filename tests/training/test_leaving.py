@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,12 +24,7 @@ POLITE = [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP]
 TINY = [sys.executable, "-m", "tests.training.tiny", *QUIET, "--set", "epochs=1"]
 
 
-@pytest.fixture(autouse=True)
-def heard() -> Iterator[None]:
-    """SIGHUP is heard, also where nohup has the tests ignore it."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
+pytestmark = pytest.mark.usefixtures("heard")
 
 
 @pytest.mark.parametrize("command", [["hgru.py", *QUIET], ["-m", "training.launch", "hgru.py"]])
