@@ -228,13 +228,11 @@ def keep_record(which: str | Path, place: Path, config: Config) -> Path:
     run, nothing to keep of it (see :func:`validations`), or what is kept reaches further.
 
     Args:
-        which: a run by name or path (``Run.find``), or a folder that holds its two files alone.
+        which: a run by name or path (``Run.find``).
         place: the folder of kept records.
         config: the project's paths: its evaluations are kept along.
     """
-    folder = Path(which)
-    alone = (folder / "settings.yaml").is_file()
-    run = Run(config, folder.resolve().name, folder) if alone else Run.find(which, config)
+    run = Run.find(which, config)
     validations(run)
     record, events = RunRecord.of(run), run.events()
     lines = list(_shortened(events, (*MEANS, record.metric)))

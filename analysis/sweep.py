@@ -40,7 +40,9 @@ from training.run import Run, runs
 from training.start import build, other_settings
 
 AXES = ("scripts", "datasets", "seeds")
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+# How a run ends that was told to, before or after its training began.
+STOPPED = (LEFT_EARLY, shell.INTERRUPTED, *(-number for number in FORWARDED))
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def train(wanted: Sequence[Cell], config: Config, device: str = "auto") -> list[
         head, complete = f"[{number}/{len(wanted)}] {cell.experiment}", cell.is_complete(config)
         print(f"{head}: {'complete' if complete else 'training'}", flush=True)
         code = COMPLETE if complete else run_forwarding_signals(cell.command(device))
-        if code in (LEFT_EARLY, -signal.SIGTERM, -signal.SIGINT):
+        if code in STOPPED:
             raise SystemRefusal(f"stopped during {cell.experiment}; the same command goes on")
         if code != COMPLETE:
             failed.append(f"{cell.experiment} ended with exit code {code}")
@@ -144,11 +146,13 @@ def train(wanted: Sequence[Cell], config: Config, device: str = "auto") -> list[
 
 
 def run_forwarding_signals(command: Sequence[str]) -> int:
-    """Run a program to its end, hand it the signals that reach this one; its exit code."""
+    """Run a program to its end, hand it the signals that reach this one, but for those that are
+    ignored (nohup); its exit code."""
     process = subprocess.Popen(command, cwd=CLONE, start_new_session=True)
     before = {
         number: signal.signal(number, lambda which, _: process.send_signal(which))
         for number in FORWARDED
+        if signal.getsignal(number) != signal.SIG_IGN
     }
     try:
         return process.wait()

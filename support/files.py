@@ -1,7 +1,6 @@
 """Files that appear under their name only once they are whole, and arrays read without pickles."""
 
 import csv
-import errno
 import fcntl
 import io
 import json
@@ -20,7 +19,6 @@ from support.errors import SystemRefusal, UserError, refusals
 
 # What NumPy raises for a damaged .npy file.
 DAMAGED_ARRAY = (ValueError, EOFError, SyntaxError, tokenize.TokenError)
-NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # some file systems of clusters
 
 
 class WholeFile:
@@ -92,9 +90,10 @@ def _open_alone(path: Path) -> BinaryIO:
         file = otherwise.enter_context(open(path, "ab"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass  # a file system without locks: some of clusters, each with a number of its own
         if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
             raise BlockingIOError  # another process finished and renamed it a moment ago
         file.truncate(0)

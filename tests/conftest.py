@@ -1,6 +1,7 @@
 """Shared by all tests: where the reference data lies, and quiet, repeatable arithmetic."""
 
 import os
+import signal
 from pathlib import Path
 
 # One thread a process, in those that tests start too: their tensors are small, and threads that
@@ -36,3 +37,11 @@ def seeded():
     """Every test starts from the same random state."""
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002  (hypothesis and libraries may use the global one)
+
+
+@pytest.fixture
+def heard():
+    """SIGHUP is heard, also where nohup has the tests ignore it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

@@ -25,15 +25,15 @@ def main(
     experiment_params: Callable[[], dict[str, Any]], build_model: Callable[[dict[str, Any]], Any]
 ) -> None:
     """Train a script's network as its command line says, then leave with an exit code."""
-    from support.shell import keep_output
+    from support.shell import fail, keep_output
     from training.command_line import run_script
 
     keep_output()
     code = 1
     try:
         code = run_script(experiment_params, build_model)
-    except SystemExit as left:  # --help, or a signal before the training began
-        code = int(left.code or 0)
+    except SystemExit as left:  # --help, a signal before the training began, or the script's own
+        code = fail(left.code) if isinstance(left.code, str) else int(left.code or 0)
     finally:
         signals.deaf()
         code = signals.told(code)

@@ -4,7 +4,8 @@
 
 Takes torchrun's options. A signal that asks a run to leave (SIGTERM, SIGINT, SIGHUP, SIGUSR1) is
 handed on to its processes, and the exit code is 75 once they have left with a checkpoint. torchrun
-itself knows 0 and 1 only, so beneath it a run that left early ends with 0.
+itself knows 0 and 1 only, so beneath it a run that left early ends with 0. Where it starts the
+processes again (--max_restarts), their last attempt counts.
 """
 
 import logging
@@ -34,10 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
     if str(options.nproc_per_node).isdigit():
         share = max(1, len(os.sched_getaffinity(0)) // int(options.nproc_per_node))
         os.environ.setdefault("OMP_NUM_THREADS", str(share))
+    if options.max_restarts:  # or the next attempt finds the addresses of this one's processes
+        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     logging.disable()  # torchrun's own words about what its processes say themselves
     with open(os.memfd_create("exit codes"), "r+") as file:  # no disk that could be full
         os.environ[EXIT_CODES] = f"/proc/{os.getpid()}/fd/{file.fileno()}"
-        failure, code, ignored = "", 0, set()
+        failure, code, ignored, last = "", 0, set(), 0
         try:
             run(options)
         except SignalException as error:
@@ -46,10 +49,18 @@ def main(arguments: list[str] | None = None) -> int:
         except ChildFailedError as error:
             failure, code = _failure(*error.get_first_failure())
             ignored = {LEFT_EARLY, 0}  # of the others, whom torchrun tells to leave
-        codes = {int(line) for line in file.read().split()} - ignored
+            last = options.max_restarts
+        left = [tuple(map(int, line.split())) for line in file]
+    last = max([last, *(attempt for attempt, _ in left)])
+    codes = {code for attempt, code in left if attempt == last} - ignored
     if failure and not codes:
         return fail(failure, code)
-    return min(codes, key=GRAVEST.index, default=0)
+    return min(codes, key=_place, default=0)
+
+
+def _place(code: int) -> int:
+    """Where an exit code stands among them; one that the script chose itself comes first."""
+    return GRAVEST.index(code) if code in GRAVEST else -1
 
 
 def _failure(rank: int, process: "ProcessFailure") -> tuple[str, int]:

@@ -44,7 +44,8 @@ class RunLog:
             return
         from torch.utils.tensorboard import SummaryWriter  # a second to import
 
-        if run.json_log.exists():  # without what comes after this step, and a line cut off
+        resumed = run.json_log.exists()
+        if resumed:  # without what comes after this step, and a line cut off
             before = [event for event in run.events() if event["step"] <= step]
             if not validated:
                 again = [(step, kind) for kind in ("validation", "stage")]
@@ -54,7 +55,9 @@ class RunLog:
             self._text = _TextLog(run.log, encoding="utf-8", errors="backslashreplace")
             self._json = open(run.json_log, "ab", buffering=0)
         with refusals(run.summaries, "cannot be written"):
-            self._board = SummaryWriter(str(run.summaries), purge_step=step + 1 if step else None)
+            # The step's own points stay, of training and of its validation.
+            after = step + 1 if step or validated else 0
+            self._board = SummaryWriter(str(run.summaries), purge_step=after if resumed else None)
         self._bar = Progress(total=total, initial=step, unit="step")
         BEFORE.setTarget(self._text)
         BEFORE.flush()

@@ -287,8 +287,8 @@ def _run_of(folder: Path, config: Config) -> Run | None:
     known = [Run(Config.of_project(folder.parent), name)]  # its folder of links
     if folder.parent.name in {place.name for place in (*kinds, config.results)}:
         known.insert(0, Run(Config.of_project(folder.parent.parent), name))
-    if (folder / "checkpoints").is_dir():
-        known.append(Run(config, name, folder))  # a copy of that folder
+    if any((folder / own).exists() for own in ("checkpoints", "log.jsonl")):
+        known.append(Run(config, name, folder))  # a copy of that folder, or the record alone
     return next((run for run in known if run.exists()), None)
 
 

@@ -11,7 +11,8 @@ from types import FrameType
 from typing import Any
 
 LEFT_EARLY = 75
-EXIT_CODES = "HGRU_EXIT_CODES"  # the file in which launched processes leave theirs, a line each
+# The file in which launched processes leave theirs: a line each, the attempt and the code.
+EXIT_CODES = "HGRU_EXIT_CODES"
 INTERRUPTED = 130  # as a shell says of a program that Ctrl-C ended
 POLITE = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
@@ -102,11 +103,12 @@ def told(code: int) -> int:
         return code
     if EXIT_CODES in os.environ:
         with suppress(OSError), open(os.environ[EXIT_CODES], "a") as file:  # it may be gone
-            file.write(f"{code}\n")
+            file.write(f"{os.environ['TORCHELASTIC_RESTART_COUNT']} {code}\n")
     return 0 if code == LEFT_EARLY else code
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
+    deaf()  # another signal would end Python on its way out
     code, said = LEFT_EARLY, f"left early: {signal.Signals(number).name} before the training began"
     if number == signal.SIGINT:
         code, said = INTERRUPTED, "error: interrupted before the training began"

@@ -210,12 +210,12 @@ def run_to_resume(
             f"To begin a new run with these weights: --set initial_weights={which}; to go back "
             "to an older step_*.pt, move the newer ones away"
         )
-    run.lock()
     if not newest and run.reached():
         raise UserError(
             f"{run.name} reached step {run.reached()}, but {run.checkpoints} holds no checkpoint: "
             "put them back, or start a new run without --resume"
         )
+    run.lock()
     checkpoint = folder.newest()
     if checkpoint is not None:
         folder.set_aside_after(checkpoint)

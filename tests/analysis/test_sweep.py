@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+import signal
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,7 @@ from analysis import comparison, curves, figures, style, sweep, trained
 from analysis.evaluate import Evaluation
 from analysis.trained import load_run
 from config import CLONE
-from support.errors import UserError
+from support.errors import SystemRefusal, UserError
 from support.shell import exit_code
 from tests.analysis.conftest import CIRCUIT, DATASET, SETTINGS
 
@@ -175,12 +176,34 @@ def test_jobs_are_handed_the_commands_of_what_is_missing(config, circuits, tmp_p
 def test_a_programs_exit_code_and_signals_pass_through():
     command = [sys.executable, "-c", "raise SystemExit(75)"]
     assert sweep.run_forwarding_signals(command) == 75
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_handed_on(number, heard):
     ask = (
         "import os, signal, sys, time;"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7));"
-        "os.kill(os.getppid(), signal.SIGTERM); time.sleep(30)"
+        f"signal.signal({number}, lambda *_: sys.exit(7));"
+        f"os.kill(os.getppid(), {number}); time.sleep(30)"
     )
     assert sweep.run_forwarding_signals([sys.executable, "-c", ask]) == 7
+
+
+def test_a_signal_that_nohup_has_ignored_is_not_handed_on(heard):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    ask = "import os; os.kill(os.getppid(), 1); exit(os.system('sleep 0.2'))"
+    assert sweep.run_forwarding_signals([sys.executable, "-c", ask]) == 0
+
+
+@pytest.mark.parametrize("end", ["exit(75)", "exit(130)", "os.kill(os.getpid(), 1)"])
+def test_a_sweep_whose_run_was_told_to_leave_does_not_begin_the_next(end, config, capsys):
+    class Ended(sweep.Cell):
+        def command(self, device="auto"):
+            return [sys.executable, "-c", f"import os; {end}"]
+
+    wanted = [Ended("hgru", hgru.experiment_params() | {"exp_name": name}, (), 0) for name in "ab"]
+    with pytest.raises(SystemRefusal, match="stopped during a"):
+        sweep.train(wanted, config)
+    assert "[2/2]" not in capsys.readouterr().out
 
 
 def point(model="hgru", accuracy=0.9, seed=0, reached=None, **more) -> comparison.Point:

@@ -351,9 +351,10 @@ def test_a_disk_that_is_full(tmp_path, images):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_system_without_locks(tmp_path, images, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.EPERM, errno.EINVAL])
+def test_a_file_system_without_locks(tmp_path, images, monkeypatch, number):
     def refuse(*_):
-        raise OSError(errno.ENOTSUP, "Operation not supported")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("support.files.fcntl.flock", refuse)
     with RecordWriter(tmp_path / "one.tfrecords") as writer:

@@ -257,17 +257,46 @@ def test_validation_images_that_are_perhaps_not_meant(
     assert said.count("warning: ") == (same != "size")
 
 
-def test_tensorboard_has_the_curves(script: Script, project: Path) -> None:
+def curves(project: Path) -> Any:
+    """What TensorBoard shows of the one run of a project."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    assert script("--set", "epochs=1") == COMPLETE
     (folder,) = project.glob("summaries/*")
-    events = EventAccumulator(str(folder))
-    events.Reload()
+    return EventAccumulator(str(folder)).Reload()
+
+
+def test_tensorboard_has_the_curves(script: Script, project: Path) -> None:
+    assert script("--set", "epochs=1") == COMPLETE
+    events = curves(project)
     tags = set(events.Tags()["scalars"])
     assert tags >= {"validation/loss", "validation/accuracy", "train/loss", "train/accuracy"}
     assert tags >= {"train/gradient_norm", "train/learning_rate", "train/images_per_second"}
     assert tags >= {"train/data_wait_share"}
+    assert [event.step for event in events.Scalars("validation/loss")] == [0, 4, 6]
+    assert [event.step for event in events.Scalars("train/loss")] == [3, 6]
+
+
+def test_tensorboard_has_no_step_twice_of_a_run_without_a_checkpoint(
+    script: Script, project: Path
+) -> None:
+    (project / "checkpoints").touch()  # no folder: the first cannot be written
+    assert script("--set", "epochs=1") == ERROR
+    (project / "checkpoints").unlink()
+    assert script("--set", "epochs=1", "--resume", "latest") == COMPLETE
+    assert [event.step for event in curves(project).Scalars("validation/loss")] == [0, 4, 6]
+
+
+@pytest.mark.parametrize("step", [0, 4])
+def test_tensorboard_has_no_step_twice_of_a_run_that_went_back(
+    step: int, script: Script, project: Path
+) -> None:
+    """As one does that failed after its last checkpoint."""
+    assert script("--set", "epochs=1") == COMPLETE
+    for file in project.glob("checkpoints/*/step_*.pt"):
+        if int(file.stem[5:]) > step:
+            file.unlink()
+    assert script("--set", "epochs=1", "--resume", "latest") == COMPLETE
+    events = curves(project)
     assert [event.step for event in events.Scalars("validation/loss")] == [0, 4, 6]
     assert [event.step for event in events.Scalars("train/loss")] == [3, 6]
 

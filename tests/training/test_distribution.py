@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from dataset_processing.loader import Batch, Loader
 from dataset_processing.records import RecordReader, RecordWriter
 from support.errors import UserError
 from tests.training import processes, tiny
+from tests.training.conftest import QUIET
 from tests.training.test_resume import validation_loss_of, wait_for
 from training.command_line import COMPLETE, ERROR, LEFT_EARLY
 from training.distribution import OtherRankError, Ranks, device_of
@@ -306,24 +308,72 @@ def test_a_process_that_is_killed_after_its_last_step(tmp_path: Path) -> None:
             start._closing = lambda *_: os.kill(os.getpid(), 9)
         training.main(tiny.experiment_params, tiny.build_model)
         """
-    answer = launch(script, tmp_path, "--device", "cpu", "--workers", "0")
+    answer = launch(script, tmp_path, *QUIET)
     assert answer.returncode == ERROR, answer.stderr
     assert "process 1 of 2 was lost" in answer.stderr and answer.stderr.count("error: ") == 1
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "code"),
+    [
+        ("raise RuntimeError", "pass", COMPLETE),
+        ("sys.exit(3)", "os.kill(os.getpid(), 9)", ERROR),
+        pytest.param("sys.exit(3)", "sys.exit(9)", 9, marks=pytest.mark.slow),
+    ],
+)
+def test_the_last_attempt_counts_of_a_run_that_is_started_again(
+    first: str, second: str, code: int, tmp_path: Path
+) -> None:
+    tiny.make_records(tmp_path)
+    script = f"""
+        import os, sys
+        import training
+        from tests.training import tiny
+        def build_model(params):
+            if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+                {first}
+            else:
+                {second}
+            return tiny.build_model(params)
+        training.main(tiny.experiment_params, build_model)
+        """
+    answer = launch(script, tmp_path, *QUIET, before=["--max_restarts=1"])
+    assert answer.returncode == code, answer.stderr
+    assert "could not join" not in answer.stderr
+
+
+@pytest.mark.parametrize(("told", "code"), [("7", 7), ("'no images today'", ERROR)])
+def test_a_script_that_ends_by_itself(told: str, code: int, tmp_path: Path) -> None:
+    script = f"""
+        import sys
+        import training
+        from tests.training import tiny
+        training.main(lambda: sys.exit({told}), tiny.build_model)
+        """
+    answer = launch(script, tmp_path)
+    assert answer.returncode == code, answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert answer.stderr.count("error: no images today\n") == 2 * (code == ERROR)
+
+
 def test_an_exit_code_that_cannot_be_handed_on_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     monkeypatch.setenv(EXIT_CODES, "/dev/full")
     assert [told(code) for code in (ERROR, LEFT_EARLY, COMPLETE)] == [ERROR, 0, COMPLETE]
 
 
-def launch(script: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """A script in two processes that ``training.launch`` starts, to its end."""
+def launch(
+    script: str, folder: Path, *options: str, before: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """A script in two processes that ``training.launch`` starts, with options of its own ``before``
+    the script, to its end."""
     file = folder / "script.py"
     file.write_text(textwrap.dedent(script))
     own = {"HGRU_PROJECT_DIRECTORY": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CLONE)}
+    launcher = [sys.executable, "-m", "training.launch", "--nproc_per_node=2", *before]
     return subprocess.run(
-        [sys.executable, "-m", "training.launch", "--nproc_per_node=2", str(file), *options],
+        [*launcher, str(file), *options],
         env={**os.environ, **own}, capture_output=True, text=True, timeout=processes.SECONDS,
     )  # fmt: skip
 
@@ -331,4 +381,4 @@ def launch(script: str, folder: Path, *options: str) -> subprocess.CompletedProc
 def launched(launcher: str) -> list[str]:
     """The tiny experiment in two processes that a launcher starts."""
     command = [sys.executable, "-m", launcher, "--nproc_per_node=2", "-m", "tests.training.tiny"]
-    return [*command, "--device", "cpu", "--workers", "0", "--set", "epochs=100000"]
+    return [*command, *QUIET, "--set", "epochs=100000"]

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,12 +24,7 @@ POLITE = [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP]
 TINY = [sys.executable, "-m", "tests.training.tiny", *QUIET, "--set", "epochs=1"]
 
 
-@pytest.fixture(autouse=True)
-def heard() -> Iterator[None]:
-    """SIGHUP is heard, also where nohup has the tests ignore it."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
+pytestmark = pytest.mark.usefixtures("heard")
 
 
 @pytest.mark.parametrize("command", [["hgru.py", *QUIET], ["-m", "training.launch", "hgru.py"]])
@@ -57,6 +52,20 @@ def test_a_signal_while_a_script_imports_leaves_at_once(
     assert process.returncode == code
     assert rest.count(said) == 1 and "Traceback" not in rest
     assert not (tmp_path / "runs").exists()
+
+
+def test_many_signals_while_a_script_imports_leave_with_75(tmp_path: Path) -> None:
+    errors = tmp_path / "errors.txt"
+    with errors.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-X", "importtime", "hgru.py", *QUIET], cwd=CLONE, stderr=file
+        )
+    wait_for(lambda: " torch." in errors.read_text())
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.002)
+    assert process.returncode == LEFT_EARLY
+    assert "Traceback" not in errors.read_text()
 
 
 @pytest.mark.parametrize("number", POLITE)

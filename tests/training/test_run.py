@@ -154,10 +154,22 @@ def test_a_run_whose_checkpoints_are_gone_does_not_start_over_its_log(
     assert script("--resume", which) == ERROR
     said = capsys.readouterr().err
     assert f"step {tiny.STEPS}" in said and str(project / "checkpoints" / trained) in said
-    assert {p: p.read_bytes() for p in before if p.name != "lock"} == {
-        p: content for p, content in before.items() if p.name != "lock"
-    }
+    assert {p: p.read_bytes() for p in before} == before
     assert len(list(project.glob("logs/*"))) == 1
+
+
+def test_the_record_of_a_run_alone_is_found_and_does_not_go_on(
+    trained: str, project: Path, tmp_path: Path, script: Script, capsys
+) -> None:
+    kept = tmp_path / "kept" / "mine"
+    kept.mkdir(parents=True)
+    for name in ("settings.yaml", "log.jsonl"):
+        shutil.copy(project / "logs" / trained / name, kept)
+    assert Run.find(kept, Config()).reached() == tiny.STEPS
+    assert script("--resume", str(kept)) == ERROR
+    said = capsys.readouterr().err
+    assert f"step {tiny.STEPS}" in said and f"{kept / 'checkpoints'} holds no checkpoint" in said
+    assert len(list(kept.iterdir())) == 2
 
 
 def test_deleted_summaries_are_made_anew(trained: str, project: Path, script: Script) -> None:
