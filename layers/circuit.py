@@ -83,7 +83,7 @@ def applies(p: Pass, X: Tensor) -> bool:
     if p.norms and not all(_knows(norm) for name in NORMS for norm in p.norms[name]):
         return False
     known = p.nonlinearity in (torch.tanh, F.relu) and p.gate_nonlinearity is torch.sigmoid
-    if not known or p.gates[0].shape[-1] != 1:
+    if not known or not _fits(p, X):
         return False
     from layers.kernels import compiled
 
@@ -115,6 +115,23 @@ def run(p: Pass, X: Tensor, H2: Tensor) -> Tensor:
         tanh=p.nonlinearity is torch.tanh,
         recompute=p.recompute,
     )
+
+
+def _fits(p: Pass, X: Tensor) -> bool:
+    """Whether all is of the shapes, type and device that the kernels read. Others may have been put
+    in a parameter's place: the equations take an α for each pixel, or a W2 of another width."""
+    K = X.shape[1]
+    W1, W2 = (kernel.W for kernel in p.horizontal)
+    U1, b_gain, U2, b_mix = p.gates
+    expected = [
+        *((W, (K, K, *W1.shape[2:])) for W in (W1, W2)),
+        *((U, (K, K, 1, 1)) for U in (U1, U2)),
+        *((b, (K,)) for b in (b_gain, b_mix)),
+        *((letter, (K, 1, 1)) for letter in p.letters),
+        (p.eta, (p.timesteps,)),
+    ]
+    read = [(v, shape) for v, shape in expected if isinstance(v, Tensor)]
+    return all((v.shape, v.dtype, v.device) == (shape, X.dtype, X.device) for v, shape in read)
 
 
 def _knows(norm: Any) -> bool:

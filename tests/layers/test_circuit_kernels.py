@@ -148,6 +148,29 @@ def test_circuit(options, tf32, kernels, monkeypatch):
     assert apart(results(layer, X, g, "triton"), exact) < (5e-3 if tf32 else 1e-5)
 
 
+@pytest.mark.parametrize(
+    "name, shape, dtype",
+    [
+        ("alpha", (3, *SIZE), torch.float32),  # a letter for each pixel
+        ("mu", (1,), torch.float32),
+        ("kappa", (3, 1, 1), torch.float64),
+        ("eta", (2, 3, 1, 1), torch.float32),  # one for each channel
+        ("eta", (2,), torch.float64),
+        ("W2", (3, 3, 5, 5), torch.float32),
+        ("U1", (3, 3, 3, 1), torch.float32),
+        ("U2", (3, 3, 3, 3), torch.float32),
+    ],
+)
+def test_what_the_kernels_do_not_read_is_left_to_the_equations(name, shape, dtype, kernels):
+    """A parameter may have been put in another's place."""
+    layer = layer_of(timesteps=2, adaptation=True, separate_kernels=True)
+    X, _ = drawn()
+    with horizontal_method("triton"):
+        assert layer._fused(layer._prepared(X), X)
+        setattr(layer, name, torch.nn.Parameter(torch.rand(shape, dtype=dtype)))
+        assert not layer._fused(layer._prepared(X), X)
+
+
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_backward_twice_over(batch_norm, kernels):
     """With retain_graph, to the same bits; threads in reverse order too; an edited weight is
