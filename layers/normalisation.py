@@ -107,9 +107,8 @@ class BatchNormalisation(nn.Module):
 
     def as_published(self) -> bool:
         """Whether nobody has changed what kernels compute in this one's place."""
-        own = type(self)
-        ways = own._by_this_process, own._by_all_processes
-        return as_published(own.forward, *ways, own.observe, own._move_running_averages)
+        ways = self._by_this_process, self._by_all_processes
+        return as_published(self.forward, *ways, self.observe, self._move_running_averages)
 
     def _by_this_process(self, x: Tensor) -> Tensor:
         count = x.numel() // x.shape[1]
@@ -152,10 +151,10 @@ class BatchNormalisation(nn.Module):
         y = (x - per_channel(mean)) * per_channel(factor)
         return y if self.bias is None else y + per_channel(self.bias)
 
-    @torch.no_grad()
     def _move_running_averages(self, mean: Tensor, variance: Tensor) -> None:
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance, self.momentum)
 
     def extra_repr(self) -> str:
         return (
