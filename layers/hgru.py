@@ -309,7 +309,7 @@ class HGRU(nn.Module):
             nonlinearity=NONLINEARITIES[self.recurrent_nl],
             gate_nonlinearity=NONLINEARITIES[self.gate_nl],
             recompute=self.recompute,
-            equations=lambda p, X, H2: self.forward(X, given=(p, H2)),
+            equations=lambda p, X, H2: HGRU.forward(self, X, given=(p, H2)),
             shares=self.shares if self.shares > 1 and self.shareable() else 1,
         )
 
