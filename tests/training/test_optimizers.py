@@ -2,6 +2,8 @@
 
 import copy
 import importlib
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +149,21 @@ def test_state_goes_on_after_saving(name: str, first_correction: bool) -> None:
     steps(resumed, other, range(2, 4))
     assert torch.equal(w, other)
     assert not torch.equal(w, torch.from_numpy(GOLDEN["w0"]))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda rule: pickle.loads(pickle.dumps(rule))])
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_a_copy_goes_on(name: str, copied: Callable) -> None:
+    """With weights of its own, as PyTorch's optimizers do."""
+    w = torch.nn.Parameter(torch.ones(3))
+    rules = [optimizer(name, [w], 0.01, first_correction=True)]
+    w.grad = torch.arange(3.0)
+    rules[0].step()
+    rules.append(copied(rules[0]))
+    for rule in rules:
+        rule.param_groups[0]["params"][0].grad = torch.arange(3.0)
+        rule.step()
+    assert torch.equal(w, rules[1].param_groups[0]["params"][0])
 
 
 def test_weights_without_gradient_stay() -> None:
