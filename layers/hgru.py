@@ -452,8 +452,10 @@ class HGRU(nn.Module):
                 f"feedforward drive must have pixels, and the shape (N, {self.channels}, H, W), "
                 f"found {tuple(X.shape)}"
             )
-        if self.timesteps < 1:
-            KINDS["timesteps"].of("timesteps", self.timesteps)
+        known = self.recurrent_nl in NONLINEARITIES and self.gate_nl in NONLINEARITIES
+        if self.timesteps < 1 or not known or self.hidden_init not in HIDDEN_INITS:
+            for name in ("timesteps", "recurrent_nl", "gate_nl", "hidden_init"):
+                KINDS[name].of(name, getattr(self, name))
         built = len(self.eta) if self.adaptation else self.timesteps
         if self.batch_norm and not self.reuse:
             built = len(self.norms_of("g1"))
