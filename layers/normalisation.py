@@ -84,7 +84,7 @@ class BatchNormalisation(nn.Module):
         self.validation = validation
         self.biased_running_variance = biased_running_variance
         self.over_ranks: OverRanks | None = None
-        self.weight = nn.Parameter(torch.full((channels,), scale))
+        self.weight = nn.Parameter(torch.full((channels,), float(scale)))
         self.bias = nn.Parameter(torch.zeros(channels)) if shift else None
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
