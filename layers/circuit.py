@@ -76,7 +76,7 @@ def applies(p: Pass, X: Tensor) -> bool:
         return True
     if p.horizontal[0].method_for(X) != "triton" or X.shape[1] > CHANNELS:
         return False
-    if not all(_knows(norm) for norm in p.norms):
+    if not all(map(_knows, set(p.norms))):
         return False
     known = p.nonlinearity in (torch.tanh, F.relu) and p.gate_nonlinearity is torch.sigmoid
     if not known or not _fits(p, X):

@@ -8,6 +8,7 @@ import textwrap
 import tokenize
 import warnings
 from collections.abc import Callable
+from types import CodeType
 
 import torch
 
@@ -33,11 +34,13 @@ STRUCTURE = (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)  # where lines 
 def as_published(*functions: Callable) -> bool:
     """Whether all these are as published: functions, or an object's methods, as it may have others
     than its class. Of each that is not, a warning says so, once."""
-    return all([_is_published(getattr(one, "__func__", one)) for one in functions])
+    found = [getattr(one, "__func__", one) for one in functions]
+    return all([_is_published(one, getattr(one, "__code__", None)) for one in found])
 
 
 @functools.cache
-def _is_published(function: Callable) -> bool:
+def _is_published(function: Callable, code: CodeType | None) -> bool:
+    """`code`: what the function runs now, as IPython's autoreload puts an edit into it."""
     name = getattr(function, "__qualname__", repr(function))
     published = PUBLISHED.get(name)
     try:

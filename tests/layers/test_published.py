@@ -117,6 +117,15 @@ def test_what_is_wrapped_or_put_on_one_layer_is_an_edit_too(monkeypatch):
     assert not layers[1].shareable()
 
 
+def test_an_edit_of_a_function_that_is_in_use(monkeypatch):
+    """As IPython's autoreload makes it."""
+    other = edited(HGRU._normalise, ("return x", "return 2 * x"))
+    assert as_published(HGRU._normalise)
+    monkeypatch.setattr(HGRU._normalise, "__code__", other.__code__)
+    with pytest.warns(UserWarning, match="_normalise was edited"):
+        assert not as_published(HGRU._normalise)
+
+
 def test_an_edited_convolution_is_the_one_that_is_computed(monkeypatch):
     other = edited(direct_convolution, ("return F.conv2d(", "return -F.conv2d("))
     x, W = torch.rand(1, 2, 20, 20), torch.rand(2, 2, 15, 15)
