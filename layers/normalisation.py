@@ -96,14 +96,21 @@ class BatchNormalisation(nn.Module):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.epsilon
             )
-        fits = x.dim() == 4 and x.numel() and x.dtype == torch.float32
-        if fits and wants_kernels(x.device) and self.as_published():
+        if wants_kernels(x.device) and self._fits(x) and self.as_published():
             from layers.kernels.normalisation import batch_normalisation
 
             return batch_normalisation(self, x)
         if self.over_ranks is None:
             return self._by_this_process(x)
         return self._by_all_processes(x)
+
+    def _fits(self, x: Tensor) -> bool:
+        """Whether x and all that is the channels' own are of the shapes and type that kernels
+        read; of others PyTorch's operations say what is wrong."""
+        own = [self.weight, self.bias, self.running_mean, self.running_var]
+        read = [(v.shape, v.dtype) for v in own if v is not None]
+        known = x.dim() == 4 and x.numel() > 0 and x.dtype == torch.float32
+        return known and {*read} == {(x.shape[1:2], x.dtype)}
 
     def as_published(self) -> bool:
         """Whether nobody has changed what kernels compute in this one's place."""

@@ -20,7 +20,7 @@ PUBLISHED = {
     "HorizontalKernel.__call__": "afeb0ee6dd27c41b",
     "direct_convolution": "ce2faa7f1de6e324",
     "same_padding": "9fd0838ca282734c",
-    "BatchNormalisation.forward": "64f4d3ae0ede1e23",
+    "BatchNormalisation.forward": "107d4bea38bf8817",
     "BatchNormalisation._by_this_process": "b813e211834fda36",
     "BatchNormalisation._by_all_processes": "e2dfceba8b5faecb",
     "BatchNormalisation.observe": "fa6ac35777d95942",

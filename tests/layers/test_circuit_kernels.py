@@ -185,6 +185,19 @@ def test_a_normalisation_whose_calls_somebody_waits_for(kernels):
             assert not layer._fused(layer._prepared(X), X)
 
 
+def test_a_normalisation_by_itself_refuses_what_it_does_not_fit(kernels, monkeypatch):
+    """As PyTorch's operations do, where kernels would read past its end or other numbers' bytes."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    norm, double = BatchNormalisation(3), BatchNormalisation(3)
+    double.weight = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    x = torch.rand(2, 4, *SIZE)
+    with horizontal_method("triton"):
+        assert type(norm(x[:, :3]).grad_fn).__name__ == "_BatchNormalisationBackward"
+        for one, given in ((norm, x), (double, x[:, :3])):
+            with pytest.raises(RuntimeError):
+                one(given)
+
+
 @pytest.mark.parametrize("change", ["one for all", "one of four for all"])
 def test_normalisations_that_steps_share_later(change, kernels):
     """As the equations take them, whatever the layer was built with."""
