@@ -19,6 +19,7 @@ from layers.shares import in_shares
 
 CHANNELS = 32  # at most, in the fused kernels
 NORMS = ("g1", "c1", "g2", "c2")  # the normalisations of a step, in the order of their use
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Pass(NamedTuple):
@@ -27,27 +28,22 @@ class Pass(NamedTuple):
     ``horizontal`` are W1 and W2 (twice the same where one serves for both); ``gates`` U1, b_gain,
     U2, b_mix with U (K, K, h, w) and b (K,); ``letters`` α, μ, γ, κ, ω, each (K, 1, 1) or a
     constant (1 and 0 for κ and ω without the multiplicative term: Ĥ = f(1 (H1 + E) + 0 H1 E));
-    ``eta`` (T,), or None; ``norms`` those of g1, c1, g2 and c2, one for all steps or one a step, or
-    None; ``equations`` of the pass, X and H2 as they are written; ``shares``, threads that share
-    the images on a CPU (layers/shares.py).
+    ``eta`` (T,), or None; ``norms`` the normalisations of the first step, in the order of their
+    use, the second …, or none; ``equations`` of the pass, X and H2 as they are written; ``shares``,
+    threads that share the images on a CPU (layers/shares.py).
     """
 
     horizontal: tuple[HorizontalKernel, HorizontalKernel]
     gates: tuple[Tensor, Tensor, Tensor, Tensor]
     letters: tuple[Tensor | float, ...]
     eta: Tensor | None
-    norms: dict[str, Sequence[BatchNormalisation]] | None
+    norms: Sequence[BatchNormalisation]
     timesteps: int
     nonlinearity: Callable[[Tensor], Tensor]
     gate_nonlinearity: Callable[[Tensor], Tensor]
     recompute: bool
     equations: Callable[[Pass, Tensor, Tensor], Tensor]
     shares: int
-
-    def norm(self, name: str, t: int) -> BatchNormalisation:
-        """The normalisation of 'g1', 'c1', 'g2' or 'c2' at step t."""
-        assert self.norms is not None
-        return self.norms[name][t if len(self.norms[name]) > 1 else 0]
 
     def fused_letters(self, X: Tensor) -> list[Tensor]:
         """All five letters as (K,)."""
@@ -80,10 +76,10 @@ def applies(p: Pass, X: Tensor) -> bool:
         return True
     if p.horizontal[0].method_for(X) != "triton" or X.shape[1] > CHANNELS:
         return False
-    if p.norms and not all(_knows(norm) for name in NORMS for norm in p.norms[name]):
+    if not all(map(_knows, set(p.norms))):
         return False
     known = p.nonlinearity in (torch.tanh, F.relu) and p.gate_nonlinearity is torch.sigmoid
-    if not known or p.gates[0].shape[-1] != 1:
+    if not known or not _fits(p, X):
         return False
     from layers.kernels import compiled
 
@@ -111,17 +107,34 @@ def run(p: Pass, X: Tensor, H2: Tensor) -> Tensor:
         (U1.flatten(1), b_gain, U2.flatten(1), b_mix),
         p.fused_letters(X),
         X.new_ones(p.timesteps) if p.eta is None else p.eta,
-        [p.norm(name, t) for t in range(p.timesteps) for name in NORMS] if p.norms else [],
+        p.norms,
         tanh=p.nonlinearity is torch.tanh,
         recompute=p.recompute,
     )
 
 
+def _fits(p: Pass, X: Tensor) -> bool:
+    """Whether all is of the shapes, type and device that the kernels read. Others may have been put
+    in a parameter's place: the equations take an α for each pixel, or a W2 of another width."""
+    K = X.shape[1]
+    W1, W2 = (kernel.W for kernel in p.horizontal)
+    U1, b_gain, U2, b_mix = p.gates
+    expected = [
+        *((W, (K, K, *W1.shape[2:])) for W in (W1, W2)),
+        *((U, (K, K, 1, 1)) for U in (U1, U2)),
+        *((b, (K,)) for b in (b_gain, b_mix)),
+        *((letter, (K, 1, 1)) for letter in p.letters),
+        (p.eta, (p.timesteps,)),
+    ]
+    read = [(v, shape) for v, shape in expected if isinstance(v, Tensor)]
+    return all((v.shape, v.dtype, v.device) == (shape, X.dtype, X.device) for v, shape in read)
+
+
 def _knows(norm: Any) -> bool:
-    """Whether the fused operation knows this normalisation."""
-    by_batch = isinstance(norm, BatchNormalisation) and (
-        norm.training or norm.validation == "batch"
-    )
+    """Whether the fused operation knows this normalisation, and nobody waits for its calls."""
+    if not isinstance(norm, BatchNormalisation) or any(getattr(norm, name) for name in HOOKS):
+        return False
+    by_batch = norm.training or norm.validation == "batch"
     return by_batch and norm.bias is None and norm.as_published()
 
 

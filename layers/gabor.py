@@ -58,7 +58,8 @@ class GaborDrive(nn.Module):
 
     def __init__(self, size: int = 7) -> None:
         super().__init__()
-        self.weight = nn.Parameter(gabor_bank(size))
+        bank = gabor_bank(size).to(torch.empty(0))  # PyTorch's default type and device, as others
+        self.weight = nn.Parameter(bank)
         self.bias = nn.Parameter(torch.zeros(len(self.weight)))
 
     @property

@@ -300,12 +300,16 @@ class HGRU(nn.Module):
             gates=(U1, self.b_gain, U2, self.b_mix),
             letters=tuple(letters),
             eta=self.eta[: self.timesteps] if self.adaptation else None,
-            norms=dict(self.norms.items()) if self.batch_norm else None,  # type: ignore[arg-type]
+            norms=[
+                self._norm(name, t)
+                for t in range(self.timesteps if self.batch_norm else 0)
+                for name in circuit.NORMS
+            ],
             timesteps=self.timesteps,
             nonlinearity=NONLINEARITIES[self.recurrent_nl],
             gate_nonlinearity=NONLINEARITIES[self.gate_nl],
             recompute=self.recompute,
-            equations=lambda p, X, H2: self.forward(X, given=(p, H2)),
+            equations=lambda p, X, H2: HGRU.forward(self, X, given=(p, H2)),
             shares=self.shares if self.shares > 1 and self.shareable() else 1,
         )
 
@@ -322,7 +326,7 @@ class HGRU(nn.Module):
         return self.probe is None and circuit.applies(p, X) and self._as_published()
 
     def _as_published(self) -> bool:
-        return as_published(HGRU.forward, type(self)._normalise, HorizontalKernel.__call__)
+        return as_published(HGRU.forward, self._normalise, HorizontalKernel.__call__)
 
     def initial_hidden(self, X: Tensor) -> Tensor:
         """H2 before the first step, by ``hidden_init``; shaped as X (N, K, H, W)."""
@@ -427,7 +431,10 @@ class HGRU(nn.Module):
     def _normalise(self, name: str, t: int, x: Tensor) -> Tensor:
         if not self.batch_norm:
             return x
-        return self.norms_of(name)[0 if self.reuse else t](x)
+        return self._norm(name, t)(x)
+
+    def _norm(self, name: str, t: int) -> BatchNormalisation:
+        return cast(BatchNormalisation, self.norms_of(name)[0 if self.reuse else t])
 
     def norms_of(self, name: str) -> nn.ModuleList:
         """The normalisations of 'g1', 'c1', 'g2' or 'c2': one, or one a step."""
@@ -445,8 +452,10 @@ class HGRU(nn.Module):
                 f"feedforward drive must have pixels, and the shape (N, {self.channels}, H, W), "
                 f"found {tuple(X.shape)}"
             )
-        if self.timesteps < 1:
-            KINDS["timesteps"].of("timesteps", self.timesteps)
+        known = self.recurrent_nl in NONLINEARITIES and self.gate_nl in NONLINEARITIES
+        if self.timesteps < 1 or not known or self.hidden_init not in HIDDEN_INITS:
+            for name in ("timesteps", "recurrent_nl", "gate_nl", "hidden_init"):
+                KINDS[name].of(name, getattr(self, name))
         built = len(self.eta) if self.adaptation else self.timesteps
         if self.batch_norm and not self.reuse:
             built = len(self.norms_of("g1"))

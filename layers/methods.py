@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import functools
 import importlib.util
+import inspect
 import os
 import weakref
 from collections.abc import Callable, Iterator
@@ -146,14 +147,17 @@ def in_weights_precision(weights: str):
     object's weights (the attribute of that name), as the spectra and the recurrence need it."""
 
     def decorate(call):
+        name = list(inspect.signature(call).parameters)[1]  # after self
+
         @functools.wraps(call)
-        def wrapped(self, activity: Tensor, *arguments, **options):
-            kind = activity.device.type
-            if not autocasts(kind):
-                return call(self, activity, *arguments, **options)
-            with torch.autocast(kind, enabled=False):
+        def wrapped(self, *arguments, **named):
+            activity = arguments[0] if arguments else named.get(name)
+            if not isinstance(activity, Tensor) or not autocasts(activity.device.type):
+                return call(self, *arguments, **named)
+            with torch.autocast(activity.device.type, enabled=False):
                 activity = activity.to(getattr(self, weights).dtype)
-                return call(self, activity, *arguments, **options)
+                named.pop(name, None)
+                return call(self, activity, *arguments[1:], **named)
 
         return wrapped
 

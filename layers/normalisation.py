@@ -84,7 +84,7 @@ class BatchNormalisation(nn.Module):
         self.validation = validation
         self.biased_running_variance = biased_running_variance
         self.over_ranks: OverRanks | None = None
-        self.weight = nn.Parameter(torch.full((channels,), scale))
+        self.weight = nn.Parameter(torch.full((channels,), float(scale)))
         self.bias = nn.Parameter(torch.zeros(channels)) if shift else None
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
@@ -96,8 +96,7 @@ class BatchNormalisation(nn.Module):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.epsilon
             )
-        fits = x.dim() == 4 and x.numel() and x.dtype == torch.float32
-        if fits and wants_kernels(x.device) and self.as_published():
+        if wants_kernels(x.device) and self._fits(x) and self.as_published():
             from layers.kernels.normalisation import batch_normalisation
 
             return batch_normalisation(self, x)
@@ -105,11 +104,18 @@ class BatchNormalisation(nn.Module):
             return self._by_this_process(x)
         return self._by_all_processes(x)
 
+    def _fits(self, x: Tensor) -> bool:
+        """Whether x and all that is the channels' own are of the shapes and type that kernels
+        read; of others PyTorch's operations say what is wrong."""
+        own = [self.weight, self.bias, self.running_mean, self.running_var]
+        read = [(v.shape, v.dtype) for v in own if v is not None]
+        known = x.dim() == 4 and x.numel() > 0 and x.dtype == torch.float32
+        return known and {*read} == {(x.shape[1:2], x.dtype)}
+
     def as_published(self) -> bool:
         """Whether nobody has changed what kernels compute in this one's place."""
-        own = type(self)
-        ways = own._by_this_process, own._by_all_processes
-        return as_published(own.forward, *ways, own.observe, own._move_running_averages)
+        ways = self._by_this_process, self._by_all_processes
+        return as_published(self.forward, *ways, self.observe, self._move_running_averages)
 
     def _by_this_process(self, x: Tensor) -> Tensor:
         count = x.numel() // x.shape[1]
@@ -152,10 +158,10 @@ class BatchNormalisation(nn.Module):
         y = (x - per_channel(mean)) * per_channel(factor)
         return y if self.bias is None else y + per_channel(self.bias)
 
-    @torch.no_grad()
     def _move_running_averages(self, mean: Tensor, variance: Tensor) -> None:
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance, self.momentum)
 
     def extra_repr(self) -> str:
         return (

@@ -8,22 +8,23 @@ import textwrap
 import tokenize
 import warnings
 from collections.abc import Callable
+from types import CodeType
 
 import torch
 
 # By name, the fingerprint of what is computed faster (layers/kernels, layers/shares.py, spectra).
 # To change one: docs/kernels.md, "To add".
 PUBLISHED = {
-    "HGRU.forward": "698f4b1dbed985ea",
-    "HGRU._normalise": "1d3a0fcf06f75b0e",
-    "HorizontalKernel.__call__": "acd983a17bd7590a",
+    "HGRU.forward": "790d67e392c443ce",
+    "HGRU._normalise": "6249b11e23f8b2a8",
+    "HorizontalKernel.__call__": "afeb0ee6dd27c41b",
     "direct_convolution": "ce2faa7f1de6e324",
     "same_padding": "9fd0838ca282734c",
-    "BatchNormalisation.forward": "64f4d3ae0ede1e23",
+    "BatchNormalisation.forward": "107d4bea38bf8817",
     "BatchNormalisation._by_this_process": "b813e211834fda36",
     "BatchNormalisation._by_all_processes": "e2dfceba8b5faecb",
     "BatchNormalisation.observe": "fa6ac35777d95942",
-    "BatchNormalisation._move_running_averages": "d03cdb690516e653",
+    "BatchNormalisation._move_running_averages": "57ad6e1cab931228",
 }
 SPELT = (tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING)
 STRUCTURE = (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)  # where lines end and blocks lie
@@ -31,18 +32,21 @@ STRUCTURE = (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)  # where lines 
 
 @torch.compiler.assume_constant_result
 def as_published(*functions: Callable) -> bool:
-    """Whether all these are as published. Of each that is not, a warning says so, once."""
-    return all([_is_published(function) for function in functions])
+    """Whether all these are as published: functions, or an object's methods, as it may have others
+    than its class. Of each that is not, a warning says so, once."""
+    found = [getattr(one, "__func__", one) for one in functions]
+    return all([_is_published(one, getattr(one, "__code__", None)) for one in found])
 
 
 @functools.cache
-def _is_published(function: Callable) -> bool:
-    name = function.__qualname__
+def _is_published(function: Callable, code: CodeType | None) -> bool:
+    """`code`: what the function runs now, as IPython's autoreload puts an edit into it."""
+    name = getattr(function, "__qualname__", repr(function))
     published = PUBLISHED.get(name)
     try:
-        same = fingerprint(function) == published
+        same = published is not None and fingerprint(function) == published
     except OSError:  # there is no source to look at, hence none that was edited
-        same = published is not None
+        same = True
     if not same:
         warnings.warn(
             f"{name} was edited: it is computed as it stands, and not by what is faster for the "
@@ -53,9 +57,12 @@ def _is_published(function: Callable) -> bool:
 
 
 def fingerprint(function: Callable) -> str:
-    """A number of the function's source, whatever its comments, blank lines and white space."""
+    """A number of the function's source and of what wraps it, whatever their comments, blank lines
+    and white space."""
     digest = hashlib.sha256()
-    source = textwrap.dedent(inspect.getsource(function))
+    if hasattr(function, "__wrapped__"):
+        digest.update(fingerprint(function.__wrapped__).encode())
+    source = textwrap.dedent(inspect.getsource(function.__code__))
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type in SPELT:
             digest.update(f"{token.string} ".encode())

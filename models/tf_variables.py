@@ -35,11 +35,12 @@ class _Layout(NamedTuple):
     lead: int = 0  # axes of length 1 that the original has in front
 
     def to_original(self, tensor: Tensor) -> np.ndarray:
-        moved = tensor.detach().cpu().permute(self.axes).contiguous().numpy().copy()
+        moved = tensor.detach().cpu().float().permute(self.axes).contiguous().numpy().copy()
         return moved.reshape((1,) * self.lead + moved.shape)
 
     def from_original(self, array: np.ndarray, tensor: Tensor) -> Tensor:
-        moved = torch.from_numpy(np.ascontiguousarray(array)).reshape(array.shape[self.lead :])
+        # A copy, as PyTorch takes no other machine's byte order, nor numpy's longer numbers.
+        moved = torch.from_numpy(np.array(array, np.float64)).reshape(array.shape[self.lead :])
         return moved.permute(tuple(np.argsort(self.axes)))
 
 
@@ -73,7 +74,8 @@ def load_tf_variables(model: nn.Module, variables: Mapping[str, np.ndarray]) -> 
 
     Raises:
         UserError: a name has no counterpart in the model, an array has another shape or is not of
-            real numbers, or a weight of the model is missing; all of them are named.
+            real numbers, a weight of the model is missing, or is computed from others (by
+            torch.nn.utils.parametrize or prune); all of them are named.
     """
     given = {name if name.endswith(":0") else f"{name}:0": v for name, v in variables.items()}
     ours = counterparts(model)
@@ -84,6 +86,7 @@ def load_tf_variables(model: nn.Module, variables: Mapping[str, np.ndarray]) -> 
         ours |= {name: (state, _IMAGES) for name in given if name.endswith(STATE)}
     aside = [name for name in given if name not in ours and _is_beside_the_weights(name, ours)]
     given = {name: array for name, array in given.items() if name not in aside}
+    kept = {id(tensor) for tensor in [*model.parameters(), *model.buffers(), state]}
     problems, found = [], {}
     for name, array in given.items():
         array = np.asarray(array)
@@ -97,6 +100,11 @@ def load_tf_variables(model: nn.Module, variables: Mapping[str, np.ndarray]) -> 
             problems.append(f"{name} has the shape {array.shape}, expected {expected}")
         elif array.dtype.kind not in "fiu":
             problems.append(f"{name} holds {array.dtype}, expected real numbers")
+        elif id(tensor) not in kept:
+            problems.append(
+                f"{name} is no parameter of the model, which computes it from others (a "
+                "parametrisation or pruning): load before that, or remove it"
+            )
         else:
             found[name] = layout.from_original(array, tensor)
     missing = [name for name in ours if name not in given]

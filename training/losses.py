@@ -42,10 +42,20 @@ def correlation(logits: Tensor, labels: Tensor) -> Tensor:
     return ((x * y).mean(0) / (deviations + 1e-12)).mean()
 
 
+def check_labels(logits: Tensor, labels: Tensor) -> None:
+    """ValueError unless there is a label for each image, (N,): others, as (N, 1), would be compared
+    with all images' logits."""
+    if labels.shape != logits.shape[:1]:
+        raise ValueError(
+            f"labels must have the shape (N,) = ({len(logits)},), found {tuple(labels.shape)}"
+        )
+
+
 def _target(logits: Tensor, labels: Tensor) -> Tensor:
     """Labels as numbers of the shape and type of the logits (N, C); of that shape, as they are."""
     if labels.shape == logits.shape:
         return labels.to(logits.dtype)
+    check_labels(logits, labels)
     if logits.shape[1] == 1:
         return labels[:, None].to(logits.dtype)
     return F.one_hot(labels.long(), logits.shape[1]).to(logits.dtype)

@@ -3,11 +3,12 @@
 from torch import Tensor
 
 from support.errors import choose
-from training.losses import Loss, correlation
+from training.losses import Loss, check_labels, correlation
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Share of images, 0–1, whose larger logit is that of the label."""
+    check_labels(logits, labels)
     return (logits.argmax(1) == labels).to(logits.dtype).mean()
 
 

@@ -58,6 +58,10 @@ class ListOptimizer(torch.optim.Optimizer):
             raise UserError(f"lr must be above 0, found {lr!r}")
         super().__init__(params, {"lr": lr})
 
+    def __getstate__(self) -> dict[str, Any]:  # for copies; PyTorch's leaves the rule out
+        own = ("rule", "names", "start", "first_correction")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Move every weight that has a gradient; a closure is not taken."""

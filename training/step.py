@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dataset_processing.augmentations import Augmentations
 from dataset_processing.loader import Loader
+from layers.hgru import HGRU
 from support.errors import UserError
 from support.progress import Progress
 from training.distribution import Ranks
@@ -76,6 +77,10 @@ class TrainStep:
         self.optimizer.step()
         if hasattr(self.model, "constrain"):
             self.model.constrain()
+        else:  # a network of the user's own
+            for layer in self.model.modules():
+                if isinstance(layer, HGRU):
+                    layer.constrain_letters()
         return loss.detach(), metric, norm
 
     def _fixed(self) -> tuple[Any, ...]:

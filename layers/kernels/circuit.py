@@ -433,7 +433,8 @@ def circuit(
     keep = torch.is_grad_enabled()  # within the function it is off
     weights = None
     if norms:
-        own = norms[:4] if norms[0] is norms[-4] else norms
+        shared = all(one is norms[place % 4] for place, one in enumerate(norms))
+        own = norms[:4] if shared else norms
         weights = torch.stack([n.weight for n in own]).view(-1, 4, X.shape[1])
     return _CircuitFunction.apply(
         X, H0, *kernels, norms, tanh, recompute, keep, *gates, *letters, eta, weights

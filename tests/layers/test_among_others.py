@@ -7,7 +7,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from layers.hgru import HGRU
-from layers.horizontal import direct_convolution, spectral_ref
+from layers.horizontal import HorizontalKernel, direct_convolution, spectral_ref
 from models.feedforward import FeedforwardNetwork
 from models.recurrent import RecurrentNetwork
 
@@ -43,6 +43,18 @@ def test_autocast(options, kind):
     assert found.dtype == torch.float32  # the circuit computes in its weights' precision
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_drive_given_by_its_name(autocast):
+    layer, X = layer_of(), torch.rand(2, 3, 12, 13)
+    kernel = HorizontalKernel(layer.W1)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        drive = X.bfloat16() if autocast else X
+        assert torch.equal(layer(X=drive), layer(drive))
+        assert torch.equal(kernel(activity=drive), kernel(drive))
+    with pytest.raises(TypeError, match="'X'"):
+        layer()
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])

@@ -148,6 +148,78 @@ def test_circuit(options, tf32, kernels, monkeypatch):
     assert apart(results(layer, X, g, "triton"), exact) < (5e-3 if tf32 else 1e-5)
 
 
+@pytest.mark.parametrize(
+    "name, shape, dtype",
+    [
+        ("alpha", (3, *SIZE), torch.float32),  # a letter for each pixel
+        ("mu", (1,), torch.float32),
+        ("kappa", (3, 1, 1), torch.float64),
+        ("eta", (2, 3, 1, 1), torch.float32),  # one for each channel
+        ("eta", (2,), torch.float64),
+        ("W2", (3, 3, 5, 5), torch.float32),
+        ("U1", (3, 3, 3, 1), torch.float32),
+        ("U2", (3, 3, 3, 3), torch.float32),
+    ],
+)
+def test_what_the_kernels_do_not_read_is_left_to_the_equations(name, shape, dtype, kernels):
+    """A parameter may have been put in another's place."""
+    layer = layer_of(timesteps=2, adaptation=True, separate_kernels=True)
+    X, _ = drawn()
+    with horizontal_method("triton"):
+        assert layer._fused(layer._prepared(X), X)
+        setattr(layer, name, torch.nn.Parameter(torch.rand(shape, dtype=dtype)))
+        assert not layer._fused(layer._prepared(X), X)
+
+
+def test_a_normalisation_whose_calls_somebody_waits_for(kernels):
+    layer = layer_of(timesteps=2, batch_norm=True)
+    X, _ = drawn()
+    with horizontal_method("triton"):
+        for register in ("register_forward_hook", "register_forward_pre_hook"):
+            handle = getattr(layer.norms["c1"][0], register)(lambda *_: None)
+            assert not layer._fused(layer._prepared(X), X)
+            handle.remove()
+            assert layer._fused(layer._prepared(X), X)
+        layer.norms["c1"][0].forward = lambda x: x
+        with pytest.warns(UserWarning, match="lambda.* was edited"):
+            assert not layer._fused(layer._prepared(X), X)
+
+
+def test_a_normalisation_by_itself_refuses_what_it_does_not_fit(kernels, monkeypatch):
+    """As PyTorch's operations do, where kernels would read past its end or other numbers' bytes."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    norm, double = BatchNormalisation(3), BatchNormalisation(3)
+    double.weight = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    x = torch.rand(2, 4, *SIZE)
+    with horizontal_method("triton"):
+        assert type(norm(x[:, :3]).grad_fn).__name__ == "_BatchNormalisationBackward"
+        for one, given in ((norm, x), (double, x[:, :3])):
+            with pytest.raises(RuntimeError):
+                one(given)
+
+
+@pytest.mark.parametrize("change", ["one for all", "one of four for all"])
+def test_normalisations_that_steps_share_later(change, kernels):
+    """As the equations take them, whatever the layer was built with."""
+    layer = layer_of(timesteps=2, batch_norm=True, reuse=False)
+    for t, norm in enumerate(layer.norms["g1"]):
+        torch.nn.init.constant_(norm.weight, 1 + t)
+    if change == "one for all":
+        layer.reuse = True
+    else:
+        layer.norms["g1"][1] = layer.norms["g1"][0]
+        torch.nn.init.constant_(layer.norms["c2"][1].weight, 2)
+    kernels(layer)
+    X, _ = drawn()
+    plain = copy.deepcopy(layer).double()
+    with horizontal_method("triton"):
+        assert layer._fused(layer._prepared(X), X)
+        found = layer(X)
+    with horizontal_method("direct"):
+        exact = plain(X.double())
+    assert apart([found, *layer.buffers()], [exact, *plain.buffers()]) < 1e-5
+
+
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_backward_twice_over(batch_norm, kernels):
     """With retain_graph, to the same bits; threads in reverse order too; an edited weight is

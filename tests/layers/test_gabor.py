@@ -6,6 +6,7 @@ import torch
 from scipy.signal import correlate2d
 
 from layers.gabor import GaborDrive, gabor_bank
+from models.recurrent import RecurrentNetwork
 
 
 def test_check_values_of_the_release():
@@ -47,6 +48,16 @@ def test_the_drive_is_the_squared_correlation():
         expected = correlate2d(image.double().numpy(), kernel, mode="same")
         expected = (expected + drive.bias[k].item()) ** 2
         np.testing.assert_allclose(X[0, k].detach(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_default_device_and_type_hold_for_all_weights():
+    with torch.device("meta"):
+        assert {p.device.type for p in RecurrentNetwork().parameters()} == {"meta"}
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert RecurrentNetwork(h_ext=3)(torch.rand(1, 1, 8, 8))[0].dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_images_of_another_shape_are_refused():

@@ -293,6 +293,17 @@ def test_a_drive_of_another_shape_is_named(shape):
         HGRU(2, h_ext=3)(torch.zeros(shape))
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [("hidden_init", "Zeros"), ("recurrent_nl", "Tanh"), ("gate_nl", "logistic"), ("timesteps", 0)],
+)
+def test_an_attribute_that_is_changed_later_is_checked_too(name, value):
+    layer = HGRU(2, h_ext=3, hidden_init="zeros")
+    setattr(layer, name, value)
+    with pytest.raises(UserError, match=f"{name}.*{value}"):
+        layer(torch.zeros(1, 2, 5, 5))
+
+
 def test_fewer_steps_at_test_time_but_not_more_than_were_learned():
     layer = HGRU(2, h_ext=3, timesteps=4, adaptation=True)
     layer.timesteps = 2

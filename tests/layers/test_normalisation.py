@@ -87,3 +87,7 @@ def test_several_processes_compute_what_one_would():
 def test_an_unknown_way_to_validate_is_refused():
     with pytest.raises(ValueError, match="validation 'both'"):
         BatchNormalisation(2, validation="both")
+
+
+def test_a_scale_without_a_point_is_a_number_too():
+    assert torch.equal(BatchNormalisation(2, scale=2).weight, torch.tensor([2.0, 2.0]))

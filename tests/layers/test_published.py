@@ -1,5 +1,6 @@
 """What is edited is computed as it stands; comments and layout are no edits."""
 
+import functools
 import importlib.util
 import inspect
 import linecache
@@ -95,6 +96,34 @@ def test_edited_equations_take_no_fused_kernels_and_no_shares(monkeypatch):
     with pytest.warns(UserWarning, match="_normalise was edited"):
         assert not other._fused(other._prepared(X), X)
     assert not other.shareable()
+
+
+def test_what_is_wrapped_or_put_on_one_layer_is_an_edit_too(monkeypatch):
+    plain = HGRU._normalise
+
+    @functools.wraps(plain)
+    def wrapped(self, name, t, x):
+        return 2 * plain(self, name, t, x)
+
+    X, layers = torch.rand(1, 3, 8, 9), [HGRU(3, h_ext=3, hidden_init="zeros") for _ in range(2)]
+    monkeypatch.setattr(circuit, "applies", lambda p, X: True)
+    layers[0]._normalise = lambda name, t, x: x - x.mean(0)
+    with pytest.warns(UserWarning, match="lambda.* was edited"):
+        assert not layers[0]._fused(layers[0]._prepared(X), X)
+    assert not layers[0].shareable() and layers[1].shareable()
+    monkeypatch.setattr(HGRU, "_normalise", wrapped)
+    with pytest.warns(UserWarning, match="_normalise was edited"):
+        assert not layers[1]._fused(layers[1]._prepared(X), X)
+    assert not layers[1].shareable()
+
+
+def test_an_edit_of_a_function_that_is_in_use(monkeypatch):
+    """As IPython's autoreload makes it."""
+    other = edited(HGRU._normalise, ("return x", "return 2 * x"))
+    assert as_published(HGRU._normalise)
+    monkeypatch.setattr(HGRU._normalise, "__code__", other.__code__)
+    with pytest.warns(UserWarning, match="_normalise was edited"):
+        assert not as_published(HGRU._normalise)
 
 
 def test_an_edited_convolution_is_the_one_that_is_computed(monkeypatch):

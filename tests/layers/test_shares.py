@@ -154,6 +154,15 @@ def test_edited_equations_are_computed_as_they_stand(threads):
         assert torch.equal(layer(X), alone)
 
 
+def test_what_is_put_around_the_equations_acts_once(threads):
+    layer, X = layer_of(hidden_init="identity"), torch.rand(4, 3, 9, 9, dtype=torch.float64)
+    alone, equations = layer(X), layer.forward
+    layer.forward = lambda X: 2 * equations(X)
+    with shared_images(layer, 4):
+        assert layer.shares == 2
+        torch.testing.assert_close(layer(X), 2 * alone)
+
+
 def test_second_derivatives_as_without_shares(threads):
     layer, X = layer_of(), torch.rand(4, 3, 9, 9, dtype=torch.float64, requires_grad=True)
 

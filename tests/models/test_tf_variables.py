@@ -5,6 +5,7 @@ import importlib
 import numpy as np
 import pytest
 import torch
+import torch.nn.utils.prune
 
 from models.tf_variables import load_npy_folder, load_tf_variables, tf_variables
 from support.errors import MissingError, UserError
@@ -64,6 +65,34 @@ def test_misfits_are_all_named_and_nothing_is_changed():
     assert "dense/kernel:0 is missing" in str(error.value)
     for name, value in tf_variables(model).items():
         np.testing.assert_array_equal(value, before[name])
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda layer: torch.nn.utils.parametrizations.weight_norm(layer, "W1"),
+        lambda layer: torch.nn.utils.prune.l1_unstructured(layer, "W1", 0.5),
+    ],
+)
+def test_weights_that_the_model_computes_cannot_be_set(compute):
+    model = network("hgru")
+    variables = {k: v + 1 for k, v in tf_variables(model).items()}
+    compute(model.hgru)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(UserError, match="hgru_1_horizontal:0 is no parameter of the model"):
+        load_tf_variables(model, variables)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_numbers_of_any_length_and_byte_order():
+    model, other = network("hgru_bn"), network("hgru_bn")
+    variables = tf_variables(model)
+    for kind in (">f4", np.longdouble, ">f8"):
+        load_tf_variables(other, {k: v.astype(kind) for k, v in variables.items()})
+        for name, value in tf_variables(other).items():
+            np.testing.assert_array_equal(value, variables[name])
+    for kind in (torch.bfloat16, torch.float64):
+        assert {v.dtype for v in tf_variables(model.to(kind)).values()} == {np.dtype(np.float32)}
 
 
 def test_missing_running_averages_are_kept_with_a_warning():

@@ -69,6 +69,15 @@ def test_two_outputs_that_meet_the_one_hot_labels() -> None:
     assert loss_function("l2")(1 - logits, labels).item() == len(LABELS)  # ½ · 2 a batch's image
 
 
+@pytest.mark.parametrize("shape", [(7, 1), (1,)])
+@pytest.mark.parametrize(
+    "compared", [metric_function("accuracy"), loss_function("l2"), loss_function("pearson")]
+)
+def test_labels_of_another_shape_are_refused(compared, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"\(7,\), found \(" + str(shape[0])):
+        compared(torch.from_numpy(LOGITS), torch.ones(shape, dtype=torch.long))
+
+
 @pytest.mark.parametrize(
     ("choose", "name", "nearest"),
     [(loss_function, "ccee", "'cce'"), (metric_function, "acuracy", "'accuracy'")],

@@ -2,6 +2,8 @@
 
 import copy
 import importlib
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,13 @@ import pytest
 import torch
 
 from layers.gabor import GaborDrive
+from layers.hgru import HGRU
 from support.errors import UserError
+from training.distribution import Ranks
+from training.losses import cross_entropy
+from training.metrics import accuracy
 from training.optimizers import OPTIMIZERS, dead_weights, network_optimizer, optimizer
+from training.step import TrainStep
 
 GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "optimizers.npz")
 
@@ -149,6 +156,21 @@ def test_state_goes_on_after_saving(name: str, first_correction: bool) -> None:
     assert not torch.equal(w, torch.from_numpy(GOLDEN["w0"]))
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda rule: pickle.loads(pickle.dumps(rule))])
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_a_copy_goes_on(name: str, copied: Callable) -> None:
+    """With weights of its own, as PyTorch's optimizers do."""
+    w = torch.nn.Parameter(torch.ones(3))
+    rules = [optimizer(name, [w], 0.01, first_correction=True)]
+    w.grad = torch.arange(3.0)
+    rules[0].step()
+    rules.append(copied(rules[0]))
+    for rule in rules:
+        rule.param_groups[0]["params"][0].grad = torch.arange(3.0)
+        rule.step()
+    assert torch.equal(w, rules[1].param_groups[0]["params"][0])
+
+
 def test_weights_without_gradient_stay() -> None:
     moved, still = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
     rule = optimizer("nadam", [moved, still], 0.1)
@@ -162,3 +184,23 @@ def test_weights_without_gradient_stay() -> None:
 def test_names_and_rates_are_checked(name: str, lr: float, named: str) -> None:
     with pytest.raises(UserError, match=named):
         optimizer(name, [torch.nn.Parameter(torch.ones(2))], lr)
+
+
+def test_the_letters_of_a_network_of_ones_own_are_constrained() -> None:
+    class Own(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.circuit = HGRU(2, timesteps=2, h_ext=3, hidden_init="identity", constrain=True)
+
+        def forward(self, X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            activity = self.circuit(X)
+            return activity.amax((2, 3)), activity
+
+    torch.manual_seed(0)
+    network, X, labels = Own(), torch.rand(2, 2, 5, 5), torch.tensor([0, 1])
+    with torch.no_grad():
+        network.circuit.mu.fill_(-1)
+    rule = optimizer("sgd", network.parameters(), 1e-3)
+    ranks = Ranks(torch.device("cpu"))
+    TrainStep(network, cross_entropy, accuracy, rule, None, ranks)(X, labels)
+    assert (network.circuit.mu == 0).all()
