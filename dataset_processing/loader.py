@@ -5,6 +5,7 @@ import logging
 import multiprocessing.util
 import os
 import signal
+import sys
 import weakref
 from collections.abc import Generator, Iterator
 from functools import partial
@@ -224,3 +225,11 @@ def _ignore_signals(closing: Any, worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if closing.value else None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, JOB_SIGNALS)
+    sys.excepthook = _excepthook
+
+
+def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Says what went wrong in a worker, but not that the main process broke off while it was given
+    a batch: that says so itself."""
+    if not issubclass(kind, (EOFError, ConnectionError)):
+        sys.__excepthook__(kind, error, trace)

@@ -3,10 +3,14 @@
 import itertools
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing import resource_sharer
+from multiprocessing.connection import Client
+from multiprocessing.reduction import recv_handle
 from pathlib import Path
 
 import numpy as np
@@ -265,6 +269,27 @@ def test_workers_go_on_after_a_signal_to_the_whole_job(dataset, monkeypatch, sec
         os.kill(worker.pid, signal.SIGINT)
     assert len(list(running)) == COUNT - 1
     batches.close()
+
+
+def test_a_worker_does_not_tell_of_a_batch_whose_fetching_broke_off(tmp_path, capfd):
+    shared = tmp_path / "shared"
+
+    class Sharing:
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            shared.write_bytes(pickle.dumps(resource_sharer.DupFd(2)._id))
+            return np.zeros((2, 2), np.uint8), 0
+
+    batches = loader(Sharing(), workers=1, batch_size=2)
+    next(batches.batches(0))
+    address, key = pickle.loads(shared.read_bytes())
+    Client(address, authkey=multiprocessing.current_process().authkey).close()
+    with resource_sharer._resource_sharer.get_connection((address, key)) as connection:
+        os.close(recv_handle(connection))  # it has heard of the first one's end
+    batches.close()
+    assert capfd.readouterr().err == ""
 
 
 END = """
