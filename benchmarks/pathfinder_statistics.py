@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Sequence
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,13 @@ from scipy import ndimage, stats
 
 from dataset_processing.pathfinder import Pathfinder, Settings
 from dataset_processing.pathfinder.templates import disc
+from dataset_processing.workers import processes
 from support import shell
 from support.progress import Progress
 from support.tables import text_table
 
 PUBLISHED = Path(__file__).with_name("pathfinder_statistics.json")
 ROUNDING = 1e-4 / math.sqrt(12)  # the published numbers have four decimals
-BLOCK = 50
 
 
 def table(count: int, seed: int, workers: int) -> str:
@@ -51,8 +50,8 @@ def measure(length: int, count: int, seed: int, workers: int = 1) -> dict[str, n
     generator = Pathfinder(Settings(contour_length=length), seed)
     generator.images([])
     work = partial(measure_image, generator)
-    with get_context("fork").Pool(workers) as pool:
-        measured = pool.imap(work, range(count), BLOCK)
+    with processes("measurements", workers) as over:
+        measured = over(work, range(count))
         rows = list(Progress(measured, total=count, desc=f"measuring length {length}"))
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 

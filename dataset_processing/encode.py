@@ -166,8 +166,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--max-dropped", type=shell.whole(0), default=100, help="stop at more unusable images"
     )
     asked = parse.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves through the clean-up
-    dropped = encode(asked, Config())
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves through the clean-up
+    try:
+        dropped = encode(asked, Config())
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if dropped:
         print(
             f"error: {len(dropped)} images could not be used and are left out; {first_of(dropped)}",
