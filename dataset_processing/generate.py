@@ -18,7 +18,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from dataset_processing.sets import data_sets, load_set
 from dataset_processing.workers import processes
 from support import shell
 from support.errors import SystemRefusal, UserError, unknown
-from support.files import npy_bytes, write_bytes, write_json
+from support.files import held_elsewhere, npy_bytes, write_bytes, write_json
 from support.progress import Progress
 
 COUNT, SMALL_COUNT = 10_000, 12_000  # images, and those of the demonstration's set
@@ -164,8 +164,7 @@ def drop_empty(folder: Path) -> None:
 def hold(descriptor: int, path: Path) -> None:
     """Locks a set for this process; workers of a killed run let go within a moment."""
     for _ in range(30):
-        with suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not held_elsewhere(fcntl.flock, descriptor):
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
                 return
             break  # the other process came to nothing, and took the file away

@@ -1,6 +1,7 @@
 """Files that appear under their name only once they are whole, and arrays read without pickles."""
 
 import csv
+import errno
 import fcntl
 import io
 import json
@@ -8,7 +9,7 @@ import os
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -84,16 +85,23 @@ class WholeFile:
             ) from error
 
 
+def held_elsewhere(lock: Callable[[Any, int], object], file: Any) -> bool:
+    """Whether another process holds an open file's lock. Else this one does now, until it closes
+    the file or ends: ``lock`` is fcntl.flock, of the open file, or fcntl.lockf, of the process."""
+    try:
+        lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # A file system without locks, as some of clusters, refuses by another number: nobody holds.
+        return error.errno in (errno.EACCES, errno.EAGAIN)
+    return False
+
+
 def _open_alone(path: Path) -> BinaryIO:
     """``path`` emptied and open for writing by this process alone; BlockingIOError if it is not."""
     with ExitStack() as otherwise:
         file = otherwise.enter_context(open(path, "ab"))
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError:
-            pass  # a file system without locks: some of clusters, each with a number of its own
+        if held_elsewhere(fcntl.flock, file):
+            raise BlockingIOError
         if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
             raise BlockingIOError  # another process finished and renamed it a moment ago
         file.truncate(0)

@@ -16,7 +16,6 @@ every checkpoint has a copy of it. docs/log.md says what it holds.
 """
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -30,7 +29,7 @@ import yaml
 
 from config import Config
 from support.errors import MissingError, SystemRefusal, UserError, about, did_you_mean, refusals
-from support.files import WholeFile, read_arrays, write_text
+from support.files import WholeFile, held_elsewhere, read_arrays, write_text
 from support.kinds import Kind, plain, whole
 from training.checkpoints import by_step
 
@@ -143,15 +142,11 @@ class Run:
         """Keep the run for this process until it ends; SystemRefusal where another trains it."""
         with refusals(self.logs / "lock", "cannot be written"):
             self._lock: IO[str] | None = open(self.logs / "lock", "w")
-        try:
-            # A lock of the process, not of the open file: the loader's workers do not inherit it.
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                return  # a file system without locks
+        # A lock of the process, not of the open file: the loader's workers do not inherit it.
+        if held_elsewhere(fcntl.lockf, self._lock):
             raise SystemRefusal(
                 f"{self.name} is being trained by another process; wait for it, or end it first"
-            ) from error
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "_lock"}

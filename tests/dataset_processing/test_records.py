@@ -17,6 +17,7 @@ from tfrecord import example_pb2 as pb
 from tfrecord.reader import tfrecord_loader
 from tfrecord.writer import TFRecordWriter
 
+from dataset_processing import generate
 from dataset_processing.images import BadImageError
 from dataset_processing.records import RecordReader, RecordWriter, scan
 from support.errors import MissingError, SystemRefusal, UserError
@@ -360,3 +361,5 @@ def test_a_file_system_without_locks(tmp_path, images, monkeypatch, number):
     with RecordWriter(tmp_path / "one.tfrecords") as writer:
         writer.write(images[0], 1)
     assert len(RecordReader([tmp_path / "one.tfrecords"])) == 1
+    with open(tmp_path / "lock", "w") as file:
+        generate.hold(file.fileno(), tmp_path / "lock")  # for a whole set
