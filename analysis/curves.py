@@ -158,7 +158,8 @@ def learning_curves(curves: Sequence[Curve]) -> Figure:
     """Metric and loss of the validations over training images, a line for each run.
 
     Runs of one label share colour and marker. Where a curriculum goes on to another length, a
-    stroke and that length stand on the line. Of a few runs, the training is shown too, thin. So
+    stroke stands on the line. Of a few runs, the training is shown too, thin, and below the strokes
+    of each label's first run the lengths. So
     many labels that colours would repeat are spread over rows, each with its own legend. UserError
     where none of the runs has a validation.
     """
@@ -186,7 +187,7 @@ def learning_curves(curves: Sequence[Curve]) -> Figure:
 def _row(
     figure: Any, drawn: Sequence[Curve], names: Sequence[str], unit: tuple[float, str], both: bool
 ) -> None:
-    """Two axes and the legend of some of the labels; ``both``: the training too."""
+    """Two axes and the legend of some of the labels; ``both``: the training and lengths too."""
     upper, lower = figure.subplots(1, 2)
     for look, name in zip(SERIES, names, strict=False):
         runs = [one for one in drawn if one.label == name]
@@ -203,12 +204,15 @@ def _row(
                     between = (x[1:] + x[:-1])[known] / 2
                     means = one.table[1:, training][known]
                     axes.plot(between, means, color=look["color"], linewidth=0.6)
-            for (_, before), (images, length) in pairwise(one.stages):
-                at = images / unit[0], np.interp(images, one.table[:, 0], one.table[:, 5])
-                upper.plot(*at, "|", color=look["color"], markersize=9)
-                if not place and length != before:  # further seeds' numbers would lie on these
-                    how: Any = {"textcoords": "offset points", "fontsize": 6.5}
-                    upper.annotate(str(length), at, (4, 2), color=look["color"], **how)
+            for number, ((_, before), (images, length)) in enumerate(pairwise(one.stages)):
+                at, on_line = images / unit[0], np.interp(images, one.table[:, 0], one.table[:, 5])
+                upper.plot(at, on_line, "|", color=look["color"], markersize=9)
+                # Numbers of more runs would lie on these, as would near ones at one height.
+                if both and not place and length != before:
+                    bottom: Any = {"transform": upper.get_xaxis_transform(), "ha": "center"}
+                    height = 0.02 + 0.06 * (number % 2)  # of the axes
+                    upper.text(at, height, length, color=look["color"], fontsize=6.5, **bottom)
+    staged = any(one.stages[1:] for one in drawn)
     metric, thin = drawn[0].metric, ", training thin" if both else ""
     named = "accuracy (dashed: chance)" if metric == "accuracy" else metric
     upper.set(title=f"{metric} in validation{thin}", ylabel=named)
@@ -217,7 +221,8 @@ def _row(
         upper.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         upper.axhline(0.5, **CHANCE)
         upper.set_ylim(top=min(1.02, upper.get_ylim()[1]))
-    staged = any(one.stages[1:] for one in drawn)
+        if both and staged:
+            upper.set_ylim(bottom=min(0.4, upper.get_ylim()[0]))  # room for the lengths
     for axes, more in ((upper, "; | next contour length" if staged else ""), (lower, "")):
         axes.grid(axis="y")
         axes.set_xlabel(f"training images{unit[1]}{more}")

@@ -7,11 +7,20 @@ set -e
 # length_25_2026-11-30_23-57-59 on NVIDIA H200, commit 354f983d5072
 python hgru.py --set exp_name=length_25 --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set dataset=pathfinder_25_stream --set stream_epoch_images=200000 --set aux.timesteps=15 --set initial_weights=weights/hgru_20.safetensors --seed 1
 
+# curriculum_25_2026-12-01_12-39-57 on NVIDIA H200, commit 55587c069bdf
+python hgru.py --set exp_name=curriculum_25 --set curriculum=3,6,9,14,20 --set curriculum_until=0.8 --set lr_schedule=cooldown --set epochs=1 --set dataset=pathfinder_25_stream --set stream_epoch_images=400000 --set validation_iters=250 --set num_validation_evals=20 --set aux.timesteps=15 --set aux.eta_init=1 --seed 1
+
+# curriculum_25_2026-12-01_12-51-43 on NVIDIA H200, commit 55587c069bdf
+python hgru.py --set exp_name=curriculum_25 --set curriculum=3,6,9,14,20 --set curriculum_until=0.8 --set lr_schedule=cooldown --set epochs=1 --set dataset=pathfinder_25_stream --set stream_epoch_images=400000 --set validation_iters=250 --set num_validation_evals=20 --set aux.timesteps=15 --set aux.eta_init=1 --seed 2
+
 # length_20_2026-11-30_20-42-09 on NVIDIA H200, commit 9ec29885e5e7
 python hgru.py --set exp_name=length_20 --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set dataset=pathfinder_20_stream --set stream_epoch_images=200000 --set aux.timesteps=12 --set initial_weights=weights/hgru_14_curriculum.safetensors --seed 1
 
 # length_20_2026-11-30_23-53-46 on NVIDIA H200, commit 354f983d5072
 python hgru.py --set exp_name=length_20 --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set dataset=pathfinder_20_stream --set stream_epoch_images=200000 --set aux.timesteps=12 --set initial_weights=until80_cooldown_2026-11-30_17-19-54 --seed 2
+
+# length_18_2026-12-01_12-45-51 on NVIDIA H200, commit 55587c069bdf
+python hgru.py --set exp_name=length_18 --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set dataset=pathfinder_18_stream --set stream_epoch_images=200000 --set aux.timesteps=11 --set initial_weights=weights/hgru_14_curriculum.safetensors --seed 1
 
 # protocol_2026-12-01_02-43-37 on NVIDIA H200, commit 7228c7ee11b5
 python hgru.py --set exp_name=protocol --set dataset=pathfinder_14_stream --set stream_epoch_images=900000 --set epochs=2 --seed 1
@@ -24,6 +33,15 @@ python hgru.py --set exp_name=protocol --set dataset=pathfinder_14_stream --set 
 
 # protocol_1e-5_2026-12-01_02-57-43 on NVIDIA H200, cpu, commit 7228c7ee11b5
 python hgru.py --set exp_name=protocol_1e-5 --set dataset=pathfinder_14_stream --set stream_epoch_images=900000 --set epochs=2 --set aux.readout_epsilon=1e-5 --seed 1
+
+# protocol_eta1_2026-12-01_12-26-02 on NVIDIA H200, commit 55587c069bdf
+python hgru.py --set exp_name=protocol_eta1 --set dataset=pathfinder_14_stream --set stream_epoch_images=900000 --set epochs=2 --set aux.eta_init=1 --seed 1
+
+# protocol_eta1_2026-12-01_12-26-04 on NVIDIA H200, commit 55587c069bdf
+python hgru.py --set exp_name=protocol_eta1 --set dataset=pathfinder_14_stream --set stream_epoch_images=900000 --set epochs=2 --set aux.eta_init=1 --seed 2
+
+# protocol_eta1_2026-12-01_12-26-06 on NVIDIA H200, commit 55587c069bdf
+python hgru.py --set exp_name=protocol_eta1 --set dataset=pathfinder_14_stream --set stream_epoch_images=900000 --set epochs=2 --set aux.eta_init=1 --seed 3
 
 # b_2026-11-25_18-11-56 on NVIDIA H100 80GB HBM3, commit 5de5465d31ed (with uncommitted changes)
 python hgru.py --set exp_name=b --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set epochs=1 --set lr_schedule=cooldown --set validation_iters=250 --set num_validation_evals=20 --set curriculum=3,6,9 --set curriculum_review=0 --seed 1
@@ -103,7 +121,7 @@ python hgru_bn.py --set exp_name=hgru_bn --set lr_schedule=cooldown --set epochs
 # hgru_bn_2026-12-01_09-04-26 on NVIDIA H200, commit 5fc2a398de15
 python hgru_bn.py --set exp_name=hgru_bn --set curriculum=3,6,9 --set curriculum_until=0.8 --set lr_schedule=cooldown --set epochs=1 --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --set aux.eta_init=1 --seed 2
 
-# hgru_bn_2026-12-01_09-19-39 on NVIDIA H200, commit 5fc2a398de15
+# hgru_bn_2026-12-01_09-19-39 on NVIDIA H200, commit 5fc2a398de15, 55587c069bdf
 python hgru_bn.py --set exp_name=hgru_bn --set curriculum=3,6,9 --set curriculum_until=0.8 --set lr_schedule=cooldown --set epochs=1 --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --set aux.eta_init=1 --seed 3
 
 # hgru_bn_for_2026-11-30_23-52-01 on NVIDIA H200, commit 354f983d5072
@@ -112,7 +130,7 @@ python hgru_bn_for.py --set exp_name=hgru_bn_for --set lr_schedule=cooldown --se
 # hgru_bn_for_2026-12-01_09-04-29 on NVIDIA H200, commit 5fc2a398de15
 python hgru_bn_for.py --set exp_name=hgru_bn_for --set curriculum=3,6,9 --set curriculum_until=0.8 --set lr_schedule=cooldown --set epochs=1 --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --set aux.eta_init=1 --seed 2
 
-# hgru_bn_for_2026-12-01_09-22-29 on NVIDIA H200, commit 5fc2a398de15
+# hgru_bn_for_2026-12-01_09-22-29 on NVIDIA H200, commit 5fc2a398de15, 55587c069bdf
 python hgru_bn_for.py --set exp_name=hgru_bn_for --set curriculum=3,6,9 --set curriculum_until=0.8 --set lr_schedule=cooldown --set epochs=1 --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --set aux.eta_init=1 --seed 3
 
 # hgru_bn_relu_2026-11-30_23-45-55 on NVIDIA H200, commit 354f983d5072
@@ -121,7 +139,7 @@ python hgru_bn_relu.py --set exp_name=hgru_bn_relu --set lr_schedule=cooldown --
 # hgru_bn_relu_2026-12-01_09-08-07 on NVIDIA H200, commit 5fc2a398de15
 python hgru_bn_relu.py --set exp_name=hgru_bn_relu --set curriculum=3,6,9 --set curriculum_until=0.8 --set lr_schedule=cooldown --set epochs=1 --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --set aux.eta_init=1 --seed 2
 
-# hgru_bn_relu_2026-12-01_09-25-26 on NVIDIA H200, commit 5fc2a398de15
+# hgru_bn_relu_2026-12-01_09-25-26 on NVIDIA H200, commit 5fc2a398de15, 55587c069bdf
 python hgru_bn_relu.py --set exp_name=hgru_bn_relu --set curriculum=3,6,9 --set curriculum_until=0.8 --set lr_schedule=cooldown --set epochs=1 --set dataset=pathfinder_14_stream --set stream_epoch_images=600000 --set validation_iters=250 --set num_validation_evals=20 --set aux.eta_init=1 --seed 3
 
 # multiplicative_lesion_2026-11-30_20-42-24 on NVIDIA H200, commit 9ec29885e5e7
