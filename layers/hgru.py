@@ -348,6 +348,10 @@ class HGRU(nn.Module):
             self._refuse_other_noise()
         n, K, height, width = X.shape
         total, first = self.draw_images or n, self.draw_offset
+        if first < 0 or first + n > total:
+            raise ValueError(
+                f"{n} images from draw_offset = {first} on are not all among draw_images = {total}"
+            )
         # The original's rule takes the shape (N, H, W, K) for a kernel's (h, w, in, out).
         fan = (total, height, width, K)
         noise = X.new_empty(n, K, height, width)

@@ -183,6 +183,14 @@ def test_several_processes_draw_what_one_would():
     assert torch.equal(torch.cat(parts), whole)
 
 
+@pytest.mark.parametrize("total, offset", [(4, 0), (6, 2), (None, 1), (8, -1)])
+def test_images_that_no_hidden_state_is_drawn_for(total, offset):
+    layer = HGRU(2, h_ext=3)
+    layer.draw_images, layer.draw_offset = total, offset
+    with pytest.raises(ValueError, match=f"^5 images.* {offset} .* {total or 5}$"):
+        layer(torch.zeros(5, 2, 4, 4))
+
+
 def test_symmetric_kernels_start_and_stay_symmetric():
     layer = HGRU(4, h_ext=5, timesteps=2, symmetric_gate_weights=True)
     optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
