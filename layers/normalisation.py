@@ -119,13 +119,15 @@ class BatchNormalisation(nn.Module):
 
     def _by_this_process(self, x: Tensor) -> Tensor:
         count = x.numel() // x.shape[1]
-        mean, variance = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
+        mean = variance = None  # in place a transform of torch.func could not follow them
+        if self.training:
+            mean, variance = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
         # With momentum 1 the kernel hands back the batch's mean and its variance over n − 1.
         y = torch.batch_norm(
             x, self.weight, self.bias, mean, variance, True, 1.0, self.epsilon,
             torch.backends.cudnn.enabled,
         )  # fmt: skip
-        if self.training:
+        if mean is not None and variance is not None:
             if count == 1:
                 variance = torch.zeros_like(variance)  # over n − 1 it is 0 / 0
             elif self.biased_running_variance:

@@ -21,7 +21,7 @@ PUBLISHED = {
     "direct_convolution": "ce2faa7f1de6e324",
     "same_padding": "9fd0838ca282734c",
     "BatchNormalisation.forward": "107d4bea38bf8817",
-    "BatchNormalisation._by_this_process": "b813e211834fda36",
+    "BatchNormalisation._by_this_process": "dd16374f23892e3a",
     "BatchNormalisation._by_all_processes": "e2dfceba8b5faecb",
     "BatchNormalisation.observe": "fa6ac35777d95942",
     "BatchNormalisation._move_running_averages": "57ad6e1cab931228",

@@ -129,6 +129,14 @@ def test_transforms_of_torch_func(h_ext):
     torch.testing.assert_close(tangent, difference, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("options", CIRCUITS[1:], ids=str)
+def test_images_apart_in_evaluation(options):
+    """Each by itself: a batch of one, by which the circuit's normalisations normalise."""
+    layer, X = layer_of(**options).double().eval(), torch.rand(2, 3, 12, 13, dtype=torch.float64)
+    apart = torch.func.vmap(lambda x: layer(x[None])[0])(X)
+    torch.testing.assert_close(apart, torch.cat([layer(x[None]) for x in X]))
+
+
 @pytest.mark.parametrize("h_ext", [3, 9])
 def test_forward_mode_without_a_transform(h_ext):
     layer = layer_of(adaptation=True, h_ext=h_ext).double()
