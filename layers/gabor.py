@@ -71,6 +71,8 @@ class GaborDrive(nn.Module):
             raise ValueError(
                 f"images must have the shape (N, 1, H, W), found {tuple(images.shape)}"
             )
+        if not images.is_floating_point():
+            raise ValueError(f"images must be floating-point numbers in 0–1, found {images.dtype}")
         return F.conv2d(images, self.weight, self.bias, padding="same").square()
 
     def extra_repr(self) -> str:

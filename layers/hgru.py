@@ -285,6 +285,8 @@ class HGRU(nn.Module):
         """The parameters of one pass."""
         self._check(X)
         W1 = HorizontalKernel(self.W1, symmetric=self.symmetric_weights)
+        if X.dtype != W1.W.dtype:
+            raise ValueError(f"feedforward drive is {X.dtype} and W1 {W1.W.dtype}; make them alike")
         W2 = W1
         if self.separate_kernels:
             W2 = HorizontalKernel(self.W2, symmetric=self.symmetric_weights)
@@ -457,9 +459,12 @@ class HGRU(nn.Module):
                 f"found {tuple(X.shape)}"
             )
         known = self.recurrent_nl in NONLINEARITIES and self.gate_nl in NONLINEARITIES
-        if self.timesteps < 1 or not known or self.hidden_init not in HIDDEN_INITS:
+        known = known and self.hidden_init in HIDDEN_INITS
+        if not known or type(self.timesteps) is not int or self.timesteps < 1:
             for name in ("timesteps", "recurrent_nl", "gate_nl", "hidden_init"):
                 KINDS[name].of(name, getattr(self, name))
+        if not set(self.lesioned) <= set(LETTERS):
+            self.lesion(*self.lesioned)
         built = len(self.eta) if self.adaptation else self.timesteps
         if self.batch_norm and not self.reuse:
             built = len(self.norms_of("g1"))

@@ -63,3 +63,9 @@ def test_the_default_device_and_type_hold_for_all_weights():
 def test_images_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"\(N, 1, H, W\), found \(2, 3, 8, 8\)"):
         GaborDrive()(torch.zeros(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.bool, torch.complex64])
+def test_images_that_are_no_real_numbers_are_refused(kind):
+    with pytest.raises(ValueError, match=f"0–1, found {kind}"):
+        GaborDrive()(torch.zeros(2, 1, 8, 8, dtype=kind))

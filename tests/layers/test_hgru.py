@@ -301,14 +301,32 @@ def test_a_drive_of_another_shape_is_named(shape):
         HGRU(2, h_ext=3)(torch.zeros(shape))
 
 
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float64, torch.complex64])
+@pytest.mark.parametrize("hidden_init", ["random", "zeros"])
+def test_a_drive_of_another_type_is_named(kind, hidden_init):
+    with pytest.raises(ValueError, match=f"{kind} and W1 torch.float32"):
+        HGRU(2, h_ext=3, hidden_init=hidden_init)(torch.zeros(1, 2, 5, 5, dtype=kind))
+
+
 @pytest.mark.parametrize(
     "name, value",
-    [("hidden_init", "Zeros"), ("recurrent_nl", "Tanh"), ("gate_nl", "logistic"), ("timesteps", 0)],
+    [
+        *[("hidden_init", "Zeros"), ("recurrent_nl", "Tanh"), ("gate_nl", "logistic")],
+        *[("timesteps", 0), ("timesteps", "3"), ("timesteps", 2.0), ("timesteps", True)],
+    ],
 )
 def test_an_attribute_that_is_changed_later_is_checked_too(name, value):
     layer = HGRU(2, h_ext=3, hidden_init="zeros")
     setattr(layer, name, value)
     with pytest.raises(UserError, match=f"{name}.*{value}"):
+        layer(torch.zeros(1, 2, 5, 5))
+
+
+@pytest.mark.parametrize("value", [{"alhpa"}, "omega", ["mu", "eta"]])
+def test_a_lesion_that_is_no_letters_is_named(value):
+    layer = HGRU(2, h_ext=3, hidden_init="zeros")
+    layer.lesioned = value
+    with pytest.raises(UserError, match=r"a letter to lesion '(alhpa|o|eta)'"):
         layer(torch.zeros(1, 2, 5, 5))
 
 
