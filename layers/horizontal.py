@@ -233,8 +233,8 @@ class _Plan:
 
 
 def _waves(length: int, frequencies: int, taps: int, like: Tensor) -> Tensor:
-    d = torch.arange(taps, dtype=torch.float64) - same_padding(taps)[0]
-    k = torch.arange(frequencies, dtype=torch.float64)
+    d = torch.arange(taps, dtype=torch.float64, device="cpu") - same_padding(taps)[0]
+    k = torch.arange(frequencies, dtype=torch.float64, device="cpu")
     turn = torch.remainder(torch.outer(k, d), length) / length
     waves = torch.polar(torch.ones_like(turn), 2 * math.pi * turn)
     kind = torch.complex128 if like.dtype == torch.float64 else torch.complex64

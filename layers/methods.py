@@ -131,7 +131,8 @@ def own_backward(backward):
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "the spectral horizontal convolution has no second derivative; for double backward "
-                "(create_graph=True) run the forward pass within horizontal_method('direct')"
+                "(create_graph=True) run the forward pass within "
+                f"{__name__}.horizontal_method('direct')"
             )
         kind = gradient.device.type
         if not autocasts(kind):

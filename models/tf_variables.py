@@ -198,7 +198,12 @@ def counterparts(model: nn.Module) -> _Counterparts:
             body[f"cnn/input/c{i}_initialized:0"] = (kernel, _KERNEL)
             body |= _normalisation(norm, f"cnn/input/c{i}_bn")
     else:
-        raise UserError(f"no variables of the original are known for a {type(model).__name__}")
+        kind = type(model)
+        raise UserError(
+            f"no variables of the original are known for a {kind.__module__}.{kind.__qualname__}; "
+            f"expected a network of {RecurrentNetwork.__module__} or "
+            f"{FeedforwardNetwork.__module__}, or an {HGRU.__module__}.HGRU"
+        )
     return {
         "cnn/input/gabor_input_conv_bias:0": (model.drive.bias, _BIAS),
         "cnn/input/gabor_input_pretrained:0": (model.drive.weight, _KERNEL),

@@ -61,6 +61,13 @@ for name in NAMES:
 assert load("hgru", timesteps=3).hgru.timesteps == 3
 network = load("hgru", weights="14")
 assert not network.training and network.hgru.timesteps == 8
+images = torch.rand(1, 1, 20, 20, requires_grad=True)
+try:
+    torch.autograd.grad(network(images)[0].sum(), images, create_graph=True)
+except RuntimeError as error:  # what to call, by the name under which it has an effect
+    assert "hgru_pytorch.layers.methods.horizontal_method" in str(error)
+else:
+    raise SystemExit("a second derivative")
 try:
     load("hgru_bn", weights="14")
 except ValueError as error:

@@ -96,7 +96,7 @@ def _round_up(n: int, step: int) -> int:
 def waves(axis: Axis, precision: str, by_pair: bool, device: torch.device) -> Tensor:
     """cos(θd) and sin(θd) as (2, frequency, pair), or by pair first; for float32, four: what
     rounding to TF32 leaves of each comes after them. Zero beyond the last pair."""
-    number = torch.arange(axis.half, dtype=torch.float64)
+    number = torch.arange(axis.half, dtype=torch.float64, device="cpu")
     d = number + (0.0 if axis.odd else 0.5)
     angle = torch.outer(math.pi / axis.half * (number + 0.5), d)
     exact = torch.stack([torch.cos(angle), torch.sin(angle)]) * (number < axis.pairs)
@@ -131,8 +131,8 @@ def whole_matrix(axis: Axis, back: bool, device: torch.device) -> Tensor:
 @functools.cache
 def tap_waves(axis: Axis, both_signs: bool, device: torch.device) -> Tensor:
     """exp(±iθd) at every tap: (frequency, tap), or (frequency and sign, tap)."""
-    d = torch.arange(axis.taps, dtype=torch.float64) - (axis.taps - 1) // 2
-    θ = math.pi / axis.half * (torch.arange(axis.half, dtype=torch.float64) + 0.5)
+    d, k = (torch.arange(n, dtype=torch.float64, device="cpu") for n in (axis.taps, axis.half))
+    d, θ = d - (axis.taps - 1) // 2, math.pi / axis.half * (k + 0.5)
     if both_signs:
         θ = torch.stack([θ, -θ], 1).flatten()
     angle = torch.outer(θ, d)

@@ -208,6 +208,13 @@ def test_errors_say_what_is_wrong():
         HorizontalKernel(W, method="triton")(x)
 
 
+def test_whatever_the_default_device_is():
+    x, W = torch.rand(2, 3, 12, 13), torch.rand(3, 3, 9, 9)
+    expected = HorizontalKernel(W, method="fft")(x)
+    with torch.device("meta"):
+        assert torch.equal(HorizontalKernel(W, method="fft")(x), expected)
+
+
 @pytest.mark.parametrize("method", ["direct", "fft"])
 def test_no_image_by_any_method(method):
     W = torch.randn(3, 2, 5, 5, requires_grad=True)

@@ -107,6 +107,13 @@ def test_another_networks_variables_do_not_load():
         load_tf_variables(network("hgru"), tf_variables(network("ff_5")))
 
 
+def test_a_network_of_another_module_is_named_with_it():
+    """As ``hgru_pytorch.models.recurrent.RecurrentNetwork``, given to ``models.tf_variables``."""
+    other = type("RecurrentNetwork", (torch.nn.Module,), {"__module__": "mine.models"})
+    with pytest.raises(UserError, match=r"mine\.models\.RecurrentNetwork.* models\.recurrent "):
+        tf_variables(other())
+
+
 @pytest.mark.parametrize("ending", [":0", ""])
 def test_a_folder_of_the_originals_npy_files(tmp_path, ending):
     source = network("hgru", 1)
