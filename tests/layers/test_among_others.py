@@ -1,6 +1,9 @@
 """The layer among others: what a network of the user's own may do with it."""
 
 import copy
+import re
+import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -97,6 +100,23 @@ def test_compiled_whole(options):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
+def around_the_layer(network):
+    """What the page says to write."""
+    page = (Path(__file__).parents[2] / "docs/kernels.md").read_text()
+    lines = re.search(r"compile around the layer:\n\n((?: {4}.*\n)+)", page)[1]
+    space = {"torch": torch, "HGRU": HGRU, "network": network}
+    exec(textwrap.dedent(lines), space)
+    return space["network"]
+
+
+def test_a_copy_of_what_is_compiled_around_has_its_own_weights():
+    network = RecurrentNetwork(timesteps=2, h_ext=3, hidden_init="zeros")
+    around_the_layer(network)
+    twin, X = copy.deepcopy(network), torch.rand(1, 25, 6, 7)
+    torch.nn.utils.vector_to_parameters(torch.zeros(10**6), twin.hgru.parameters())
+    assert network.hgru(X).any() and not twin.hgru(X).any()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("options", CIRCUITS[:2], ids=str)
 def test_compiled_around_the_layer(options):
@@ -104,9 +124,8 @@ def test_compiled_around_the_layer(options):
     model = RecurrentNetwork(timesteps=2, h_ext=9, hidden_init="zeros", **options)
     images = torch.rand(2, 1, 12, 13)
     aside = copy.deepcopy(model)
-    aside.hgru.forward = torch.compiler.disable(aside.hgru.forward)
     torch._dynamo.reset()
-    compiled = torch.compile(aside)
+    compiled = around_the_layer(aside)
     for one in (model, compiled):
         one(images)[0].square().sum().backward()
     torch.testing.assert_close(compiled(images)[0], model(images)[0], rtol=1e-4, atol=1e-5)
