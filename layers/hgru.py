@@ -448,7 +448,8 @@ class HGRU(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *others) -> None:
         hidden = state_dict.get(f"{prefix}hidden")
-        if self.hidden_init == "learned" and hidden is not None and hidden.dim() == 4:
+        of_a_batch = hidden is not None and hidden.dim() == 4 and hidden.shape[1] == self.channels
+        if self.hidden_init == "learned" and of_a_batch:
             self.hidden.data = self.hidden.new_empty(hidden.shape)  # the original's learned state
         super()._load_from_state_dict(state_dict, prefix, *others)
 

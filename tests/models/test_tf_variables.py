@@ -216,6 +216,9 @@ def test_a_learned_hidden_state_that_does_not_fit():
     model, variables = learned(np.zeros((3, 10, 12, 7), np.float32))
     with pytest.raises(UserError, match="h2_state"):
         load_tf_variables(model, variables)
+    state = model.state_dict() | {"hgru.hidden": torch.zeros(3, 7, 10, 12)}
+    with pytest.raises(RuntimeError, match=r"hgru\.hidden.*3, 7, 10, 12.*25, 1, 1"):
+        model.load_state_dict(state)
     assert model.hgru.hidden.shape == (25, 1, 1)
     plain = importlib.import_module("hgru_bn_for").build_model()
     variables = tf_variables(plain) | {STATE: np.zeros((3, 10, 12, 25), np.float32)}
