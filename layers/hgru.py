@@ -16,6 +16,7 @@ from layers.horizontal import HorizontalKernel
 from layers.methods import in_weights_precision, transformed
 from layers.normalisation import BatchNormalisation
 from layers.published import as_published
+from support.errors import UserError
 from support.kinds import TRUTH, number, one_of, or_none, whole
 
 NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -425,11 +426,21 @@ class HGRU(nn.Module):
 
     @torch.no_grad()
     def constrain_letters(self) -> None:
-        """With ``constrain``: clip the letters to ≥ 0. Call it after each update."""
-        if self.constrain:
-            for name, value in self.letters().items():
-                value.clamp_(min=0)
-                getattr(self, f"{name}_orig", value).clamp_(min=0)  # of torch.nn.utils.prune
+        """With ``constrain``: clip the letters to ≥ 0. Call it after each update.
+
+        Raises:
+            UserError: a letter is computed from other weights (torch.nn.utils.parametrizations).
+        """
+        own = {**self._parameters, **self._buffers}
+        for name, value in self.letters().items() if self.constrain else ():
+            kept = own.get(f"{name}_orig", own.get(name))  # the former of torch.nn.utils.prune
+            if kept is None:
+                raise UserError(
+                    f"constrain must be False where {name} is computed from other weights "
+                    "(a parametrisation), found True"
+                )
+            kept.clamp_(min=0)
+            value.clamp_(min=0)
 
     def _letter(self, name: str) -> Tensor | float:
         return 0.0 if name in self.lesioned else getattr(self, name)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.nn.utils import prune
+from torch.nn.utils import parametrizations, prune
 
 from layers import initial
 from layers.hgru import HGRU, NONLINEARITIES
@@ -225,6 +225,16 @@ def test_constrain_clips_the_letters():
         free.mu.fill_(-1)
     free.constrain_letters()
     assert (free.mu == -1).all()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("weight_norm", [parametrizations.weight_norm, torch.nn.utils.weight_norm])
+def test_a_letter_that_is_computed_cannot_be_constrained(weight_norm):
+    layer = weight_norm(HGRU(4, h_ext=3, constrain=True), "alpha")
+    with pytest.raises(UserError, match=r"constrain .* alpha"):
+        layer.constrain_letters()
+    layer.constrain = False
+    layer.constrain_letters()
 
 
 def test_gate_biases():
