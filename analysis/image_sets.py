@@ -2,6 +2,8 @@
 
 import math
 import re
+import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from dataset_processing.folds import GeneratedFold
 from dataset_processing.generated import read_description
 from dataset_processing.pathfinder import Settings
 from dataset_processing.pathfinder.templates import disc
-from dataset_processing.sets import rescales
+from dataset_processing.sets import drawn_twice, rescales
 from support.errors import MissingError, UserError
 
 GENERATED = re.compile(r"pathfinder_(\d+)")
@@ -76,7 +78,15 @@ def open_images(
     if name != params.get("dataset"):
         drawn.pop("contour_length", None)
     other = {**params, "im_size": None, "stream_settings": drawn}
-    return open_set(name, config, other, on_bad_record).fold(fold)
+    data = open_set(name, config, other, on_bad_record)
+    if fold == "val":
+        with suppress(UserError):  # what it was trained on need not be here
+            lengths = params.get("curriculum") or []
+            names = [params["dataset"], *(f"pathfinder_{n}_stream" for n in lengths)]
+            trained = [open_set(one, config, params) for one in names]
+            if told := drawn_twice(trained, params["epochs"], data):
+                warnings.warn(told, stacklevel=2)
+    return data.fold(fold)
 
 
 def own_settings(params: dict[str, Any], config: Config) -> Settings | None:

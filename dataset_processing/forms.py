@@ -75,15 +75,16 @@ class Job:
         """Of its images."""
         return Pathfinder(self.settings, self.seed)
 
+    def folds(self) -> dict[str, range]:
+        """The indices of each fold's images; those of a folder, which has no folds, train."""
+        held_out = 0 if self.form in FOLDERS else round(self.count * self.val_fraction)
+        end = self.start + self.count
+        return {"train": range(self.start, end - held_out), "val": range(end - held_out, end)}
+
     def shards(self) -> list["Shard"]:
         """All shards, in the order of their images."""
-        held_out = 0 if self.form in FOLDERS else round(self.count * self.val_fraction)
-        folds = {
-            "train": range(self.start, self.start + self.count - held_out),
-            "val": range(self.start + self.count - held_out, self.start + self.count),
-        }
         result = []
-        for fold, indices in folds.items():
+        for fold, indices in self.folds().items():
             parts = math.ceil(len(indices) / self.shard_images)
             for part in range(parts):
                 first, end = (len(indices) * at // parts for at in (part, part + 1))

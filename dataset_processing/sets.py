@@ -2,7 +2,8 @@
 
 import importlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from config import Config
 from dataset_processing.base import PathfinderSet, check_class
 from dataset_processing.folds import (
+    FIRST,
     FOLDS,
     GeneratedFold,
     ImageFiles,
@@ -18,12 +20,14 @@ from dataset_processing.folds import (
     record_files,
     times,
 )
+from dataset_processing.forms import FOLDERS, Job
 from dataset_processing.generated import (
     ARENA_SETTINGS,
     GENERATED,
     check_name,
     contour_length,
     is_arena,
+    read_description,
 )
 from dataset_processing.layouts import list_images
 from dataset_processing.pathfinder import Settings
@@ -91,6 +95,11 @@ class DataSet:
             f"{times(self.input_size)}"
         )
 
+    def drawn(self, fold: str, epochs: int = 1) -> tuple[str, int, range] | None:
+        """Which of the generator's images a fold has, in so many epochs: the fingerprint of their
+        settings, their seed and their numbers. None where it has others, or that is not known."""
+        return None
+
     _open: Callable[[str], Any]  # opens a fold
 
 
@@ -108,6 +117,7 @@ class StreamSet(DataSet):
         settings = generator_settings(self.name, self.params)
         assert settings is not None
         self.settings, self.contour_length = settings, settings.contour_length
+        self.seed = self.params.get("stream_seed", 0)
         wanted = self.params.get("im_size")
         if wanted and tuple(wanted[:2]) != settings.shape:
             raise UserError(
@@ -119,11 +129,17 @@ class StreamSet(DataSet):
     def im_size(self) -> tuple[int, int]:
         return self.settings.shape
 
-    def _open(self, fold: str) -> GeneratedFold:
+    def drawn(self, fold: str, epochs: int = 1) -> tuple[str, int, range] | None:
+        first, rounds = FIRST.get(fold, 0), epochs if fold == "train" else 1
+        numbers = range(first, first + rounds * self._count(fold))
+        return self.settings.fingerprint(), self.seed, numbers
+
+    def _count(self, fold: str) -> int:
         key, default = COUNTS[fold]
-        count = whole(1).of(key, self.params.get(key, default))
-        seed = self.params.get("stream_seed", 0)
-        return GeneratedFold(self.name, fold, self.settings, seed, count)
+        return int(whole(1).of(key, self.params.get(key, default)))
+
+    def _open(self, fold: str) -> GeneratedFold:
+        return GeneratedFold(self.name, fold, self.settings, self.seed, self._count(fold))
 
 
 class DiskSet(DataSet):
@@ -149,6 +165,19 @@ class DiskSet(DataSet):
         self._listed: Any = None
         if self.paths is None and not self.source.on_disk():
             raise self.source.missing()
+
+    def drawn(self, fold: str, epochs: int = 1) -> tuple[str, int, range] | None:
+        with suppress(UserError, KeyError, TypeError):  # no description, or an edited one
+            for place in (self.config.tf_records / self.name, self.source.folder()):
+                file = place.with_name(f"{place.name}.generated.json")
+                if file.is_file():
+                    told = read_description(file)
+                    told.pop("fingerprint", None)
+                    told["settings"] = Settings(**told["settings"])
+                    job = Job(folder=place.parent, **told)
+                    part = "train" if job.form in FOLDERS else fold  # a folder is split here
+                    return job.settings.fingerprint(), job.seed, job.folds()[part]
+        return None
 
     def images(self, fold: str) -> tuple[list[str], np.ndarray]:
         """The files and labels of a fold's images on disk."""
@@ -218,6 +247,22 @@ def open_path(path: Path, meant: bool = False) -> StoredFold:
         fold = StoredFold(path.stem, RecordReader([path]))
     fold.look(meant=meant)
     return fold
+
+
+def drawn_twice(trained: Iterable[DataSet], epochs: int, held_out: DataSet) -> str:
+    """A warning where images that validate are drawn for training too, in so many epochs of one of
+    the sets ``trained``; "" where that is not known. A set beside itself has folds of its own."""
+    *how, val = held_out.drawn("val") or (None, range(0))
+    for data in trained:
+        *same, train = data.drawn("train", epochs) or (None, range(0))
+        both = range(max(train.start, val.start), min(train.stop, val.stop))
+        if data.name != held_out.name and same == how and both:
+            return (
+                f"images of {held_out.name} are those of {data.name} that are trained on: the same "
+                f"settings and seed draw them, numbers {both[0]} to {both[-1]}; another seed "
+                "(stream_seed, generate --seed) draws others"
+            )
+    return ""
 
 
 def load_set(name: str, config: Config) -> PathfinderSet:

@@ -45,16 +45,16 @@ class Curriculum:
             raise UserError("stream_settings has contour_length, which curriculum sets; drop one")
         self._exp, self._review = exp, exp.curriculum_review
         shorter = [open_set(f"pathfinder_{n}_stream", config, exp) for n in lengths]
-        self._sets = [*shorter, data]
+        self.sets = [*shorter, data]
         alone = bool(lengths and self._review and exp.curriculum_alone)  # a stage of its own
-        self._stages = len(self._sets) + alone
+        self._stages = len(self.sets) + alone
         self.stage = 0  # lengths that are done; one more once the last is shown alone
         self.began = 0  # training images seen when this stage began
 
     @property
     def data(self) -> Any:
         """The data set whose length is learned now."""
-        return self._sets[min(self.stage, len(self._sets) - 1)]
+        return self.sets[min(self.stage, len(self.sets) - 1)]
 
     @property
     def is_last(self) -> bool:
@@ -68,7 +68,7 @@ class Curriculum:
 
     def _before(self) -> list[Any]:
         """The data sets whose lengths come again."""
-        return self._sets[: self.stage] if self._review and self.stage < len(self._sets) else []
+        return self.sets[: self.stage] if self._review and self.stage < len(self.sets) else []
 
     def advance(self, metric: float, images: int) -> str | None:
         """Go on to the next length if it is time; then a sentence that says why, else None.

@@ -18,6 +18,7 @@ from dataset_processing.augmentations import SIZES, Augmentations
 from dataset_processing.folds import ImageFiles, times
 from dataset_processing.loader import Loader
 from dataset_processing.records import RecordReader
+from dataset_processing.sets import drawn_twice
 from layers.shares import shared_images
 from models.tf_variables import tf_variables
 from support.errors import SystemRefusal, UserError
@@ -100,6 +101,7 @@ class Training:
         other = exp.val_dataset
         held_out = open_set(other, config, exp, on_bad_record) if other else data
         self._splits = data.splits or held_out.splits
+        self._held_out = held_out
         self.train_set, self.validation_set = data.fold("train"), held_out.fold("val")
         self._loader = partial(
             Loader, device=ranks.device, seed=seed, workers=workers, on_bad_record=on_bad_record
@@ -256,6 +258,7 @@ class Training:
                 f"{len(both)} of the {len(files[1])} validation images are trained on too, "
                 f"{min(both)} for one"
             )
+        found += filter(None, [drawn_twice(self.curriculum.sets, self.exp.epochs, self._held_out)])
         if self.exp.warmup_iters >= self.total:
             found.append(
                 f"warmup_iters is {self.exp.warmup_iters}, but the run has {self.total} updates: "

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,14 @@ import torch
 import yaml
 
 import hgru
+from analysis.image_sets import open_images
 from analysis.trained import load_run
 from config import Config
 from dataset_processing import DataSet, curv_contour_length_14_full
+from dataset_processing.forms import Job
+from dataset_processing.generate import generate_set
+from dataset_processing.generated import GENERATED, SMALL_SET
+from dataset_processing.pathfinder import Settings
 from models.recurrent import RecurrentNetwork
 from support.errors import MissingError, UserError
 from tests.conftest import TESTS
@@ -263,6 +269,37 @@ def test_validation_images_that_are_trained_on_are_counted(
     )
     (caution,) = training.cautions()
     assert caution.startswith(f"{len(own & held_out)} of the {len(held_out)} validation images")
+
+
+@pytest.mark.parametrize(
+    ("form", "changes", "twice"),
+    [
+        ("compact", {}, "36 to 39"),
+        ("compact", {"stream_epoch_images": 19}, "36 to 37"),
+        ("compact", {"stream_epoch_images": 18}, ""),
+        ("compact", {"stream_seed": 1}, ""),
+        ("compact", {"dataset": "pathfinder_4_stream", "curriculum": [3]}, "36 to 39"),
+        ("compact", {"dataset": "pathfinder_4_stream"}, ""),
+        ("compact", {"dataset": "drawn", "val_dataset": None}, ""),
+        ("png", {}, "0 to 39"),
+        ("png", {"dataset": "drawn", "val_dataset": "drawn"}, ""),
+    ],
+)
+def test_drawn_images_that_validate_and_are_trained_on_are_told(
+    project: Path, monkeypatch: pytest.MonkeyPatch, form: str, changes: dict, twice: str
+) -> None:
+    monkeypatch.setenv("HGRU_DATA_ROOT", str(project / "tf_records"))
+    named = {**GENERATED[SMALL_SET], "contour_length": 3}
+    generate_set(Job("drawn", Settings(**named), 0, 40, project / "tf_records", form))
+    del named["contour_length"]
+    params = {**tiny.experiment_params(), "dataset": "pathfinder_3_stream", "val_dataset": "drawn",
+              "stream_settings": named, "stream_epoch_images": 40, "epochs": 2}  # fmt: skip
+    told = [one for one in made({**params, **changes}).cautions() if "draw them" in one]
+    assert [f"numbers {twice};" in one for one in told] == [True] * bool(twice)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        open_images("drawn", Config(), {**params, **changes}, 4)
+    assert [str(one.message) for one in said if "draw them" in str(one.message)] == told
 
 
 def test_other_code_and_threads_are_said(
