@@ -125,6 +125,13 @@ class Training:
         sides = (self.train_set, self.augment), (self.validation_set, self.validation.augment)
         for one, augment in sides:  # an image that is smaller than a crop is refused here
             augment(torch.zeros(1, *one.im_size), torch.Generator())
+        batches = {"training": exp.batch_size, "validation": self.validation.loader.batch_size}
+        alone = [fold for fold, size in batches.items() if size == 1]
+        if alone and "pearson" in (exp.loss_function, exp.score_metric):
+            raise UserError(
+                f"pearson is a correlation over the images of a batch, and those of {alone[0]} "
+                "have 1 image; expected 2 or more (loss_function, score_metric, batch_size)"
+            )
         self.curriculum = Curriculum(exp, config, data)
         self.feed = Feed(ranks, exp.epochs, self._wanted)
         self._begin_stage()

@@ -239,6 +239,16 @@ def test_the_size_that_a_sets_class_gives_is_made_or_refused(
     assert made({**none, **bare, "model_input_image_size": [300, 300]}).augment.size == (300, 300)
 
 
+@pytest.mark.parametrize("key", ["loss_function", "score_metric"])
+def test_one_image_has_no_correlation(project: Path, key: str) -> None:
+    params = {**tiny.experiment_params(), key: "pearson"}
+    drawn = {"val_dataset": "pathfinder_3_stream", "stream_val_images": 1}
+    for one, fold in ({"batch_size": 1}, "training"), (drawn, "validation"):
+        with pytest.raises(UserError, match=f"{fold} have 1 image"):
+            made({**params, **one})
+    made({**params, "batch_size": 2})
+
+
 def test_a_crop_that_an_image_is_too_small_for_leaves_no_run(
     project: Path, script: Script, capsys
 ) -> None:
