@@ -8,6 +8,7 @@ import training  # first: it hears signals while PyTorch is imported
 # isort: split
 import torch
 
+from models.options import aux_of
 from models.recurrent import RecurrentNetwork
 
 
@@ -81,7 +82,7 @@ def build_model(params: dict | None = None) -> torch.nn.Module:
         "lesion_mu": True,
         "lesion_kappa": True,
     }
-    return RecurrentNetwork(**{**circuit, **(params.get("aux") or {})})
+    return RecurrentNetwork(**{**circuit, **aux_of(params)})
 
 
 if __name__ == "__main__":

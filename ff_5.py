@@ -9,6 +9,7 @@ import training  # first: it hears signals while PyTorch is imported
 import torch
 
 from models.feedforward import FeedforwardNetwork
+from models.options import aux_of
 
 
 def experiment_params() -> dict:
@@ -76,7 +77,7 @@ def build_model(params: dict | None = None) -> torch.nn.Module:
         "filters": 9,
         "kernel_size": 20,  # pixels
     }
-    return FeedforwardNetwork(**{**network, **(params.get("aux") or {})})
+    return FeedforwardNetwork(**{**network, **aux_of(params)})
 
 
 if __name__ == "__main__":

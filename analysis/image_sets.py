@@ -80,7 +80,7 @@ def open_images(
     other = {**params, "im_size": None, "stream_settings": drawn}
     data = open_set(name, config, other, on_bad_record)
     if fold == "val":
-        with suppress(UserError):  # what it was trained on need not be here
+        with suppress(UserError, KeyError):  # what it was trained on need not be here or known
             lengths = params.get("curriculum") or []
             names = [params["dataset"], *(f"pathfinder_{n}_stream" for n in lengths)]
             trained = [open_set(one, config, params) for one in names]

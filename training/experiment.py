@@ -14,9 +14,8 @@ from dataset_processing import pathfinder
 from dataset_processing.augmentations import BRIGHTNESS, ORDER, RANDOM, SIZES, THRESHOLD
 from dataset_processing.sets import contour_length, is_stream
 from layers.hgru import HGRU, KINDS
-from models.feedforward import FeedforwardNetwork
-from models.recurrent import RecurrentNetwork
-from support.errors import UserError, choose, unknown
+from models.options import OPTIONS as NETWORK_OPTIONS
+from support.errors import UserError, unknown
 from support.kinds import (
     FILE_NAME,
     LENGTHS,
@@ -175,6 +174,8 @@ AUX: dict[str, tuple[Kind, str]] = {
     "kernel_size": (whole(1), "ff_5: width of their kernels in pixels"),
 }
 
+DRAWN = [one.name for one in fields(pathfinder.Settings)]  # what stream_settings may hold
+
 # Options that have an effect only where another is on.
 BESIDE = {
     "reuse": "batch_norm", "batch_norm_validation": "batch_norm", "eta_init": "adaptation",
@@ -277,10 +278,23 @@ def _kind(key: str) -> Kind:
     """What a setting, or an option ``aux.<name>``, may be; UserError if there is none."""
     name = key.removeprefix("aux.")
     if name != key:
-        return choose("option of the network (aux)", name, AUX)[0]
+        if name not in AUX:
+            raise _misplaced("option of the network (aux)", name, AUX)
+        return AUX[name][0]
     if key not in SETTINGS:
-        raise unknown("parameter", key, [*SETTINGS, "aux.<option>"])
+        raise _misplaced("parameter", key, [*SETTINGS, "aux.<option>"])
     return SETTINGS[key].kind
+
+
+def _misplaced(what: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is none of ``known``: where it belongs, or the nearest one."""
+    places: dict[str, Iterable[str]] = {
+        "experiment_params() itself": SETTINGS, "aux": AUX, "stream_settings": DRAWN,
+    }  # fmt: skip
+    for place, names in places.items():
+        if name in names:
+            return UserError(f"{what} {name!r} is not known; it belongs in {place}")
+    return unknown(what, name, known)
 
 
 def idle_options(network: Any) -> list[str]:
@@ -331,14 +345,14 @@ def _check_preprocessing(values: Settings) -> None:
 
 def _check_stream(values: Settings) -> None:
     """UserError where stream_settings has what no stream has, or another length than a name."""
-    settings, known = values["stream_settings"], [one.name for one in fields(pathfinder.Settings)]
+    settings = values["stream_settings"]
     for name in settings:
-        if name not in known:
-            raise unknown("stream_settings:", name, known)
+        if name not in DRAWN:
+            raise _misplaced("stream_settings:", name, DRAWN)
     length = settings.get("contour_length")
     for key in ("dataset", "val_dataset"):
         name = values[key]
-        if name and length and is_stream(name) and length != contour_length(name):
+        if name and type(length) is int and is_stream(name) and length != contour_length(name):
             raise UserError(
                 f"stream_settings has contour_length {length}, but {key} is {name}: name the "
                 f"stream pathfinder_{length}_stream"
@@ -411,11 +425,8 @@ def settings_table() -> str:
 def options_table() -> str:
     """All options of the networks as Markdown."""
     lines = ["| `aux` | default | values | what it is |", "|---|---|---|---|"]
-    known: dict[str, inspect.Parameter] = {}
-    for network in (FeedforwardNetwork, RecurrentNetwork, HGRU):
-        known |= inspect.signature(network).parameters
     for key, (kind, says) in AUX.items():
-        lines.append(f"| `{key}` | `{known[key].default!r}` | {_values(kind)} | {says} |")
+        lines.append(f"| `{key}` | `{NETWORK_OPTIONS[key].default!r}` | {_values(kind)} | {says} |")
     return "\n".join(lines)
 
 

@@ -306,6 +306,34 @@ STREAM = "dataset=pathfinder_14_stream"
 
 
 @pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("timesteps=4", "in aux"),
+        ("window=64", "in stream_settings"),
+        ("aux.lr=1", r"in experiment_params\(\)"),
+        ("aux={window: 64}", "in stream_settings"),
+        ("stream_settings={stream_seed: 3}", r"in experiment_params\(\)"),
+        ("stream_settings={timesteps: 3}", "in aux"),
+    ],
+)
+def test_a_setting_in_a_wrong_place_is_told_where_it_belongs(text: str, place: str) -> None:
+    with pytest.raises(UserError, match=f"is not known; it belongs {place}"):
+        of(text)
+
+
+def test_a_streams_length_that_is_no_number_is_left_to_the_generators_check() -> None:
+    assert of(STREAM, "stream_settings={contour_length: '14'}").stream_settings
+
+
+@pytest.mark.parametrize("script", [hgru, ff_5])
+def test_an_option_beside_aux_is_an_error(script: Any) -> None:
+    for params in ({"timesteps": 4}, {**script.experiment_params(), "kernel_size": 4}):
+        name = list(params)[-1]
+        with pytest.raises(UserError, match=f"{name} is an option .* in aux: .*'{name}': 4"):
+            script.build_model(params)
+
+
+@pytest.mark.parametrize(
     ("texts", "part"),
     [
         (["stream_settings={contour_lenght: 3}"], "'contour_length'"),
