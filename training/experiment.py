@@ -369,6 +369,12 @@ def _losses(names: set[str]) -> list[str]:
         then = f"; {clip} then makes nearly every image all black or all white" if clip else ""
         added = f"random_brightness adds up to ±{BRIGHTNESS:g} after {scale}"
         found.append(f"{added}, as the release does{then}")
+    made, *after = [name for name in SIZES if name in names] or [""]
+    if after:
+        found.append(f"{' and '.join(after)} has no effect, as {made} makes that size before")
+    noise = [name for name in ("gaussian_noise", "gaussian_noise_small") if name in names]
+    if noise and not scale:
+        found.append(f"{' and '.join(noise)} is meant for 0–1, but is added to values of 0–255")
     if "gaussian_noise" in names and scale == "uint8_rescale" and clip == "threshold":
         found.append("threshold makes 1 of one black pixel in six, as gaussian_noise comes before")
     if scale == "uint8_rescale_-1_1" and clip == "zero_one":

@@ -273,6 +273,9 @@ def test_what_may_not_be_meant_is_said() -> None:
     [
         ("uint8_rescale,random_brightness,zero_one", ["random_brightness", "±63", "black"]),
         ("uint8_rescale,random_brightness", ["random_brightness", "±63"]),
+        ("uint8_rescale,random_crop", ["resize has no effect, as random_crop"]),
+        ("uint8_rescale,center_crop,resize_nn", ["resize and resize_nn", "as center_crop"]),
+        ("per_image_standardization,gaussian_noise_small", ["gaussian_noise_small", "0–255"]),
         ("uint8_rescale_-1_1,zero_one", ["zero_one", "uint8_rescale_-1_1"]),
         ("uint8_rescale,gaussian_noise,threshold", ["threshold", "gaussian_noise"]),
         ("zero_one", ["zero_one", "0–255"]),
