@@ -84,6 +84,8 @@ class Settings:
                 raise UserError(f"{name}: a list of numbers 0–2 is expected, not {values!r}")
             for value in values:
                 number(above=0, most=2).of(name, value)
+        if self.paddle_length * self.antialias < 2:  # drawn, some paddles would be a point
+            raise UserError("paddle_length 1 needs antialias 2 or more, found antialias 1")
         for name in ("paddle_thickness", "marker_radius"):
             size = getattr(self, name)
             blown = size * self.antialias

@@ -267,6 +267,7 @@ def test_a_full_window_stops_distractors():
         ({"continuity": -1}, "continuity must be .* at least 0, found -1"),
         ({"continuity": math.nan}, "continuity must be a number .* found nan"),
         ({"paddle_thickness": 1.3}, "paddle_thickness 1.3 × antialias 2 must be a whole number"),
+        ({"paddle_length": 1, "antialias": 1}, "paddle_length 1 needs antialias 2 or more"),
         ({"paddle_contrasts": ()}, "paddle_contrasts: a list of numbers"),
         ({"snake_contrasts": (2.5,)}, "snake_contrasts must be .* at most 2, found 2.5"),
         ({"distractors": -1}, "distractors must be .* at least 0, found -1"),
@@ -276,6 +277,12 @@ def test_a_full_window_stops_distractors():
 def test_settings_out_of_range_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         Settings(**settings)
+
+
+@pytest.mark.parametrize("size", [{"paddle_length": 1}, {"paddle_length": 2, "antialias": 1}])
+def test_the_shortest_paddles_are_drawn(size):
+    images, labels = generate(3, 2, 0, window=60, border=2, seed_distance=5, **size)
+    assert (images.max(axis=(1, 2)) == 255).all() and len(labels) == 2
 
 
 def test_numbers_of_numpy_are_numbers():
