@@ -144,6 +144,7 @@ def check_set(name: str, config: Config, threads: int = 8) -> list[Findings]:
     generated = config.tf_records / f"{name}.generated.json"
     seen: dict[bytes, str] = {}
     result, records = [], 0
+    expected = tuple((data.source.named_size or [])[:2])
     for fold in FOLDS:
         path = config.tf_records / f"{name}_{fold}.tfrecords"
         if data.paths is not None and not data.paths[fold]:
@@ -157,6 +158,11 @@ def check_set(name: str, config: Config, threads: int = 8) -> list[Findings]:
         for caution in said:
             result[-1].note("files that are left out", str(caution.message))
         result[-1].read(stored, seen, threads)
+        for size, _ in result[-1].sizes.most_common(1):
+            expected = expected or size
+            if size != expected:
+                told = f"they are {times(size)}; im_size of the data set is {times(expected)}"
+                result[-1].note("images of another size", told)
         means = path.with_name(f"{path.stem}_means.npy")
         if data.paths is not None and means.is_file():
             result[-1].check_mean(means)

@@ -237,3 +237,20 @@ def test_discs_are_found_in_every_generated_image(length):
     settings = GENERATED[SMALL_SET] if length == 3 else {"contour_length": length}
     images, _ = Pathfinder(Settings(**settings)).images(range(40))
     assert all(verify.has_discs(image) for image in images)
+
+
+def test_images_of_another_size_than_training_takes_are_found(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path))
+    sides = {"pathfinder32": (40, 40), "mine": (40, 44)}
+    for name, sizes in sides.items():
+        for fold, side in zip(("train", "val"), sizes, strict=True):
+            settings = Settings(**{**GENERATED[SMALL_SET], "window": side})
+            path = tmp_path / "tf_records" / f"{name}_{fold}.tfrecords"
+            with RecordWriter(path) as writer:
+                for image, label in map(Pathfinder(settings, side).image, range(4)):
+                    writer.write(image, label)
+        status, said = run(capsys, "--dataset", name)
+        assert status == 1
+        expected = 32 if name == "pathfinder32" else 40
+        for side in set(sizes) - {expected}:
+            assert f"{side}×{side}; im_size of the data set is {expected}×{expected}" in said
