@@ -22,7 +22,7 @@ ATTRIBUTES: dict[str, Kind] = {
     "max_ims": or_none(whole(0)),
     "balance": TRUTH,
     "shuffle": TRUTH,
-    "cv_split": number(above=0, most=1),
+    "cv_split": number(above=0, below=1),
     "meta": TEXT,
 }
 

@@ -48,13 +48,18 @@ class Kind:
         return self.of(key, value)
 
 
-def number(above: float = -math.inf, least: float = -math.inf, most: float = math.inf) -> Kind:
-    """A finite number above one, of at least another, of at most a third."""
-    limits = {"above": above, "of at least": least, "of at most": most}
+def number(
+    above: float = -math.inf,
+    least: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+) -> Kind:
+    """A finite number above one, of at least another, of at most a third, below a fourth."""
+    limits = {"above": above, "of at least": least, "of at most": most, "and below": below}
     told = [f"{words} {limit:g}" for words, limit in limits.items() if math.isfinite(limit)]
 
     def fits(value: Any) -> bool:
-        return _is(numbers.Real, value) and above < value < math.inf and least <= value <= most
+        return _is(numbers.Real, value) and above < value < below and least <= value <= most
 
     return Kind(" ".join(["a number", *told]), fits, float, float)
 

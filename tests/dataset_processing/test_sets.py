@@ -193,6 +193,7 @@ OWN = {  # what a class of the user's own says, and what comes of it: sizes and 
     "no_number": ("max_ims = 1e1", "no_number.py max_ims 10.0"),
     "negative_number": ("max_ims = -5", "negative_number.py max_ims -5"),
     "share": ("cv_split = 9", "share.py cv_split 9"),
+    "whole": ("cv_split = 1.0", "whole.py cv_split below 1.0"),
     "no_size": ("model_input_image_size = 30", "no_size.py model_input_image_size 30"),
     "without_effect": ("score_metric = 'pearson'", "without_effect.py 'score_metric'"),
     "called_otherwise": ("name = 'mine'", "called_otherwise.py name 'called_otherwise' 'mine'"),
