@@ -195,7 +195,7 @@ class DiskSet(DataSet):
             raise MissingError(
                 f"{self.config.tf_records / f'{self.name}_{fold}.tfrecords'}: missing, though the "
                 "other fold is there; encode both:  python -m dataset_processing.encode --dataset "
-                f"{self.name}"
+                f"{self.name}  (a set of generate's: by another --val-fraction or --count)"
             )
         return StoredFold(title, RecordReader(self.paths[fold], self.on_bad_record == "skip"))
 
