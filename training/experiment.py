@@ -258,10 +258,17 @@ class Experiment(Settings):
                 "reaches: lengths change by curriculum_images alone"
             )
         idle = {}  # reasons, by how the names of the settings begin
-        if not any(is_stream(name) for name in (self.dataset, self.val_dataset) if name):
+        validates = self.val_dataset or self.dataset
+        trains, held_out = is_stream(self.dataset), is_stream(validates)
+        shorter = set(self.curriculum or []) - {contour_length(self.dataset)}
+        if not (trains or held_out):
             idle["stream_"] = "neither dataset nor val_dataset is a stream"
-        if not self.curriculum:
-            idle["curriculum_"] = "there is no curriculum"
+        elif not trains:
+            idle["stream_epoch_images"] = f"{self.dataset} is no stream"
+        elif not held_out and not shorter:
+            idle["stream_val_images"] = f"{validates} is no stream"
+        if not shorter:
+            idle["curriculum"] = "there is no curriculum of shorter contours"
         for first, reason in idle.items():
             own = {key: self[key] for key in DEFAULTS if key.startswith(first)}
             changed = [f"{key}={value}" for key, value in own.items() if value != DEFAULTS[key]]

@@ -367,6 +367,12 @@ def test_a_stream_s_settings_are_a_stream_s_and_not_against_its_name(
             ["curriculum_until=0.8", "alone"],
         ),
         ([STREAM, "curriculum=6", "curriculum_until=90"], ["curriculum_until is 90"]),
+        ([STREAM, "curriculum=14", "curriculum_images=9"], ["curriculum=[14]", "images=9"]),
+        ([STREAM, "val_dataset=mine", "stream_val_images=64"], ["mine is no", "val_images=64"]),
+        (
+            ["val_dataset=pathfinder_9_stream", "stream_epoch_images=64"],
+            ["curv_contour_length_14_full is no", "epoch_images=64"],
+        ),
     ],
 )
 def test_a_setting_without_effect_is_said(texts: list[str], parts: list[str]) -> None:
@@ -381,6 +387,7 @@ def test_a_setting_without_effect_is_said(texts: list[str], parts: list[str]) ->
         [STREAM, "stream_seed=3", "stream_settings={window: 64, contour_length: 14}"],
         ["val_dataset=pathfinder_9_stream", "stream_val_images=64", "im_size=300,300"],
         [STREAM, "curriculum=6", "curriculum_until=0.8", "curriculum_review=0"],
+        [STREAM, "curriculum=6", "val_dataset=mine", "stream_val_images=64"],
     ],
 )
 def test_a_setting_with_effect_is_not(texts: list[str]) -> None:
