@@ -229,13 +229,16 @@ def job_of(options: argparse.Namespace) -> Job:
     if form == "tfrecords":
         form = "float32" if options.float32 else "compact"
     elif form in FOLDERS:
+        if share:
+            raise UserError(f"--val-fraction has no place beside --format {form}: it has no folds")
         share = 0.0
         folder, name = config.data_root / RELEASE, name.removesuffix("_full")
         size, _, rest = name.partition("_")
         if size in ARENA_SETTINGS:
             folder, name = config.data_root / size, rest or ARENA_SETS[0]
     return Job(
-        name, settings, options.seed, count, options.output or folder, form, share,
+        name, settings, options.seed, count, options.output or folder, form,
+        Job.val_fraction if share is None else share,
         options.shard_images, options.masks, options.start,
     )  # fmt: skip
 
@@ -262,7 +265,7 @@ def parser() -> shell.Parser:
     add("--float32", action="store_true", help="records as the 2018 release's")
     add("--masks", action="store_true", help="with png or webdataset: the contour's mask")
     add("--output", type=Path, help="folder (tf_records, or for images one below data_root)")
-    add("--val-fraction", type=float, default=0.1, help="share that validates; not of folders")
+    add("--val-fraction", type=float, help="share that validates (0.1); not of folders")
     add("--shard-images", type=shell.whole(1), default=5000, help="images in a file")
     add("--preview", nargs="?", type=Path, const=preview, metavar="FILE",
         help="write a sheet of examples, contours and markers coloured, and stop")  # fmt: skip

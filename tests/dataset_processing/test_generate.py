@@ -319,6 +319,7 @@ def test_command_line_settings_reach_the_images(tmp_path, capsys):
         (["--dataset", "curv_contour_length_7_mine", "--length", "9"], "of 7 paddles"),
         (["--dataset", "pathfinder32", "--window", "64"], "images of 32×32, not of 64×64"),
         (["--float32", "--format", "lra"], "--format lra"),
+        (["--val-fraction", "0.2", "--format", "png"], "--val-fraction has no place"),
         (["--masks"], "masks have no place in records"),
         (["--workers", "0"], "--workers: must be a whole number of at least 1"),
         (["--val-fraction", "1"], "val_fraction: a share"),
