@@ -37,6 +37,7 @@ class Findings:
     """What is known of a fold."""
 
     title: str
+    drawn: bool = False  # by the generator, so that there are discs, of whatever size
     wrong: dict[str, list[str]] = field(default_factory=dict)  # by kind
     labels: Counter[int] = field(default_factory=Counter)  # records of each label
     sizes: Counter[tuple[int, ...]] = field(default_factory=Counter)  # records of each (H, W)
@@ -67,7 +68,7 @@ class Findings:
                 self.note("pixels that are not on the scale 0–255", unusual)
             elif high - low <= 1:
                 self.note("images without contrast", f"{name}: {low:g} to {high:g}")
-            elif not has_discs(image):
+            elif not (self.drawn or has_discs(image)):
                 self.no_discs.append(name)
             self.labels[label] += 1
             self.sizes[image.shape] += 1
@@ -154,7 +155,7 @@ def check_set(name: str, config: Config, threads: int = 8) -> list[Findings]:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             stored = data.raw(fold)
-        result.append(Findings(stored.describe()))
+        result.append(Findings(stored.describe(), drawn=data.drawn(fold) is not None))
         for caution in said:
             result[-1].note("files that are left out", str(caution.message))
         result[-1].read(stored, seen, threads)

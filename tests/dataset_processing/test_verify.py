@@ -9,6 +9,8 @@ from PIL import Image, ImageFilter
 
 from config import Config
 from dataset_processing import encode, verify
+from dataset_processing.forms import Job
+from dataset_processing.generate import generate_set
 from dataset_processing.generated import GENERATED, SMALL_SET
 from dataset_processing.pathfinder import Pathfinder, Settings
 from dataset_processing.records import RecordReader, RecordWriter
@@ -254,3 +256,13 @@ def test_images_of_another_size_than_training_takes_are_found(tmp_path, capsys, 
         expected = 32 if name == "pathfinder32" else 40
         for side in set(sizes) - {expected}:
             assert f"{side}×{side}; im_size of the data set is {expected}×{expected}" in said
+
+
+def test_small_discs_of_a_set_that_was_generated_are_taken_for_discs(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path))
+    settings = Settings(3, marker_radius=2)
+    generate_set(Job("mine", settings, 0, 10, tmp_path / "tf_records"))
+    status, said = run(capsys, "--dataset", "mine")
+    assert (status, "nothing wrong" in said) == (0, True)
+    (tmp_path / "tf_records" / "mine.generated.json").unlink()
+    assert "images without discs" in run(capsys, "--dataset", "mine")[1]
