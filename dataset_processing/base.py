@@ -1,5 +1,7 @@
 """What the Pathfinder sets on disk share: their settings, where they lie, how they are split."""
 
+import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -139,9 +141,16 @@ class PathfinderSet:
         folder = self.folder()
         classes = list_images(folder, folder.with_name(self.negative), self.meta)
         shuffled = [order(files) for files in classes]
-        keep = self.max_ims or max(map(len, classes))
-        if self.balance:
-            keep = min(keep, *map(len, classes))
+        counts = [len(files) for files in classes]
+        keep = self.max_ims or max(counts)
+        if self.balance and keep > min(counts):
+            keep = min(counts)
+            if out_of_balance(counts[0], sum(counts)):
+                warnings.warn(
+                    f"{folder}: {counts[0]} images of label 1 and {counts[1]} of label 0; {keep} "
+                    "of each are used, as balance in the set's class says",
+                    stacklevel=2,
+                )
         both = zip((1, 0), shuffled, strict=True)
         pairs = order([(file, label) for label, own in both for file in own[:keep]])
         cut = round(self.cv_split * len(pairs))
@@ -183,6 +192,11 @@ class PathfinderSet:
         found = [one for top in tops for one in (top / name, top / RELEASE / name, top)]
         others = [path for path in dict.fromkeys(found) if path not in self.places()]
         return [path for path in others if path.name.lower().startswith(name) and path.is_dir()]
+
+
+def out_of_balance(ones: int, count: int) -> bool:
+    """Whether so many labels 1 of a count are more than 5 standard deviations from half of it."""
+    return abs(ones - count / 2) > 5 * math.sqrt(count) / 2
 
 
 def check_class(own: type[PathfinderSet], module: str) -> None:

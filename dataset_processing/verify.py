@@ -19,6 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from config import Config
+from dataset_processing.base import out_of_balance
 from dataset_processing.encode import read_all
 from dataset_processing.folds import FOLDS, StoredFold, times
 from dataset_processing.generated import read_description
@@ -87,7 +88,7 @@ class Findings:
         for label in sorted(set(self.labels) - {0, 1}):
             self.note("labels other than 0 and 1", f"{self.labels[label]} of label {label}")
         ones, count = self.labels[1], self.labels.total()
-        if count and abs(ones - count / 2) > 5 * math.sqrt(count) / 2:
+        if out_of_balance(ones, count):
             self.note("labels out of balance", f"{ones} of {count} are 1, {ones / count:.1%}")
         if len(self.sizes) > 1:
             told = ", ".join(f"{n} of {times(size)}" for size, n in self.sizes.most_common())

@@ -14,6 +14,7 @@ from dataset_processing.generate import generate_set
 from dataset_processing.generated import GENERATED, SMALL_SET
 from dataset_processing.pathfinder import Pathfinder, Settings
 from dataset_processing.records import RecordReader, RecordWriter
+from dataset_processing.sets import DiskSet
 from support.shell import exit_code
 
 NAME = "curv_contour_length_14_full"
@@ -266,3 +267,21 @@ def test_small_discs_of_a_set_that_was_generated_are_taken_for_discs(tmp_path, c
     assert (status, "nothing wrong" in said) == (0, True)
     (tmp_path / "tf_records" / "mine.generated.json").unlink()
     assert "images without discs" in run(capsys, "--dataset", "mine")[1]
+
+
+def test_a_folder_far_from_balance_is_said_and_found(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HGRU_DATA_ROOT", str(tmp_path))
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path))
+    image = Image.fromarray(Pathfinder(Settings(3, window=150, seed_distance=15)).image(0)[0])
+    for kind, count in {"pos": 80, "neg": 20}.items():
+        folder = tmp_path / "mine" / "imgs" / kind
+        folder.mkdir(parents=True)
+        for number in range(count):
+            image.save(folder / f"{number}.png")
+    told = "80 images of label 1 and 20 of label 0; 20 of each are used"
+    assert told in run(capsys, "--dataset", "mine")[1]
+    with pytest.warns(UserWarning, match=told):
+        DiskSet("mine", Config(), {}, "error").images("train")
+    for number in range(40, 80):
+        (tmp_path / "mine" / "imgs" / "pos" / f"{number}.png").unlink()
+    assert "of each are used" not in run(capsys, "--dataset", "mine")[1]  # as chance may have it
