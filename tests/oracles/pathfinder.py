@@ -255,7 +255,8 @@ class Reference:
     def shade(self, snake: Snake) -> None:
         """Gives a snake's newest paddle its contrast."""
         contrast = snake.contrast * self.pick(self.settings.paddle_contrasts)
-        snake.lines[-1] = np.floor(snake.lines[-1] * contrast + 0.5).astype(np.uint8)
+        lit = np.floor(snake.lines[-1] * contrast + 0.5)
+        snake.lines[-1] = np.minimum(lit, 255).astype(np.uint8)
 
     def pick(self, values: tuple[float, ...]) -> float:
         """One of the values; a single one costs no random number."""
