@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from analysis.record import CHANGEABLE, RunRecord
+from analysis.record import CHANGEABLE, RunRecord, is_counted
 from analysis.style import CHANCE, PAGE, SERIES, legend_rows, new_figure, style
 from analysis.trained import TrainedRun
 from support.errors import UserError
@@ -77,7 +77,8 @@ def logged_curve(run: Run, label: str) -> Curve:
         elif event["event"] == "validation":
             since = np.mean(training, axis=0) if training else (np.nan, np.nan)
             seconds = np.nan if event.get("seconds") is None else event["seconds"]
-            lines.append([event["images"], seconds, *since, *measured])
+            if is_counted(event):
+                lines.append([event["images"], seconds, *since, *measured])
             training = []
     return _curve(record, label, lines, run)
 

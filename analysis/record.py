@@ -210,10 +210,16 @@ def validations(run: Run) -> list[dict[str, Any]]:
     metric = RunRecord.of(run).metric
     if metric != "accuracy":
         raise UserError(f"{run.settings}: score_metric must be accuracy, found {metric!r}")
-    found = [event for event in run.events("validation") if "images" in event]
+    found = [event for event in run.events("validation") if is_counted(event)]
     if not found:
         raise UserError(f"{run.json_log} has no validation that counts its images")
     return found
+
+
+def is_counted(validation: Event) -> bool:
+    """Whether a log's validation says after how many training images it was; of earlier versions,
+    ``images`` and ``seconds`` are those of the validation itself."""
+    return "validation_images" in validation
 
 
 def evaluations_kept(config: Config, name: str) -> list[dict[str, Any]]:

@@ -520,3 +520,22 @@ def test_what_is_not_a_run_of_accuracies_is_refused(copied, names, tmp_path, cap
     assert exit_code(results.main, [run.name, *page]) == 2
     assert "'pearson'" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_of_an_earlier_version_is_refused_before_it_is_kept(copied, tmp_path, capsys):
+    older = CLONE / "tests" / "data" / "older_run" / "logs" / "older_2026-11-25_14-38-34"
+    page = tmp_path / "docs" / "r.md"
+    assert exit_code(results.main, [str(older), "--output", str(page)]) == 2
+    assert "log.jsonl has no validation that counts its images" in capsys.readouterr().err
+    assert not page.parent.exists()  # each later page would have broken off at it
+
+
+def test_a_curve_has_what_a_resumed_run_counted(taught, copied):
+    folder = taught("r1", [0.5, 0.6, 0.7], 1)
+    log = folder / "log.jsonl"
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    first = next(event for event in events if event["event"] == "validation")
+    first |= {"images": first.pop("validation_images"), "seconds": 0.1}  # as earlier versions wrote
+    log.write_text("".join(json.dumps(event) + "\n" for event in events))
+    table = curves.logged_curve(Run(copied, "r1", folder), "x").table
+    assert table[:, [0, 1, 5]].tolist() == [[32, 60, 0.6], [64, 120, 0.7]]
