@@ -27,7 +27,7 @@ import torch
 
 from analysis import statistics
 from analysis.image_sets import marker_distance, open_images, title
-from analysis.probing import altered, hidden_generators, hidden_seed, timesteps
+from analysis.probing import altered, check_finite, hidden_generators, hidden_seed, timesteps
 from analysis.trained import TrainedRun, load_runs
 from config import Config
 from dataset_processing import contour_length
@@ -148,7 +148,8 @@ class Asked:
 
 @dataclass
 class Evaluation:
-    """A network's answers to a set of images; a row an image, ordered by number."""
+    """A network's answers to a set of images; a row an image, ordered by number. UserError where
+    they are not finite."""
 
     run: str  # the run's name
     dataset: str  # the set's name
@@ -159,6 +160,11 @@ class Evaluation:
     about: dict[str, Any]  # what was evaluated: weights, step, lesions, timesteps, seed …
     kept: bool = False  # whether these answers were computed before, and read now
     interval: str = field(default="wilson", init=False)  # of accuracies, one of INTERVALS
+
+    def __post_init__(self) -> None:
+        steps = self.about.get("timesteps")
+        after = f", {steps} steps" if steps else ""
+        check_finite(self.logits, f"{self.run} on {self.title}{after}")
 
     @property
     def title(self) -> str:
@@ -242,7 +248,8 @@ class Evaluation:
 def evaluate(
     run: TrainedRun, dataset: str, images: int = IMAGES, workers: int | None = None, **asked: Any
 ) -> Evaluation:
-    """A run's answers to a set of images; UserError where none could be read.
+    """A run's answers to a set of images; UserError where none could be read, or the answers are
+    not finite.
 
     Args:
         dataset, images, asked: see :class:`Asked`.

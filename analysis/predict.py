@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from analysis.evaluate import LABELS
-from analysis.probing import altered, hidden_seed, is_recurrent, record
+from analysis.probing import altered, check_finite, hidden_seed, is_recurrent, record
 from analysis.style import ACTIVITY, PAGE, SKY, new_figure, picture, save, style
 from analysis.trained import TrainedRun, load_run
 from config import Config
@@ -77,10 +77,12 @@ def prepare_images(run: TrainedRun, images: np.ndarray, seed: int = 0) -> Tensor
 
 @torch.no_grad()
 def predict(run: TrainedRun, image: np.ndarray, seed: int = 0) -> Prediction:
-    """A run's answer to one image (H, W), 0–255, by itself: no other image changes it."""
+    """A run's answer to one image (H, W), 0–255, by itself: no other image changes it. UserError
+    where it is not finite."""
     images = prepare_images(run, image[None], seed)
     with hidden_seed(run.network, seed):
         logits, activity = run.network(images)
+    check_finite(logits.cpu().numpy(), run.name)
     shown = activity
     if is_recurrent(run.network):
         shown = record(run.network, images, ["H2"], seed)["H2"][-1]

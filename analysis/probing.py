@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -96,6 +97,17 @@ def answers(network: nn.Module, images: Tensor, seed: int | None = 0) -> Tensor:
     with hidden_seed(network, seed), _instead([circuit(network)], "probe", note):
         network(images)
     return torch.stack(read)
+
+
+def check_finite(answers: np.ndarray, what: str) -> None:
+    """UserError, which says of what, where some of a network's answers (images, …) are infinite or
+    not a number: a larger one of two such is not an answer."""
+    wrong = int((~np.isfinite(answers).all(axis=1)).sum())
+    if wrong:
+        raise UserError(
+            f"{what}: the network's answers to {wrong} of {len(answers)} images are not finite: "
+            "its activity has grown beyond all numbers"
+        )
 
 
 @contextmanager

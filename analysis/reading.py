@@ -68,7 +68,8 @@ def read(
         high (Wilson's 95% interval).
 
     Raises:
-        UserError: the network has no circuit, or cannot run so many steps; images cannot be made.
+        UserError: the network has no circuit, or cannot run so many steps; its answers are not
+            finite; images cannot be made.
     """
     rows, size = [], int(run.params["batch_size"])
     with (
@@ -86,6 +87,7 @@ def read(
                 bar.update(len(part))
             label = np.array(labels)
             for step, answer in enumerate(np.concatenate(logits, axis=1), start=1):
+                probing.check_finite(answer, f"{run.name}, contours of {length}, step {step}")
                 right = int((answer.argmax(1) == label).sum())
                 area = statistics.area_under_curve(answer[:, 1] - answer[:, 0], label)
                 row = {"run": run.name, "length": length, "steps": step, "auc": area}
@@ -173,6 +175,9 @@ def along(
             found[number] = evidence[:, 1, rows, columns] - evidence[:, 0, rows, columns]
             labels[number] = stimulus.label
             bar.update()
+    for step in range(timesteps):
+        where = f"{run.name}, contours of {length}, step {step + 1}"
+        probing.check_finite(found[:, step], where)
     if len(set(labels)) < 2:
         raise UserError(f"all {images} images are of label {labels[0]}; ask for more --images")
     return np.stack([found[labels == label].mean(axis=0) for label in (0, 1)])

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy import stats
 
-from analysis import evaluate, image_sets, predict
+from analysis import evaluate, image_sets, predict, reading
 from analysis.probing import lesioned
 from analysis.trained import TrainedRun, load_run
 from config import Config
@@ -121,6 +121,21 @@ def test_the_command_writes_its_numbers_once(run, config, capsys):
     before = file.stat().st_mtime_ns
     assert exit_code(evaluate.main, arguments) == 0  # done already: read, not computed again
     assert file.stat().st_mtime_ns == before
+
+
+def test_what_is_not_finite_is_no_answer(run):
+    with torch.no_grad():
+        run.network.hgru.W1.fill_(1e30)  # with relu, activity grows from step to step
+    run.network.hgru.recurrent_nl = "relu"
+    image = np.full((300, 300), 200, np.uint8)
+    for ask in (
+        lambda: evaluate.evaluated(run, DATASET),
+        lambda: predict.predict(run, image),
+        lambda: reading.read(run, [3], 4, 4),
+        lambda: reading.along(run, 3, 4, 4),
+    ):
+        with pytest.raises(UserError, match="images are not finite"):
+            ask()
 
 
 def test_several_numbers_of_steps(run, capsys):
