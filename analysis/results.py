@@ -52,8 +52,9 @@ MARK = "<!-- Below: written by python -m analysis.results -->"
 LEVELS = (0.95, 0.974)  # accuracies that seeds are counted at; the second a public port's
 HEADINGS = ("dataset", "exp_name", "curriculum", "stream_settings", "initial_weights")
 Row = dict[str, Any]
-# Of a model, a seed, a lesion and steps: what it came to on each set.
-Cells = dict[tuple[str, int, str, int], Row]
+# Of a model, a seed, the run's name (where another has the same two), a lesion and steps: what it
+# came to on each set.
+Cells = dict[tuple[str, int, str, str, int], Row]
 
 
 @dataclass(frozen=True)
@@ -246,10 +247,12 @@ def further(found: Sequence[Result]) -> dict[str, Any]:
     """Evaluations on other images, with a lesion or of other steps: the sets, and rows of a run, a
     lesion, its steps and what it came to on each set, the one of most images."""
     cells: Cells = {}
+    names = [(one.model, one.seed) for one in found]
     for one in found:
         for tested in one.others:
             lesion, steps = " ".join(tested["lesion"]), tested["timesteps"] or 0
-            row = cells.setdefault((one.model, one.run.seed, lesion, steps), {})
+            run = one.run.name if names.count((one.model, one.seed)) > 1 else ""
+            row = cells.setdefault((one.model, one.seed, run, lesion, steps), {})
             row[title(tested["dataset"], tested["fold"])] = tested
     sets = {name: contour_length(name) or 0 for row in cells.values() for name in row}
     return {"sets": sorted(sets, key=lambda name: (sets[name], name)), "rows": cells}

@@ -117,6 +117,10 @@ def test_runs_of_one_name_are_seeds_only_if_their_settings_are_alike(config, nam
     runs[1].params["lr"] = 0.01
     assert curves.labels(runs) == ["tiny_hgru (lr 0.001)", "tiny_hgru (lr 0.01)"]
     assert curves.labels(runs, ["a", "b"]) == ["a", "b"]
+    runs[1].params["lr"] = 0.001
+    runs[1].record["initial_weights"] = {"source": "x", "fingerprint": "y", "data": "pathfinder_6"}
+    named = [f"tiny_hgru (initial_weights {what})" for what in (None, "pathfinder_6")]
+    assert curves.labels(runs) == named  # trained weights to begin with make another thing
     with pytest.raises(UserError):
         curves.labels(runs, ["a"])
 

@@ -347,6 +347,25 @@ def test_the_cost_of_a_lesion_has_an_interval(taught, tmp_path):
     assert lesion["accuracy"] == "91.0–95.0% (2 seeds, lowest–highest)"
 
 
+def test_two_runs_of_one_seed_have_rows_of_their_own(taught, tmp_path):
+    names = "r_2026-01-01_00-00-01", "r_2026-01-01_00-00-11"
+    runs = [taught(name, [0.5, 0.9], 0) for name in names]
+    numbers = {"step": 1, "fold": "val", "images": 100, "seed": 0, "low": 0.1, "high": 0.9}
+    numbers |= {"set": "x", "lesion": [], "timesteps": 4, "loss": 0.5, "auc": 0.5}
+    for run, accuracy in zip(runs, (0.61, 0.72), strict=True):
+        line = {"event": "evaluation", "dataset": "pathfinder_9", "accuracy": accuracy, **numbers}
+        with (run / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+    page = tmp_path / "docs" / "r.md"
+    assert exit_code(results.main, [*map(str, runs), "--output", str(page)]) == 0
+    *_, further = tables(page)
+    shown = [(row["run"], row["pathfinder_9"][:5]) for row in further]
+    assert shown == [
+        (f"r, seed 1 ({name})", percent)
+        for name, percent in zip(names, ("61.0%", "72.0%"), strict=True)
+    ]
+
+
 def test_seeds_are_counted_by_what_they_reached(taught, tmp_path):
     """A run that stays at chance is said to, and one that was stopped."""
     runs = [
