@@ -19,6 +19,7 @@ from training.run import Run
 AXES = 2.4  # inches: height of the axes of a row
 # Of the axis of images: from how many on, what it counts in, and its name.
 UNITS = ((2e6, 1e6, " (millions)"), (2e3, 1e3, " (thousands)"), (0, 1, ""))
+LOSSES = {"l2": "half the sum of squares", "pearson": "1 − correlation"}  # others: cross-entropy
 FEW = 4  # runs whose training curves are drawn too
 ROUNDING = 1e-6  # that a recorded share may be below itself: a mean in float32, six digits
 
@@ -35,6 +36,7 @@ class Curve:
     label: str  # what the figure calls it; runs of one label differ by their seed
     table: np.ndarray
     metric: str = "accuracy"
+    loss: str = "cce"
     stages: tuple[tuple[int, int], ...] = ()  # (training images, length that began there)
 
     def reached(self, level: float) -> np.ndarray | None:
@@ -89,7 +91,8 @@ def _curve(record: RunRecord, label: str, lines: list[list[float]], log: Run | N
         if event["step"] <= record.step:
             stages.append((event["images"], event["length"]))
     table = np.array(lines).reshape(-1, 6)
-    return Curve(record.name, label, table, record.metric, tuple(stages))
+    loss = str(record.params.get("loss_function") or "cce")
+    return Curve(record.name, label, table, record.metric, loss, tuple(stages))
 
 
 def of_runs(runs: Sequence[TrainedRun], names: Sequence[str] = ()) -> list[Curve]:
@@ -219,7 +222,8 @@ def _row(
     metric, thin = drawn[0].metric, ", training thin" if both else ""
     named = "accuracy (dashed: chance)" if metric == "accuracy" else metric
     upper.set(title=f"{metric} in validation{thin}", ylabel=named)
-    lower.set(title=f"loss in validation{thin}", ylabel="cross-entropy (nats)")
+    losses = dict.fromkeys(LOSSES.get(one.loss, "cross-entropy (nats)") for one in drawn)
+    lower.set(title=f"loss in validation{thin}", ylabel=", ".join(losses))
     if metric == "accuracy":
         upper.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         upper.axhline(0.5, **CHANCE)

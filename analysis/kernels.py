@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.special import expit
 from torch import nn
 
 from analysis import association, style
 from analysis.association import STAGES, AssociationField, channel_orientation, connections
 from analysis.probing import circuit
 from layers.gabor import ORIENTATIONS, PHASES, gabor_bank
+from layers.hgru import NONLINEARITIES
 from models.feedforward import FeedforwardNetwork
 from models.recurrent import RecurrentNetwork
 
@@ -169,6 +169,8 @@ def letter_figure(network: nn.Module, gates: dict[str, np.ndarray]) -> Figure:
             axes.plot(place, learned[name], "o", color=style.BLUE, markersize=3)
             axes.axhline(0, color=style.MUTED, linewidth=0.7)
             _orientations(axes)
+        elif name in ("kappa", "omega") and not layer.multiplicative_excitation:
+            _absent(axes, "none in this circuit")
         else:
             constant = getattr(layer, name)
             lesioned = " (lesioned)" if constant == 0 else ""
@@ -182,15 +184,19 @@ def letter_figure(network: nn.Module, gates: dict[str, np.ndarray]) -> Figure:
     rest.set_title("gates at rest, σ(b)")
     seen.set_title("gates on an image")
     for name, bias, colour, marker in GATES:
-        opening = expit(_numpy(getattr(layer, bias)).ravel())
-        rest.plot(place, opening, marker, color=colour, markersize=3)
+        if not layer.batch_norm:
+            opening = NONLINEARITIES[layer.gate_nl](getattr(layer, bias))
+            rest.plot(place, _numpy(opening).ravel(), marker, color=colour, markersize=3)
         step = range(1, len(gates[name]) + 1)
         low, high = np.percentile(gates[name], [10, 90], axis=1)
         seen.fill_between(step, low, high, color=colour, alpha=0.18, linewidth=0)
         seen.plot(step, gates[name].mean(1), marker=marker, color=colour, markersize=3)
-    _orientations(rest)
+    if layer.batch_norm:
+        _absent(rest, "b is normalised away")
+    else:
+        _orientations(rest)
+        _gate_names(rest)
     _steps(seen, len(gates["G1"]))
-    _gate_names(rest)
     _gate_names(seen)
     style.note(
         figure,
@@ -222,9 +228,12 @@ def _absent(axes: Axes, text: str) -> None:
 
 
 def _gate_names(axes: Axes) -> None:
-    """The axis of the two gates, 0–1, with their names above in their colours."""
-    axes.set_ylim(0, 1.2)
-    axes.set_yticks(np.linspace(0, 1, 6))
+    """The axis of the two gates, 0–1 and as far as they reach, with their names above in their
+    colours."""
+    low, high = min(0, axes.dataLim.y0), max(1, axes.dataLim.y1)
+    axes.set_ylim(low, low + 1.2 * (high - low))
+    if (low, high) == (0, 1):
+        axes.set_yticks(np.linspace(0, 1, 6))
     look: Any = {"transform": axes.transAxes, "va": "top", "fontsize": 7}
     axes.text(0.02, 0.97, "● G1 gain", color=style.BLUE, ha="left", **look)
     axes.text(0.98, 0.97, "■ G2 mix", color=style.RED, ha="right", **look)

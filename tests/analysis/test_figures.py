@@ -22,6 +22,7 @@ from analysis.image_sets import open_images
 from analysis.probing import record, smoothgrad
 from analysis.trained import load_run
 from layers.gabor import gabor_bank
+from models.recurrent import RecurrentNetwork
 from support.errors import UserError
 from support.shell import exit_code
 from tests.analysis.conftest import DATASET, SIZE
@@ -90,6 +91,13 @@ def test_learning_curves_have_a_line_for_each_seed(config, names):
         assert holds(figure, images, run.history.validation_loss)
     with pytest.raises(UserError):
         curves.learning_curves([made("a", "a", [])])
+
+
+def test_a_loss_is_called_what_it_is(run):
+    assert "cross-entropy (nats)" in texts(curves.learning_curves(curves.of_runs([run])))
+    run.params["loss_function"] = "l2"
+    drawn = texts(curves.learning_curves(curves.of_runs([run])))
+    assert "half the sum of squares" in drawn and "nats" not in drawn
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 15])
@@ -171,6 +179,21 @@ def test_letter_figure_shows_letters_eta_and_gates(run):
     assert holds(figure, [1, 2, 3, 4], layer.eta.detach())
     assert holds(figure, place, layer.b_gain.detach().sigmoid().ravel())
     assert holds(figure, [1, 2, 3, 4], [0.25] * 4) and holds(figure, [1, 2, 3, 4], [0.75] * 4)
+
+
+def test_letter_figure_shows_the_gates_and_letters_that_the_circuit_has():
+    network = RecurrentNetwork(
+        timesteps=4, h_ext=5, gate_nl="tanh", multiplicative_excitation=False, adaptation=True
+    )
+    gates = {"G1": np.full((4, 25), -0.5), "G2": np.full((4, 25), 0.75)}
+    figure = kernels.letter_figure(network, gates)
+    place = np.nan_to_num(channel_orientation(network), nan=kernels.NONE)
+    rest = network.hgru.b_gain.detach().tanh().ravel()
+    assert holds(figure, place, rest) and texts(figure).count("none in this circuit") == 2  # κ, ω
+    for axes, lowest in zip(figure.axes[-2:], (float(rest.min()), -0.5), strict=True):
+        assert axes.get_ylim()[0] <= lowest  # nothing is cut off
+    normalised = RecurrentNetwork(timesteps=4, h_ext=5, batch_norm=True)
+    assert "b is normalised away" in texts(kernels.letter_figure(normalised, gates))
 
 
 def test_letter_figure_says_what_is_lesioned(config, names):
