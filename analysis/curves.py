@@ -1,6 +1,7 @@
 """Learning curves: accuracy and loss over training images, a line for each run."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -127,8 +128,11 @@ def labels(runs: Sequence[RunRecord], given: Sequence[str] = ()) -> list[str]:
 
 
 def beside(runs: Sequence[RunRecord], given: Sequence[str] = ()) -> list[str]:
-    """The labels of runs that are compared; UserError where a run is there twice, with the same
-    weights or as two seeds of one thing, or where they did not validate by the same metric."""
+    """The labels of runs that are compared; a warning names those of one label and seed.
+
+    UserError where a run is there twice, with the same weights or as two seeds of one thing, or
+    where they did not validate by the same metric.
+    """
     by = {run.metric: run.name for run in runs}
     if len(by) > 1:
         told = ", ".join(f"{metric!r} ({name})" for metric, name in by.items())
@@ -142,6 +146,15 @@ def beside(runs: Sequence[RunRecord], given: Sequence[str] = ()) -> list[str]:
         raise UserError(
             f"{twice[0]} is there twice: it is one seed; give other weights of it another --label"
         )
+    named: dict[tuple[str, str, int], str] = {}
+    for run, label in zip(runs, found, strict=True):
+        other = named.setdefault((label, run.dataset, run.seed), run.name)
+        if other != run.name:
+            warnings.warn(
+                f"{other} and {run.name} are both seed {run.seed} of {label}: they count as two "
+                "seeds, and paired tests take the last",
+                stacklevel=2,
+            )
     return found
 
 

@@ -254,9 +254,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse.parse_args(arguments)
     config, failed = Config(), []
     if options.runs:
-        if options.axes:
-            raise UserError("give either axes (scripts=…) or --runs, not both")
+        others = {"axes (scripts=…)": options.axes, "--set": options.overrides}
+        others |= {f"--{name}": getattr(options, name) for name in ("list", "submit", "collect")}
+        if given := [name for name, value in others.items() if value]:
+            raise UserError(f"give either --runs or {', '.join(given)}, not both")
         trained, names = load_runs(options), options.label
+    elif options.label:
+        raise UserError("--label goes with --runs; a sweep's runs are called by their scripts")
     else:
         wanted = cells(options.name, axes_of(options.axes), options.overrides)
         if options.list:

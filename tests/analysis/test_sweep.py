@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import sys
+import warnings
 from itertools import pairwise
 from pathlib import Path
 
@@ -81,6 +82,8 @@ def test_help_shows_examples_and_defaults(capsys):
         (["scripts=hgru", "--set", "lrr=1"], "did you mean 'lr'"),
         (["scripts=hgru", "--submit", "sbatch"], "--submit needs {command} in it"),
         (["scripts=hgru", "--runs", "x"], "not both"),
+        (["--collect", "--set", "lr=1", "--runs", "x"], "--runs or --set, --collect, not both"),
+        (["scripts=hgru", "--list", "--label", "x"], "--label goes with --runs"),
         (["scripts=hgru", "--collect", "--name", "new"], "no run to compare"),
     ],
 )
@@ -331,6 +334,16 @@ def test_a_run_is_one_seed(config, names, capsys):
     assert set(config.condition_evaluations.rglob("*")) == out
     assert exit_code(figures.main, [name, name, "--only", "curves", "--device", "cpu"]) == 2
     assert exit_code(sweep.main, ["--runs", *two, "--label", "early", "late", *how]) == 0
+
+
+def test_two_runs_of_one_seed_are_told(config, names):
+    runs = [load_run(names[key], device="cpu", config=config) for key in ("hgru", "hgru seed 1")]
+    with warnings.catch_warnings(action="error"):
+        assert curves.beside(runs) == ["tiny_hgru"] * 2
+        runs[1].record["seed"] = 0
+        with pytest.raises(UserWarning, match="both seed 0 of a: they count as two seeds"):
+            curves.beside(runs, ["a", "a"])
+        assert curves.beside(runs, ["a", "b"]) == ["a", "b"]
 
 
 def test_another_metric_has_no_images_to_an_accuracy(config, names):
