@@ -10,6 +10,7 @@ All of it works on a trained network as it is, as a physiologist would; nothing 
 What needs an hGRU layer raises a UserError where the network has none (the feedforward control).
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, cast
@@ -44,6 +45,14 @@ def is_recurrent(network: nn.Module) -> bool:
 def timesteps(network: nn.Module) -> int | None:
     """Steps of the network's circuit; None where it has none."""
     return circuit(network).timesteps if is_recurrent(network) else None
+
+
+def most_timesteps(network: nn.Module) -> int:
+    """The steps that its circuit can run: those that have a normalisation of their own, or any."""
+    layer = circuit(network)
+    if layer.batch_norm and not layer.reuse:
+        return len(cast(nn.ModuleList, layer.norms["g1"]))
+    return sys.maxsize
 
 
 def _layers(network: nn.Module) -> list[HGRU]:
@@ -140,12 +149,10 @@ def steps(network: nn.Module, count: int) -> Iterator[None]:
     layer = circuit(network)
     if not isinstance(count, int) or count < 1:
         raise UserError(f"timesteps must be a whole number of at least 1, found {count!r}")
-    if layer.batch_norm and not layer.reuse:
-        most = len(cast(nn.ModuleList, layer.norms["g1"]))
-        if count > most:
-            raise UserError(
-                f"timesteps is {count}, but this circuit has normalisations for {most} steps only"
-            )
+    if count > (most := most_timesteps(network)):
+        raise UserError(
+            f"timesteps is {count}, but this circuit has normalisations for {most} steps only"
+        )
     with ExitStack() as stack:
         if layer.adaptation and count > len(layer.eta):
             eta = nn.Parameter(continued(layer.eta.detach(), count), requires_grad=False)

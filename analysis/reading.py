@@ -117,7 +117,7 @@ def best(rows: Sequence[Row]) -> list[Row]:
 def reading_figure(found: Sequence[tuple[TrainedRun, list[Row]]], names: Sequence[str]) -> Figure:
     """A map of the area under the ROC curve for each run: lengths by steps."""
     lengths = list(dict.fromkeys(row["length"] for row in found[0][1]))
-    figure = new_figure(PAGE, 1.0 + 0.13 * len(lengths))
+    figure = new_figure(PAGE, max(2.4, 1.0 + 0.13 * len(lengths)))
     columns = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
     for axes, name, (run, rows) in zip(columns, names, found, strict=True):
         areas = np.reshape([row["auc"] for row in rows], (len(lengths), -1))
@@ -222,8 +222,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help=f"paddles in a contour: 14, or 12-20; default: {LENGTHS[0]}-{LENGTHS[-1]}",
     )  # fmt: skip
     parse.add_argument(
-        "--timesteps", type=shell.whole(1), help="the last step; default: six more than the run's"
-    )
+        "--timesteps", type=shell.whole(1),
+        help="the last step; default: six more than the run's, where the circuit can run them",
+    )  # fmt: skip
     parse.add_argument("--images", type=shell.whole(2), default=IMAGES, help="of each length")
     parse.add_argument("--seed", type=shell.whole(0), default=0, help="of images and hidden state")
     parse.add_argument(
@@ -244,7 +245,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError(
                 f"{run.name}: {run.model_name} has no circuit whose steps could be read"
             )
-        steps.append(options.timesteps or own + MORE_STEPS)
+        further = min(own + MORE_STEPS, probing.most_timesteps(run.network))
+        steps.append(options.timesteps or further)
     how, each = (options.images, options.seed), list(zip(runs, steps, strict=True))
     if options.along:
         waves = [along(run, options.along, last, *how) for run, last in each]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import mannwhitneyu
 
+import hgru_bn_for
 from analysis import probing, reading
 from analysis.image_sets import open_images
 from analysis.predict import prepare_images
@@ -84,6 +85,24 @@ def test_the_command(run, names, capsys, tmp_path):
     assert len(table.read_text().splitlines()) == 1 + 2 * (4 + reading.MORE_STEPS) * 6
     assert shell.exit_code(reading.main, [names["ff_5"], "--device=cpu"]) == 2
     assert "ff_5 has no circuit whose steps could be read" in capsys.readouterr().err
+
+
+def test_steps_of_their_own_end_the_map_and_few_lengths_leave_room_for_the_names(
+    run, monkeypatch, tmp_path
+):
+    aux = {"timesteps": 2, "h_ext": 5, "hidden_init": "identity"}
+    run.network = hgru_bn_for.build_model({"aux": aux}).eval()
+    monkeypatch.setattr(reading, "load_runs", lambda options: [run])
+    asked = [run.name, "--lengths", "6", "--images", "4", "--output", str(tmp_path)]
+    assert shell.exit_code(reading.main, [*asked, "--device=cpu"]) == 0
+    (table,) = tmp_path.glob("reading_*.csv")
+    assert len(table.read_text().splitlines()) == 1 + 2  # no step beyond its normalisations
+    with style():
+        figure = reading.reading_figure([(run, reading.read(run, [6], 2, images=4))], ["a"])
+        figure.draw_without_rendering()
+    for axes in figure.axes:
+        label = axes.yaxis.label.get_window_extent()
+        assert label.y0 >= 0 and label.y1 <= figure.bbox.y1
 
 
 @pytest.mark.parametrize("text", ["1", "9-6", "a", "6-", "6-9-12", "-3"])
