@@ -49,7 +49,8 @@ def draw(
     """Draw a run's figures into a folder; by kind, the files written.
 
     Args:
-        kinds: any of ``KINDS``; those of a circuit are left out for a network without one.
+        kinds: any of ``KINDS``; those of a circuit are left out for a network without one, or
+            with several.
         dataset: images to show the network (see ``analysis.image_sets.open_images``); None: some
             like those that it trained on.
         index: number of one image in it; None takes the first of each label. UserError where the

@@ -7,7 +7,8 @@ All of it works on a trained network as it is, as a physiologist would; nothing 
     with lesioned(run.network, "omega"), steps(run.network, 4):
         logits, _ = run.network(images)
 
-What needs an hGRU layer raises a UserError where the network has none (the feedforward control).
+What needs one hGRU layer raises a UserError where the network has none (the feedforward control) or
+several.
 """
 
 import sys
@@ -38,12 +39,12 @@ def circuit(network: nn.Module) -> HGRU:
 
 
 def is_recurrent(network: nn.Module) -> bool:
-    """Whether the network has an hGRU layer to look into."""
-    return bool(_layers(network))
+    """Whether the network has one hGRU layer to look into."""
+    return len(_layers(network)) == 1
 
 
 def timesteps(network: nn.Module) -> int | None:
-    """Steps of the network's circuit; None where it has none."""
+    """Steps of the network's circuit; None where it has none, or several."""
     return circuit(network).timesteps if is_recurrent(network) else None
 
 

@@ -243,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         own = probing.timesteps(run.network)
         if own is None:
             raise UserError(
-                f"{run.name}: {run.model_name} has no circuit whose steps could be read"
+                f"{run.name}: {run.model_name} has no circuit whose steps could be read, or several"
             )
         further = min(own + MORE_STEPS, probing.most_timesteps(run.network))
         steps.append(options.timesteps or further)

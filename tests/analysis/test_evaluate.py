@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from scipy import stats
+from torch import nn
 
 from analysis import evaluate, image_sets, predict, reading
 from analysis.probing import lesioned
@@ -20,6 +21,7 @@ from dataset_processing import generate
 from dataset_processing.augmentations import Augmentations
 from dataset_processing.pathfinder import Pathfinder, Settings
 from dataset_processing.records import RecordReader
+from layers.hgru import HGRU
 from support.errors import UserError
 from support.shell import exit_code
 from tests.analysis.conftest import DATASET, SIZE
@@ -136,6 +138,18 @@ def test_what_is_not_finite_is_no_answer(run):
     ):
         with pytest.raises(UserError, match="images are not finite"):
             ask()
+
+
+def test_a_network_of_two_circuits_is_evaluated_too(run, records):
+    run.network.hgru = nn.Sequential(run.network.hgru, HGRU(25, 2, 3, hidden_init="zeros"))
+    images, _ = records
+    found = evaluate.evaluate(run, DATASET)
+    assert np.allclose(found.logits, direct(run, images), atol=1e-5)
+    assert found.about["timesteps"] is None
+    answer = predict.predict(run, images[0])
+    assert np.allclose(answer.logits, found.logits[0], atol=1e-5)
+    with pytest.raises(UserError, match="RecurrentNetwork has 2"):
+        evaluate.evaluate(run, DATASET, timesteps=3)
 
 
 def test_several_numbers_of_steps(run, capsys):

@@ -84,7 +84,7 @@ def test_the_command(run, names, capsys, tmp_path):
     (table,) = (tmp_path / "along").glob("reading_*.csv")
     assert len(table.read_text().splitlines()) == 1 + 2 * (4 + reading.MORE_STEPS) * 6
     assert shell.exit_code(reading.main, [names["ff_5"], "--device=cpu"]) == 2
-    assert "ff_5 has no circuit whose steps could be read" in capsys.readouterr().err
+    assert "ff_5 has no circuit whose steps could be read, or several" in capsys.readouterr().err
 
 
 def test_steps_of_their_own_end_the_map_and_few_lengths_leave_room_for_the_names(
