@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from analysis.evaluate import evaluated
 from analysis.record import RunRecord, keep_record, stages_text
 from analysis.trained import load_run
 from config import CLONE, Config
+from layers.hgru import HGRU
 from support.files import read_arrays, write_arrays
 from support.shell import exit_code
 from tests.analysis.conftest import DATASET
@@ -174,6 +176,14 @@ def test_a_file_of_weights_says_what_it_is(weights, names, tmp_path):
     again = load_run(weights, device="cpu")
     written = export.export_safetensors(again, tmp_path / "again.safetensors")
     assert written.read_bytes() == weights.read_bytes()
+
+
+def test_weights_that_the_release_has_no_name_for_are_told(run, tmp_path):
+    with warnings.catch_warnings(action="error"):
+        export.export_npy(run, tmp_path)
+    run.network.second = HGRU(25, 2, 3)
+    with pytest.warns(UserWarning, match=r"no such variable: second\.W1, second\.U1"):
+        export.export_npy(run, tmp_path)
 
 
 def test_a_file_of_weights_predicts_and_draws_without_a_run(weights, tmp_path, capsys):
