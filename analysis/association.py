@@ -47,7 +47,7 @@ class AssociationField:
     distance: np.ndarray  # (D,) of the bins of distance: 0, 1 … pixels, the nearest
     excitatory: np.ndarray  # (R, D) mean over connections of max(w, 0)
     inhibitory: np.ndarray  # (R, D) mean over connections of max(−w, 0)
-    field: np.ndarray  # (R, h, w) mean connection by place
+    field: np.ndarray  # (R, h, w) mean connection by place; h, w odd: see turn
     by_orientation: np.ndarray  # (2, R) mean excitatory and inhibitory part over all distances
     null: np.ndarray  # (2, 2, R) of these, percentiles 2.5 and 97.5 over shuffled orientations
     channels: int  # number of oriented channels
@@ -127,7 +127,7 @@ def association_field(
         for part in parts
     )
     turned = turn(kernel, degrees)
-    nowhere = np.full(kernel.shape[2:], np.nan)
+    nowhere = np.full(turned.shape[2:], np.nan)
     fields = [turned[bins == row].mean(0) if (bins == row).any() else nowhere for row in rows]
     pairs = np.stack([part[:, :, rings <= r].mean(2) for part in parts])  # (2, K, K)
 
@@ -160,7 +160,12 @@ def folded(angle: np.ndarray) -> np.ndarray:
 
 def turn(kernel: np.ndarray, orientation: np.ndarray) -> np.ndarray:
     """Kernels (K, I, h, w), each turned clockwise by its receiving channel's orientation (K,), in
-    degrees: bilinear between pixels, 0 outside. A channel of orientation φ then lies horizontal."""
+    degrees: bilinear between pixels, 0 outside. A channel of orientation φ then lies horizontal.
+
+    Kernels of an even width get a row and a column of 0 in front: the receiving unit, as TensorFlow
+    pads, is then their centre.
+    """
+    kernel = np.pad(kernel, [(0, 0), (0, 0), *((1 - size % 2, 0) for size in kernel.shape[2:])])
     how: Any = {"axes": (1, 2), "reshape": False, "order": 1, "mode": "grid-constant"}
     pairs = zip(kernel, orientation, strict=True)
     return np.stack([ndimage.rotate(one, -degrees, **how) for one, degrees in pairs])

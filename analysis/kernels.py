@@ -100,7 +100,12 @@ def kernel_figure(network: nn.Module, stage: str = "weights") -> Figure:
 @style.style()
 def association_figure(network: nn.Module, stage: str = "weights") -> Figure:
     """The association field (see :mod:`analysis.association` for what is what)."""
-    found = association.association_field(connections(network, stage), channel_orientation(network))
+    orientation = channel_orientation(network)
+    if np.isnan(orientation).all():
+        figure = style.new_figure(style.PAGE, 0.5)
+        style.heading(figure, "no association field: no trained filter has an orientation")
+        return figure
+    found = association.association_field(connections(network, stage), orientation)
     angles = [f"{angle:g}°" for angle in found.relative]
     figure = style.new_figure(style.PAGE, 3.7)
     parts: Any = figure.subfigures(2, 1, height_ratios=[0.62, 1])

@@ -109,6 +109,17 @@ def test_turning_lays_every_receiving_unit_flat():
     assert mirrored[r, 2:13].mean() < 0.5
 
 
+def test_an_even_kernel_turns_about_its_receiving_unit():
+    kernel = np.zeros((1, 2, 6, 6))  # offsets −2…3, as TensorFlow pads
+    kernel[0, 0, 2, 2] = kernel[0, 1, 0, 2] = 1  # the unit itself; two pixels above it
+    turned = association.turn(kernel, np.array([90.0]))
+    assert turned.shape == (1, 2, 7, 7)
+    assert np.unravel_index(turned[0, 0].argmax(), (7, 7)) == (3, 3)
+    assert np.unravel_index(turned[0, 1].argmax(), (7, 7)) == (3, 5)  # 90° clockwise: to its right
+    field = association.association_field(np.ones((2, 2, 6, 6)), np.array([0.0, 90.0]), 1).field
+    assert field.shape == (7, 7, 7)
+
+
 def test_stages_are_the_kernel_with_its_letters():
     network = hgru_bn_relu.build_model()  # two kernels
     layer = network.hgru

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.collections import FillBetweenPolyCollection
 from matplotlib.contour import ContourSet
 from matplotlib.legend import Legend
@@ -295,6 +296,12 @@ def test_kinds_that_do_not_apply_are_named(names, tmp_path, capsys):
     assert f"{names['ff_5']}: nothing to draw for kernels" in capsys.readouterr().out
     assert exit_code(figures.main, [names["ff_5"], "--only", "kernel"]) == 2
     assert "invalid choice: 'kernel'" in capsys.readouterr().err
+
+
+def test_an_association_field_needs_an_orientation(run):
+    with torch.no_grad():
+        run.network.drive.weight[:] = run.network.drive.weight[-1]  # discs
+    assert "no association field" in texts(kernels.association_figure(run.network))
 
 
 @pytest.mark.parametrize("stage", STAGES)
