@@ -121,7 +121,7 @@ def table(found: Sequence[Point]) -> list[dict[str, Any]]:
             "model": group[0].model,
             "trained on": title(group[0].trained_on),
             "tested on": title(group[0].tested_on),
-            "training images": f"{int(np.median([p.training_images for p in group])):,}",
+            "training images": _span([point.training_images for point in group]),
             "accuracy": accuracy_text(group),
         }
         | ({"images to 90%": images_text(group)} if _counted(found) else {})
@@ -153,12 +153,16 @@ def accuracy_text(group: Sequence[Point]) -> str:
 
 def images_text(group: Sequence[Point]) -> str:
     """Training images to 90%: of one seed, or lowest to highest and how many reached it."""
-    needed = sorted(point.images_to for point in group if point.images_to is not None)
+    needed = [point.images_to for point in group if point.images_to is not None]
     if not needed:
         return "not reached"
-    span = f"{needed[0]:,}" if needed[0] == needed[-1] else f"{needed[0]:,}–{needed[-1]:,}"
-    span = span if needed[-1] else "at its start"
+    span = _span(needed) if any(needed) else "at its start"
     return span if len(needed) == len(group) else f"{span} ({len(needed)} of {len(group)} seeds)"
+
+
+def _span(counts: Sequence[float]) -> str:
+    """``1,000–2,000``, lowest to highest; of equal ones that alone."""
+    return "–".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
 
 
 def reference_of(members: Sequence[Member], wanted: str | None = None) -> str:

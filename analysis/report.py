@@ -70,7 +70,8 @@ def report(runs: Sequence[TrainedRun], path: Path, drawn: Path, options: Any) ->
         members=members,
         title=title,
         numbers=_numbers(pairs),
-        about=pairs[0][2].about,
+        batches=_batches(pairs),
+        seed=options.seed,
         accuracy=_accuracy(pairs),
         details=[(f"{one.name} on {name}", *found.tables()) for one, name, found in pairs],
         comparison=compared,
@@ -82,6 +83,11 @@ def report(runs: Sequence[TrainedRun], path: Path, drawn: Path, options: Any) ->
         now=time.strftime("%Y-%m-%d %H:%M"),
     )
     write_text(path, text)
+
+
+def _batches(pairs: Sequence[Pair]) -> str:
+    """The sizes of the batches in which images came, which are each run's own."""
+    return ", ".join(dict.fromkeys(str(found.about["batch_size"]) for _, _, found in pairs))
 
 
 def _numbers(pairs: Sequence[Pair]) -> list[tuple[str, str, str]]:

@@ -13,6 +13,7 @@ from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -117,6 +118,12 @@ def test_the_page_is_whole_in_itself(written, read):
     assert anchors <= set(read.ids) and len(read.ids) == len(set(read.ids))
     assert '<meta name="viewport" content="width=device-width' in text
     assert "prefers-color-scheme: dark" in text
+
+
+def test_batches_are_those_of_each_run(written, read):
+    assert "batches of 4, chosen" in written[0].read_text(encoding="utf-8")
+    found = [SimpleNamespace(about={"batch_size": size}) for size in (32, 4, 32)]
+    assert report._batches([(None, "a", one) for one in found]) == "32, 4"
 
 
 def test_the_best_validation_is_that_of_the_best_weights(run, tmp_path):

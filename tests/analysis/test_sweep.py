@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -244,6 +245,14 @@ def test_images_to_a_level_tell_how_many_seeds_reached_it():
     assert text(None, None) == "not reached" and text(40) == "40"
     assert "1 of 2" in text(40, None) and "40" in text(40, None)
     assert "40–80" in text(80, 40) and "start" in text(0)
+
+
+def test_training_images_are_those_of_the_seeds():
+    group = [replace(point(seed=n), training_images=count) for n, count in enumerate((32, 1000, 0))]
+    (row,) = comparison.table(group)
+    assert row["training images"] == "0–1,000"  # no run had seen the median of two
+    (row,) = comparison.table(group[:1])
+    assert row["training images"] == "32"
 
 
 def test_a_point_is_a_run_on_a_set(config, names):
