@@ -236,7 +236,7 @@ def _row(
     named = "accuracy (dashed: chance)" if metric == "accuracy" else metric
     upper.set(title=f"{metric} in validation{thin}", ylabel=named)
     losses = dict.fromkeys(LOSSES.get(one.loss, "cross-entropy (nats)") for one in drawn)
-    lower.set(title=f"loss in validation{thin}", ylabel=", ".join(losses))
+    lower.set(title=f"loss in validation{thin}", ylabel=",\n".join(losses))
     if metric == "accuracy":
         upper.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         upper.axhline(0.5, **CHANCE)

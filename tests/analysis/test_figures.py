@@ -96,9 +96,16 @@ def test_learning_curves_have_a_line_for_each_seed(config, names):
 
 def test_a_loss_is_called_what_it_is(run):
     assert "cross-entropy (nats)" in texts(curves.learning_curves(curves.of_runs([run])))
+    both = curves.of_runs([run])
     run.params["loss_function"] = "l2"
-    drawn = texts(curves.learning_curves(curves.of_runs([run])))
+    both += curves.of_runs([run])
+    drawn = texts(curves.learning_curves(both[1:]))
     assert "half the sum of squares" in drawn and "nats" not in drawn
+    figure = curves.learning_curves(both)
+    figure.draw_without_rendering()
+    label = figure.axes[1].yaxis.label
+    assert label.get_text() == "cross-entropy (nats),\nhalf the sum of squares"
+    assert 0 <= label.get_window_extent().y0 and label.get_window_extent().y1 <= figure.bbox.y1
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 15])
