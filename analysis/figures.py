@@ -26,6 +26,7 @@ from analysis.probing import SAMPLES, is_recurrent
 from analysis.style import save
 from analysis.trained import TrainedRun, load_runs
 from config import Config
+from layers.gabor import GaborDrive
 from support import shell
 from support.errors import UserError
 from support.files import write_bytes
@@ -50,7 +51,7 @@ def draw(
 
     Args:
         kinds: any of ``KINDS``; those of a circuit are left out for a network without one, or
-            with several.
+            with several, and ``gabors`` for one with a drive of its own.
         dataset: images to show the network (see ``analysis.image_sets.open_images``); None: some
             like those that it trained on.
         index: number of one image in it; None takes the first of each label. UserError where the
@@ -58,7 +59,9 @@ def draw(
         stage: of the horizontal kernel (see ``analysis.association``).
         samples, seed: of SmoothGrad; of generated images, noise and hidden state.
     """
-    wanted = [k for k in KINDS if k in kinds and (k not in OF_CIRCUIT or is_recurrent(run.network))]
+    none = {"gabors"} if not isinstance(run.network.drive, GaborDrive) else set()
+    none |= set(OF_CIRCUIT) if not is_recurrent(run.network) else set()
+    wanted = [kind for kind in KINDS if kind in kinds and kind not in none]
     data, examples = None, []
     if {"letters", "activity", "gradients"} & set(wanted):
         name = dataset or example_set(run.params)

@@ -305,6 +305,11 @@ def test_kinds_that_do_not_apply_are_named(names, tmp_path, capsys):
     assert "invalid choice: 'kernel'" in capsys.readouterr().err
 
 
+def test_a_drive_of_ones_own_has_no_formula_beside_it(run, tmp_path):
+    run.network.drive = torch.nn.Conv2d(1, 8, 5)
+    assert figures.draw(run, ["gabors"], tmp_path) == {}
+
+
 def test_an_association_field_needs_an_orientation(run):
     with torch.no_grad():
         run.network.drive.weight[:] = run.network.drive.weight[-1]  # discs
