@@ -33,7 +33,7 @@ from config import Config
 from dataset_processing import contour_length
 from dataset_processing.augmentations import Augmentations
 from dataset_processing.folds import times
-from dataset_processing.loader import ON_BAD_RECORD, Loader
+from dataset_processing.loader import ON_BAD_RECORD, Loader, workers_kept
 from layers.shares import shared_images
 from support import shell
 from support.errors import UserError
@@ -120,6 +120,7 @@ class Asked:
         rows: list[tuple[np.ndarray, ...]] = []
         began, name = time.perf_counter(), f"{run.name} on {title(self.dataset, self.fold)}"
         with (
+            workers_kept(),
             torch.no_grad(),
             hidden_seed(run.network, seed),
             altered(run.network, self.lesion, self.timesteps),

@@ -8,7 +8,9 @@ import signal
 import sys
 import weakref
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from functools import partial
+from multiprocessing.queues import Queue
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dataset_processing.workers import end_with_parent
-from support.errors import UserError, unknown
+from support.errors import SystemRefusal, UserError, refusals, unknown
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +115,7 @@ class Loader:
 
         Raises:
             UserError: a record cannot be used, or too many of them; the message names it.
+            SystemRefusal: a worker cannot be started.
         """
         batches = self._batches(epoch, start)
         self._running = weakref.ref(batches)
@@ -143,7 +146,8 @@ class Loader:
             # A signal to the job waits here, and in each new worker until that is ready for it.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
             try:
-                read = iter(self._data)
+                with refusals("a process that loads images", "cannot be started"):
+                    read = iter(self._data)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
             for images, labels, records, failures in read:
@@ -226,6 +230,27 @@ def _ignore_signals(closing: Any, worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if closing.value else None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, JOB_SIGNALS)
     sys.excepthook = _excepthook
+    setattr(Queue, "_on_queue_feeder_error", staticmethod(_give_up))  # noqa: B010 (Python's hook)
+
+
+def _give_up(error: Exception, batch: Any) -> None:
+    """Ends a worker that cannot hand a batch over (/dev/shm is full), for which the main process
+    would wait for ever."""
+    os._exit(1)
+
+
+@contextmanager
+def workers_kept() -> Iterator[None]:
+    """SystemRefusal where a worker is lost, of which PyTorch may tell anywhere in the block."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise SystemRefusal(
+            "a process that loads images was lost: killed, or out of the machine's memory or of "
+            "/dev/shm? --workers N with a smaller N, or 0, takes less of both"
+        ) from error
 
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:

@@ -16,12 +16,12 @@ from config import Config
 from dataset_processing import open_set
 from dataset_processing.augmentations import SIZES, Augmentations
 from dataset_processing.folds import ImageFiles, times
-from dataset_processing.loader import Loader
+from dataset_processing.loader import Loader, workers_kept
 from dataset_processing.records import RecordReader
 from dataset_processing.sets import drawn_twice
 from layers.shares import shared_images
 from models.tf_variables import tf_variables
-from support.errors import SystemRefusal, UserError
+from support.errors import UserError
 from support.files import write_arrays
 from training.checkpoints import CheckpointFolder
 from training.curriculum import Curriculum
@@ -296,7 +296,7 @@ class Training:
             NotFiniteError: a loss, a gradient or a weight is not finite.
             OtherRankError: another process failed.
             OutOfMemoryError: the device's memory does not suffice.
-            UserError: a record is corrupt, or a file cannot be written.
+            UserError: a record is corrupt, a file cannot be written, or a worker is lost.
         """
         self.run, self.log, self.stop = run, run_log, stop
         exp = self.exp
@@ -304,19 +304,14 @@ class Training:
             run.checkpoints, exp.keep_checkpoints, exp.keep_every * exp.validation_iters
         )
         try:
-            with shared_images(self.model, exp.batch_size // self.ranks.world_size):
+            share = exp.batch_size // self.ranks.world_size
+            with workers_kept(), shared_images(self.model, share):
                 return self._steps()
         except (RuntimeError, MemoryError) as error:
             said = str(error)
             of_memory = "can't allocate memory" in said or "not enough memory" in said
             if of_memory or isinstance(error, (torch.OutOfMemoryError, MemoryError)):
                 raise OutOfMemoryError(self._out_of_memory()) from error
-            if said.startswith("DataLoader worker"):  # as PyTorch says that one is gone
-                raise SystemRefusal(
-                    f"a process that loads images was lost at step {self.step}: killed, or out of "
-                    "the machine's memory (/dev/shm too)? --resume goes on from the last "
-                    "checkpoint; --workers N with a smaller N takes less memory"
-                ) from error
             raise
 
     def _steps(self) -> str | None:

@@ -1,5 +1,6 @@
 """Batches: every record once, repeatably, from anywhere, over ranks, past bad records."""
 
+import errno
 import itertools
 import multiprocessing
 import os
@@ -19,9 +20,9 @@ import torch
 
 from dataset_processing import loader as loader_module
 from dataset_processing.folds import StoredFold
-from dataset_processing.loader import Loader
+from dataset_processing.loader import Loader, workers_kept
 from dataset_processing.records import RecordReader, RecordWriter
-from support.errors import UserError
+from support.errors import SystemRefusal, UserError
 
 CLONE = Path(__file__).parents[2]
 COUNT = 23
@@ -290,6 +291,24 @@ def test_a_worker_does_not_tell_of_a_batch_whose_fetching_broke_off(tmp_path, ca
         os.close(recv_handle(connection))  # it has heard of the first one's end
     batches.close()
     assert capfd.readouterr().err == ""
+
+
+def test_a_batch_that_dev_shm_has_no_room_for_is_an_error(dataset, monkeypatch):
+    def full(*_):
+        raise RuntimeError("unable to allocate shared memory(shm)")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)
+    with pytest.raises(SystemRefusal, match=r"/dev/shm.*--workers"), workers_kept():
+        list(loader(dataset, workers=2).batches(0))
+
+
+def test_a_worker_that_cannot_be_started_is_an_error(dataset, monkeypatch):
+    def refuse():
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", refuse)
+    with pytest.raises(SystemRefusal, match="cannot be started"):
+        next(loader(dataset, workers=1).batches(0))
 
 
 END = """
