@@ -26,13 +26,18 @@ SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 def main(arguments: list[str] | None = None) -> int:
     """Run torchrun in this process; the gravest exit code of the processes that it started."""
     listen()
+    # Or a lost connection is a page of C++ frames beside what the run says of it.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.run import parse_args, run
 
     options = parse_args(arguments)
     options.signals_to_handle = SIGNALS
     if str(options.nproc_per_node).isdigit():
+        if not int(options.nproc_per_node):
+            return fail("--nproc_per_node must be at least 1, found 0")
         share = max(1, len(os.sched_getaffinity(0)) // int(options.nproc_per_node))
         os.environ.setdefault("OMP_NUM_THREADS", str(share))
     if options.max_restarts:  # or the next attempt finds the addresses of this one's processes
@@ -50,9 +55,16 @@ def main(arguments: list[str] | None = None) -> int:
             failure, code = _failure(*error.get_first_failure())
             ignored = {LEFT_EARLY, 0}  # of the others, whom torchrun tells to leave
             last = options.max_restarts
+        except RendezvousError as error:
+            why = str(error.__cause__ or error).splitlines()[:1] or ["some are missing"]
+            met = f"{options.nnodes} nodes did not meet at {options.rdzv_endpoint}"
+            return fail(f"{met}: {why[0]}")
+        except (ValueError, AssertionError, RuntimeError) as error:  # of torchrun's options
+            return fail(f"torchrun: {error}")
         left = [tuple(map(int, line.split())) for line in file]
-    last = max([last, *(attempt for attempt, _ in left)])
-    codes = {code for attempt, code in left if attempt == last} - ignored
+    # Where another node's process failed, the attempts here are not counted: the port is another.
+    own = {code for *attempt, code in left if attempt == list(left[-1][:2]) and attempt[0] >= last}
+    codes = own - ignored
     if failure and not codes:
         return fail(failure, code)
     return min(codes, key=_place, default=0)

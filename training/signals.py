@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 LEFT_EARLY = 75
-# The file in which launched processes leave theirs: a line each, the attempt and the code.
+# The file in which launched processes leave theirs, a line each: the attempt, its port, the code.
 EXIT_CODES = "HGRU_EXIT_CODES"
 INTERRUPTED = 130  # as a shell says of a program that Ctrl-C ended
 POLITE = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -103,7 +103,8 @@ def told(code: int) -> int:
         return code
     if EXIT_CODES in os.environ:
         with suppress(OSError), open(os.environ[EXIT_CODES], "a") as file:  # it may be gone
-            file.write(f"{os.environ['TORCHELASTIC_RESTART_COUNT']} {code}\n")
+            attempt = os.environ["TORCHELASTIC_RESTART_COUNT"], os.environ["MASTER_PORT"]
+            file.write(f"{' '.join(attempt)} {code}\n")
     return 0 if code == LEFT_EARLY else code
 
 

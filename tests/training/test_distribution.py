@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -342,6 +343,50 @@ def test_the_last_attempt_counts_of_a_run_that_is_started_again(
     assert "could not join" not in answer.stderr
 
 
+@pytest.mark.slow
+def test_two_nodes_start_again_together(tmp_path: Path) -> None:
+    tiny.make_records(tmp_path)
+    script = """
+        import os
+        import training
+        from tests.training import tiny
+        from training import start
+        if os.environ["RANK"] + os.environ["TORCHELASTIC_RESTART_COUNT"] == "10":
+            start._closing = lambda *_: os.kill(os.getpid(), 9)
+        training.main(tiny.experiment_params, tiny.build_model)
+        """
+    port = processes.environments(1)[0]["MASTER_PORT"]
+    node = ["--nnodes=2", "--nproc_per_node=1", "--max_restarts=1", "--rdzv_backend=c10d"]
+    node.append(f"--rdzv_endpoint=localhost:{port}")
+    with ThreadPoolExecutor() as pool:
+        nodes = [pool.submit(launch, script, tmp_path, *QUIET, before=node) for _ in range(2)]
+    answers = [one.result() for one in nodes]
+    assert [one.returncode for one in answers] == [COMPLETE, COMPLETE]
+    said = "".join(one.stderr for one in answers)
+    assert "process 1 of 2 was lost" in said and "frame #" not in said
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--nproc_per_node=0"], "--nproc_per_node"),
+        (["--max_restarts=-1"], "max_restarts"),
+        (
+            "--nnodes=2 --rdzv_backend=c10d --rdzv_endpoint=localhost:0 "
+            "--rdzv_conf=join_timeout=1".split(),
+            "2 nodes did not meet at localhost:0",
+        ),
+    ],
+)
+def test_a_launch_that_cannot_begin_is_one_line(
+    options: list[str], named: str, tmp_path: Path
+) -> None:
+    answer = launch("", tmp_path, before=options)
+    assert answer.returncode == ERROR
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("error: ") and named in line
+
+
 @pytest.mark.parametrize(("told", "code"), [("7", 7), ("'no images today'", ERROR)])
 def test_a_script_that_ends_by_itself(told: str, code: int, tmp_path: Path) -> None:
     script = f"""
@@ -359,6 +404,7 @@ def test_a_script_that_ends_by_itself(told: str, code: int, tmp_path: Path) -> N
 def test_an_exit_code_that_cannot_be_handed_on_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    monkeypatch.setenv("MASTER_PORT", "29500")
     monkeypatch.setenv(EXIT_CODES, "/dev/full")
     assert [told(code) for code in (ERROR, LEFT_EARLY, COMPLETE)] == [ERROR, 0, COMPLETE]
 
