@@ -1,18 +1,17 @@
 """Worker processes that end in good order, whoever ends them."""
 
-import ctypes
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from support.errors import SystemRefusal
+from support.parents import signal_at_end_of_parent
 
-PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to get when the parent ends
 _stop: Any = None  # in a worker: a byte that becomes 1 when it is to end
 
 
@@ -52,8 +51,7 @@ def heed() -> None:
 
 def end_with_parent() -> None:
     """Has Linux kill this worker as soon as its parent ends, even one that was killed."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal_at_end_of_parent(signal.SIGKILL)
     parent = multiprocessing.parent_process()
     if parent and multiprocessing.get_start_method() == "fork" and os.getppid() != parent.pid:
         os._exit(1)  # it was killed before it could be asked for that signal, which never comes now

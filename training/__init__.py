@@ -31,6 +31,7 @@ def main(
     keep_output()
     code = 1
     try:
+        signals.leave_with_launcher()
         code = run_script(experiment_params, build_model)
     except SystemExit as left:  # --help, a signal before the training began, or the script's own
         code = fail(left.code) if isinstance(left.code, str) else int(left.code or 0)

@@ -10,6 +10,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
+from support.parents import signal_at_end_of_parent
+
 LEFT_EARLY = 75
 # The file in which launched processes leave theirs, a line each: the attempt, its port, the code.
 EXIT_CODES = "HGRU_EXIT_CODES"
@@ -89,6 +91,14 @@ def listen() -> None:
         for number in (*POLITE, signal.SIGINT):
             if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 signal.signal(number, _leave)
+
+
+def leave_with_launcher() -> None:
+    """Hear SIGTERM when the launcher ends, even one that was killed: no other signal would come."""
+    if EXIT_CODES in os.environ:
+        signal_at_end_of_parent(signal.SIGTERM)
+        if not os.path.exists(os.environ[EXIT_CODES]):  # it ended before that
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def deaf() -> None:

@@ -22,6 +22,7 @@ from dataset_processing.records import RecordReader, RecordWriter
 from support.errors import UserError
 from tests.training import processes, tiny
 from tests.training.conftest import QUIET
+from tests.training.test_leaving import alive, children
 from tests.training.test_resume import validation_loss_of, wait_for
 from training.command_line import COMPLETE, ERROR, LEFT_EARLY
 from training.distribution import OtherRankError, Ranks, device_of
@@ -268,6 +269,30 @@ def test_a_signal_to_the_launcher_reaches_the_run(number: signal.Signals, tmp_pa
     assert launcher.returncode == LEFT_EARLY, error
     assert f"left early: {number.name}" in out
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "began",
+    [
+        pytest.param("processes", marks=pytest.mark.slow),
+        "checkpoints/*/step_00000004.pt",
+    ],
+)
+def test_processes_leave_when_their_launcher_is_killed(began: str, tmp_path: Path) -> None:
+    """Those that train do with a checkpoint."""
+    tiny.make_records(tmp_path)
+    launcher = subprocess.Popen(
+        launched("training.launch"),
+        env={**os.environ, "HGRU_PROJECT_DIRECTORY": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    wait_for(lambda: len(children(launcher.pid)) == 2)
+    own = children(launcher.pid)
+    wait_for(lambda: began == "processes" or list(tmp_path.glob(began)) != [])
+    launcher.kill()
+    said = launcher.communicate(timeout=processes.SECONDS)[0]  # both have closed it
+    wait_for(lambda: not any(alive(process) for process in own))
+    assert began == "processes" or "left early: SIGTERM" in said
 
 
 @pytest.mark.parametrize(
