@@ -33,6 +33,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.timing import machine, parser, ratio, set_tf32, tidy, train_step, wait
 from config import Config
 from support import shell
+from support.errors import SystemRefusal, UserError
 from support.files import write_json
 from support.memory import keep_memory
 from support.tables import text_table
@@ -64,6 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measure(chosen)
         return
     everything: dict[str, Any] = {}
+    for name in ("batch_size", "large"):
+        if 0 < (size := getattr(chosen, name)) < chosen.processes:
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option} {size} is smaller than the {chosen.processes} processes")
     if chosen.loop:
         print(f"{machine(device_of(chosen.device))}, {os.cpu_count()} cores")
     for script in chosen.scripts:
@@ -227,12 +232,13 @@ def profiled(chosen: argparse.Namespace, who: Ranks, total: int) -> dict[str, An
 def torchrun(processes: int, *arguments: str, **environment: str) -> None:
     """Run a script or module in so many processes; what it prints is not shown."""
     launch = [sys.executable, "-m", "training.launch", "--standalone"]
-    subprocess.run(
+    answer = subprocess.run(
         [*launch, f"--nproc_per_node={processes}", *arguments],
-        check=True,
         stdout=subprocess.DEVNULL,
         env={**os.environ, **environment},
     )
+    if answer.returncode:  # why is said by what ran
+        raise SystemRefusal(f"the {processes} processes ended with exit code {answer.returncode}")
 
 
 def loop(script: str, chosen: argparse.Namespace) -> list[tuple[int, int, float]]:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import multi_gpu
+from support.errors import SystemRefusal, UserError
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
@@ -36,3 +39,14 @@ def test_several_processes_are_compared_with_one(processes: int, tmp_path: Path)
     assert max(found["same"]["losses"]) < 1e-4
     assert found["profiles"]["1"]["parts"]["exchanging"] == 0
     assert found["profiles"][str(processes)]["parts"]["exchanging"] > 0
+
+
+@pytest.mark.parametrize("options", [["--batch-size", "1"], ["--large", "1"]])
+def test_fewer_images_than_processes_are_an_error(options: list[str]) -> None:
+    with pytest.raises(UserError, match=rf"{options[0]} 1 .* 2 processes"):
+        multi_gpu.main([*options, "--loop"])
+
+
+def test_processes_that_fail_are_one_line() -> None:
+    with pytest.raises(SystemRefusal, match="exit code 2"):
+        multi_gpu.torchrun(0, "nothing.py")
