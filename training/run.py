@@ -134,9 +134,12 @@ class Run:
         if self.logs == self.folder:
             return  # a copy, which holds the files themselves
         for place, link in zip(self.places().values(), links.values(), strict=True):
+            target = os.path.relpath(place, self.folder)
             # A file system without links leaves a folder without them: the files are elsewhere.
             with contextlib.suppress(OSError):
-                link.symlink_to(os.path.relpath(place, self.folder))
+                if link.is_symlink() and os.readlink(link) != target:  # the run was renamed
+                    link.unlink()
+                link.symlink_to(target)
 
     def lock(self) -> None:
         """Keep the run for this process until it ends; SystemRefusal where another trains it."""

@@ -178,6 +178,15 @@ def test_the_record_of_a_run_alone_is_found_and_does_not_go_on(
     assert len(list(kept.iterdir())) == 2
 
 
+def test_the_links_of_a_renamed_run_follow(trained: str, project: Path, script: Script) -> None:
+    for path in [*project.glob(f"*/{trained}*"), project / trained]:
+        path.rename(path.with_name(path.name.replace(trained, "renamed")))
+    assert script("--resume", "renamed") == COMPLETE
+    links = list((project / "renamed").iterdir())
+    assert len(links) == 7
+    assert all("renamed" in str(link.resolve(strict=True).relative_to(project)) for link in links)
+
+
 def test_deleted_summaries_are_made_anew(trained: str, project: Path, script: Script) -> None:
     shutil.rmtree(project / "summaries")
     assert script("--resume", "latest", "--set", "epochs=4") == COMPLETE
