@@ -15,7 +15,8 @@ from support.errors import UserError
 COUNTS = ("_images", "_step")
 # An earlier version did not record these.
 NEW = ("train_images", "validation_images", "validation_seconds")
-# Of the runs in docs/runs this tells five: four that were dead, and one that learned slowly.
+# Of the runs in docs/runs this tells eight: seven that were at chance to their end, and one that
+# learned slowly.
 STUCK_IMAGES, STUCK_WITHIN = 100_000, 5e-4
 
 
