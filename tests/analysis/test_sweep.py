@@ -202,7 +202,8 @@ def test_a_signal_that_nohup_has_ignored_is_not_handed_on(heard):
 def test_a_sweep_whose_run_was_told_to_leave_does_not_begin_the_next(end, config, capsys):
     class Ended(sweep.Cell):
         def command(self, device="auto"):
-            return [sys.executable, "-c", f"import os; {end}"]
+            heard = "signal.signal(1, signal.SIG_DFL)"  # under nohup it would be ignored
+            return [sys.executable, "-c", f"import os, signal; {heard}; {end}"]
 
     wanted = [Ended("hgru", hgru.experiment_params() | {"exp_name": name}, (), 0) for name in "ab"]
     with pytest.raises(SystemRefusal, match="stopped during a"):
