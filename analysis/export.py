@@ -34,7 +34,7 @@ from config import CLONE, Config
 from dataset_processing.folds import times
 from dataset_processing.sets import is_stream
 from layers.horizontal import horizontal_method
-from models.tf_variables import counterparts, tf_variables
+from models.tf_variables import tf_variables, without_counterpart
 from support import shell
 from support.files import npy_bytes, write_bytes, write_text
 from training.experiment import DEFAULTS, plain
@@ -154,16 +154,15 @@ def evaluations(run: TrainedRun) -> list[dict[str, Any]]:
 def export_npy(run: TrainedRun, folder: Path) -> list[Path]:
     """Write the 2018 release's variables, one ``.npy`` file each, by the release's names; a warning
     names what a network of the user's own has beside them."""
-    written = {id(tensor) for tensor, _ in counterparts(run.network).values()}
-    named = [*run.network.named_parameters(), *run.network.named_buffers()]
-    if own := [name for name, tensor in named if id(tensor) not in written]:
+    variables = tf_variables(run.network)
+    if own := without_counterpart(run.network):
         warnings.warn(
             f"not in .npy, as the release has no such variable: {', '.join(own)}", stacklevel=2
         )
     stem = f"{run.experiment}_{run.step}"
     files = {
         folder / f"{stem}_{name.removesuffix(':0').replace('/', '_')}.npy": array
-        for name, array in tf_variables(run.network).items()
+        for name, array in variables.items()
     }
     return [write_bytes(path, npy_bytes(array)) for path, array in files.items()]
 

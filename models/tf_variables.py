@@ -4,6 +4,7 @@ Works on the seven networks, whose names begin ``cnn/``, and on a bare hGRU laye
 begin ``hgru_1_hgru_weights/``.
 """
 
+import contextlib
 import re
 import warnings
 from collections import Counter
@@ -182,28 +183,45 @@ def _state_of_a_batch(layer: HGRU, given: Mapping[str, np.ndarray]) -> Tensor | 
     return None
 
 
+def without_counterpart(model: nn.Module) -> list[str]:
+    """Names of the model's weights and running averages that the original has no variable for: of
+    a network of the user's own, and of one that was parametrised or pruned."""
+    known: _Counterparts = {}
+    with contextlib.suppress(UserError):
+        known = counterparts(model)
+    theirs = {id(tensor) for tensor, _ in known.values()}
+    tensors = model.state_dict(keep_vars=True)
+    return [name for name, tensor in tensors.items() if id(tensor) not in theirs]
+
+
 def counterparts(model: nn.Module) -> _Counterparts:
     """Each of the original's variable names with our tensor and how its axes lie there; UserError
-    where the model is none of the networks here nor an hGRU layer."""
+    where the model is none of the networks here nor an hGRU layer, or has other parts."""
     if isinstance(model, HGRU):
         return _circuit(model, "")
+    try:
+        return _network(model)
+    except (AttributeError, AssertionError) as error:
+        kind = type(model)
+        raise UserError(
+            f"no variables of the original are known for a {kind.__module__}.{kind.__qualname__}; "
+            f"expected a network of {RecurrentNetwork.__module__} or "
+            f"{FeedforwardNetwork.__module__} with all its parts, or an {HGRU.__module__}.HGRU"
+        ) from error
+
+
+def _network(model: nn.Module) -> _Counterparts:
     if isinstance(model, RecurrentNetwork):
         body = {
             **_circuit(model.hgru, "cnn/input/"),
             **_normalisation(model.norm, "cnn/input/hgru_bn"),
         }
-    elif isinstance(model, FeedforwardNetwork):
+    else:
+        assert isinstance(model, FeedforwardNetwork)
         body = {}
         for i, (kernel, norm) in enumerate(zip(model.kernels, model.norms, strict=True), start=1):
             body[f"cnn/input/c{i}_initialized:0"] = (kernel, _KERNEL)
             body |= _normalisation(norm, f"cnn/input/c{i}_bn")
-    else:
-        kind = type(model)
-        raise UserError(
-            f"no variables of the original are known for a {kind.__module__}.{kind.__qualname__}; "
-            f"expected a network of {RecurrentNetwork.__module__} or "
-            f"{FeedforwardNetwork.__module__}, or an {HGRU.__module__}.HGRU"
-        )
     return {
         "cnn/input/gabor_input_conv_bias:0": (model.drive.bias, _BIAS),
         "cnn/input/gabor_input_pretrained:0": (model.drive.weight, _KERNEL),

@@ -20,7 +20,7 @@ from dataset_processing.loader import Loader, workers_kept
 from dataset_processing.records import RecordReader
 from dataset_processing.sets import drawn_twice
 from layers.shares import shared_images
-from models.tf_variables import tf_variables
+from models.tf_variables import tf_variables, without_counterpart
 from support.errors import UserError
 from support.files import write_arrays
 from training.checkpoints import CheckpointFolder
@@ -271,6 +271,12 @@ class Training:
                 f"warmup_iters is {self.exp.warmup_iters}, but the run has {self.total} updates: "
                 "the learning rate grows to the end"
             )
+        if self.exp.save_weights and (own := without_counterpart(self.model)):
+            found.append(
+                f"without effect, as the release has no variables for {', '.join(own[:3])}"
+                f"{' …' if len(own) > 3 else ''}: save_weights=True (keep_every=1 keeps the "
+                "checkpoint of each validation)"
+            )
         if self.exp.split_seed and not self._splits:
             found.append(
                 f"without effect, as no images are split here: split_seed={self.exp.split_seed} "
@@ -454,7 +460,7 @@ class Training:
             self.log.measured("validation", self.step, counts, values)
             told = f"step {self.step}/{self.total}  validation: {text}  ({images} images)"
             log.info(told + self._trained_since())
-            if self.exp.save_weights:
+            if self.exp.save_weights and not without_counterpart(self.model):
                 path = self.run.weights / f"weights_{self.step:08d}.npz"
                 write_arrays(path, tf_variables(self.model))
 

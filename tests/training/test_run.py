@@ -27,6 +27,7 @@ from dataset_processing.forms import Job
 from dataset_processing.generate import generate_set
 from dataset_processing.generated import GENERATED, SMALL_SET
 from dataset_processing.pathfinder import Settings
+from layers.hgru import HGRU
 from models.recurrent import RecurrentNetwork
 from support.errors import MissingError, UserError
 from tests.conftest import TESTS
@@ -219,6 +220,56 @@ def test_a_run_does_not_go_on_with_another_circuit_or_input(
         assert script(*longer[:4]) == ERROR
         assert "input_size: [12, 12] there, [10, 10] here" in capsys.readouterr().err
     assert script(*longer[:4]) == COMPLETE
+
+
+class OwnNetwork(torch.nn.Module):
+    """A network of the user's own, of which the release knows nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drive, self.circuit = torch.nn.Conv2d(1, 4, 3), HGRU(4, 2, 3)
+        self.decide = torch.nn.Linear(4, 2)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        activity = self.circuit(self.drive(images))
+        return self.decide(activity.amax((2, 3))), activity
+
+
+def with_a_part_of_ones_own(params: dict, name: str) -> torch.nn.Module:
+    """The network with another circuit beside its own, or with another normalisation."""
+    network = tiny.build_model(params)
+    parts = {"second": HGRU(25, 2, 3), "norm": torch.nn.BatchNorm2d(25)}
+    setattr(network, name, parts[name])
+    return network
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda params: OwnNetwork(),
+        partial(with_a_part_of_ones_own, name="second"),
+        partial(with_a_part_of_ones_own, name="norm"),
+    ],
+    ids=["own", "second circuit", "other normalisation"],
+)
+def test_a_network_of_ones_own_trains_and_its_weights_of_each_validation_are_whole(
+    build: Callable, project: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["own.py"])
+
+    def build_model(params: dict) -> torch.nn.Module:
+        return build(params)
+
+    options = [*QUIET, "--set", "epochs=1", "--set", "keep_every=1"]
+    assert run_script(tiny.experiment_params, build_model, options) == COMPLETE
+    assert capsys.readouterr().err.count("save_weights=True (keep_every=1") == 1
+    # A file without some of them would load as a network that is half trained.
+    assert not list(project.glob("experiment_evaluations/*/weights_*.npz"))
+    network = build(tiny.experiment_params())
+    found = find_weights("latest", Config(), 4)
+    found.into(network)
+    trained = torch.load(found.path, weights_only=True)["model"]
+    assert all(torch.equal(value, trained[name]) for name, value in network.state_dict().items())
 
 
 def made(params: dict) -> Training:
