@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 from analysis.evaluate import evaluate
-from analysis.export import export_program
+from analysis.export import export_program, model_card
 from analysis.trained import load_run
 from config import CLONE, Config
 
@@ -35,7 +36,10 @@ def test_kept_weights_have_their_card_and_stay_small() -> None:
     assert sum(path.stat().st_size for path in KEPT) < 3e6
     for path in KEPT:
         card = path.with_suffix(".md").read_text(encoding="utf-8")
-        assert load_run(path, device="cpu").name in card
+        run = load_run(path, device="cpu")
+        assert model_card(run, str(path.relative_to(CLONE))) == card
+        with safe_open(path, framework="pt") as file:
+            assert int(file.metadata()["images_seen"]) == run.images_seen
         for fact in ("| seed |", "| command |", "| commit |", "| trained on |", "## Accuracy"):
             assert fact in card, fact
 
