@@ -104,6 +104,11 @@ class Loader:
         atexit.register(setattr, self._closing, "value", 1)  # before multiprocessing ends workers
         weakref.finalize(self, setattr, self._closing, "value", 1)
 
+    def smallest_batch(self, batches: int) -> int:
+        """Images in the smallest of an epoch's first ``batches`` batches, its last one."""
+        before = min(batches, self.batches_per_epoch) - 1
+        return min(self.batch_size, len(self.dataset) - before * self.batch_size)
+
     def order(self, epoch: int) -> np.ndarray:
         """The epoch's order: a permutation of 0 … len − 1, int64."""
         if not self.shuffle:

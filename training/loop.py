@@ -125,16 +125,11 @@ class Training:
         sides = (self.train_set, self.augment), (self.validation_set, self.validation.augment)
         for one, augment in sides:  # an image that is smaller than a crop is refused here
             augment(torch.zeros(1, *one.im_size), torch.Generator())
-        batches = {"training": exp.batch_size, "validation": self.validation.loader.batch_size}
-        alone = [fold for fold, size in batches.items() if size == 1]
-        if alone and "pearson" in (exp.loss_function, exp.score_metric):
-            raise UserError(
-                f"pearson is a correlation over the images of a batch, and those of {alone[0]} "
-                "have 1 image; expected 2 or more (loss_function, score_metric, batch_size)"
-            )
         self.curriculum = Curriculum(exp, config, data)
         self.feed = Feed(ranks, exp.epochs, self._wanted)
         self._begin_stage()
+        if "pearson" in (exp.loss_function, exp.score_metric):
+            self._refuse_single_images()
         self.identity = {
             "parameters": exp.as_dict(),
             "seed": seed,
@@ -180,6 +175,19 @@ class Training:
         data = self.curriculum.data
         same = self.curriculum.is_last or data.fold("val") is self.validation_set
         self.stage_validation = None if same else self._validation(data.fold("val"))
+
+    def _refuse_single_images(self) -> None:
+        """UserError where a batch that is trained on or measured is of one image."""
+        epoch, validations = self.feed.loader, (self.validation, self.stage_validation)
+        taken = [("training", epoch, epoch.batches_per_epoch)]
+        taken += [("validation", one.loader, one.batches) for one in validations if one]
+        for fold, loader, batches in taken:
+            if loader.smallest_batch(batches) == 1:
+                raise UserError(
+                    "pearson is a correlation over the images of a batch, and the last batch of "
+                    f"{fold} has 1 image ({len(loader.dataset)} in batches of {loader.batch_size})"
+                    "; expected 2 or more (loss_function, score_metric, batch_size)"
+                )
 
     # -- what the run is, and where it stands ------------------------------------------------------
 

@@ -303,10 +303,17 @@ def test_the_size_that_a_sets_class_gives_is_made_or_refused(
 def test_one_image_has_no_correlation(project: Path, key: str) -> None:
     params = {**tiny.experiment_params(), key: "pearson"}
     drawn = {"val_dataset": "pathfinder_3_stream", "stream_val_images": 1}
-    for one, fold in ({"batch_size": 1}, "training"), (drawn, "validation"):
-        with pytest.raises(UserError, match=f"{fold} have 1 image"):
-            made({**params, **one})
-    made({**params, "batch_size": 2})
+    assert (tiny.TRAIN % 7, tiny.VAL % 8) == (1, 1)
+    for changed, fold in (
+        ({"batch_size": 1}, "training"),
+        (drawn, "validation"),
+        ({"batch_size": 7}, "training"),
+        ({"batch_size": 8}, "validation"),
+    ):
+        with pytest.raises(UserError, match=f"the last batch of {fold} has 1 image"):
+            made({**params, **changed})
+    made({**params, "batch_size": 2, "num_validation_evals": 4})
+    made({**params, "batch_size": 8, "num_validation_evals": 1})
 
 
 def test_a_crop_that_an_image_is_too_small_for_leaves_no_run(
