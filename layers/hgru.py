@@ -38,6 +38,10 @@ KINDS = {
     "batch_norm_validation": one_of(("batch", "running")),
     "eta_init": or_none(number()),
 }
+# Weights that an option brings, which a layer that was built without it lacks.
+WEIGHTS_OF = {
+    "separate_kernels": "W2", "hidden_init": "hidden", "adaptation": "eta", "batch_norm": "norms",
+}  # fmt: skip
 LETTERS = ("alpha", "mu", "gamma", "kappa", "omega")
 DRAWN = 32  # images whose random hidden state is drawn at a time
 
@@ -477,6 +481,12 @@ class HGRU(nn.Module):
                 KINDS[name].of(name, getattr(self, name))
         if not set(self.lesioned) <= set(LETTERS):
             self.lesion(*self.lesioned)
+        for name, needed in WEIGHTS_OF.items():
+            if getattr(self, name) in (True, "learned") and not hasattr(self, needed):
+                raise UserError(
+                    f"{name} is {getattr(self, name)!r}, but this layer was built without its "
+                    f"weights ({needed}): build it with {name}={getattr(self, name)!r}"
+                )
         built = len(self.eta) if self.adaptation else self.timesteps
         if self.batch_norm and not self.reuse:
             built = len(self.norms_of("g1"))

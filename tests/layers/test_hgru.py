@@ -323,6 +323,9 @@ def test_a_drive_of_another_type_is_named(kind, hidden_init):
     [
         *[("hidden_init", "Zeros"), ("recurrent_nl", "Tanh"), ("gate_nl", "logistic")],
         *[("timesteps", 0), ("timesteps", "3"), ("timesteps", 2.0), ("timesteps", True)],
+        # These bring weights, which a layer that was built without them lacks.
+        *[("adaptation", True), ("batch_norm", True), ("separate_kernels", True)],
+        ("hidden_init", "learned"),
     ],
 )
 def test_an_attribute_that_is_changed_later_is_checked_too(name, value):
