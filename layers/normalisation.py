@@ -49,7 +49,7 @@ class BatchNormalisation(nn.Module):
         channels: K.
         scale: starting value of the scale (``weight``).
         shift: whether there is a shift (``bias``), starting at 0.
-        momentum: share by which the running averages move at each use in training.
+        momentum: share, 0–1, by which the running averages move at each use in training.
         validation: what evaluation normalises by: ``'running'`` averages or the ``'batch'`` at
             hand, as the original's circuits do.
         biased_running_variance: the running variance takes the batch's variance over n rather than
@@ -57,7 +57,7 @@ class BatchNormalisation(nn.Module):
         epsilon: added to the variance, above 0.
 
     Raises:
-        UserError: validation or epsilon is none of these.
+        UserError: momentum, validation or epsilon is none of these.
 
     Attributes:
         over_ranks: None, or the processes that share the batch (set by ``training``).
@@ -80,7 +80,7 @@ class BatchNormalisation(nn.Module):
         super().__init__()
         one_of(("running", "batch")).of("validation", validation)
         self.epsilon: float = number(above=0).of("epsilon", epsilon)
-        self.momentum = momentum
+        self.momentum: float = number(least=0, most=1).of("momentum", momentum)
         self.validation = validation
         self.biased_running_variance = biased_running_variance
         self.over_ranks: OverRanks | None = None

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from layers.normalisation import BatchNormalisation
+from support.errors import UserError
 from tests.layers.ranks import Twice
 
 
@@ -37,6 +38,14 @@ def test_epsilon(over_ranks):
     np.testing.assert_allclose(norm(x).detach(), expected, atol=1e-10)
     running = BatchNormalisation(3, epsilon=0.5).double().eval()
     torch.testing.assert_close(running(x), x / np.sqrt(1.5))
+
+
+@pytest.mark.parametrize(
+    "name, value", [("momentum", 1.5), ("momentum", -0.1), ("momentum", None), ("epsilon", 0)]
+)
+def test_options_are_checked(name, value):
+    with pytest.raises(UserError, match=f"{name} must be a number .*, found {value}"):
+        BatchNormalisation(3, **{name: value})
 
 
 @pytest.mark.parametrize("biased", [False, True])
