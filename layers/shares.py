@@ -35,14 +35,15 @@ def shared_images(network: nn.Module, images: int) -> Iterator[None]:
     shares = min(threads, images, max(2, images // LEAST))
     found: list[Any] = [m for m in network.modules() if hasattr(m, "shareable")]
     layers = [layer for layer in found if shares > 1 and layer.shareable()]
+    before = [layer.shares for layer in layers]  # more than one within another such block
     try:
         for layer in layers:
             layer.shares = shares
         torch.set_num_threads(threads // shares if layers else threads)
         yield
     finally:
-        for layer in layers:
-            layer.shares = 1
+        for layer, own in zip(layers, before, strict=True):
+            layer.shares = own
         torch.set_num_threads(threads)
 
 

@@ -108,6 +108,12 @@ def test_threads_are_as_before(threads):
         assert (layer.shares, torch.get_num_threads()) == (2, 1)
         raise KeyError
     assert (layer.shares, torch.get_num_threads()) == (1, 2)
+    torch.set_num_threads(4)
+    with shared_images(layer, 2):
+        with shared_images(layer, 2):
+            assert (layer.shares, torch.get_num_threads()) == (2, 1)
+        assert (layer.shares, torch.get_num_threads()) == (2, 2)
+    assert (layer.shares, torch.get_num_threads()) == (1, 4)
 
 
 @pytest.mark.parametrize(
