@@ -58,18 +58,23 @@ class Augmentations:
             (N, 1, h, w) float32 on the device of ``images``.
 
         Raises:
-            ValueError: there is no generator and one is needed.
+            ValueError: there is no generator and one is needed, or random numbers are drawn for
+                other images than these.
             UserError: a crop is larger than the image.
         """
         if self.random and generator is None:
             raise ValueError(f"{', '.join(self.names)}: needs a torch.Generator to draw from")
-        part = slice(draw_offset, draw_offset + len(images))
+        n, total = len(images), draw_images or len(images)
+        if not 0 <= draw_offset <= total - n:
+            raise ValueError(
+                f"{n} images from draw_offset = {draw_offset} on are not all among draw_images = "
+                f"{total}"
+            )
 
         def draw(shape: Sequence[int], make: Callable[..., torch.Tensor]) -> torch.Tensor:
             assert generator is not None
-            size = (draw_images or len(images), *shape)
-            drawn = make(size, generator=generator, device=generator.device)
-            return drawn[part].to(images.device)
+            drawn = make((total, *shape), generator=generator, device=generator.device)
+            return drawn[draw_offset : draw_offset + n].to(images.device)
 
         images = images[:, None].to(torch.float32)
         for name in self.names:
@@ -197,10 +202,13 @@ def rotate(images: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
     height, width = images.shape[2:]
     angle = degrees.to(images) * (math.pi / 180)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    aspect = (height - 1) / (width - 1)  # the grid's axes run −1…1 over sides of different length
+    # The grid's axes run −1…1 over sides of different length: from the first pixel's middle to the
+    # last one's, or where that is the same, from edge to edge.
+    corners = min(height, width) > 1
+    aspect = (height - corners) / (width - corners)
     matrix = torch.stack([cos, -sin * aspect, zero, sin / aspect, cos, zero], 1).reshape(-1, 2, 3)
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=True)
-    return F.grid_sample(images, grid, "bilinear", "zeros", align_corners=True)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=corners)
+    return F.grid_sample(images, grid, "bilinear", "zeros", align_corners=corners)
 
 
 def crop(

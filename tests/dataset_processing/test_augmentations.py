@@ -1,5 +1,7 @@
 """Every augmentation against the original's vectors or a direct computation of another kind."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -127,6 +129,24 @@ def test_rotation_against_scipy(shape, degrees):
     np.testing.assert_allclose(found[inside], expected[inside], atol=1e-5)
     if abs(degrees) > 10:
         assert found[0, 0] == found[-1, -1] == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (5, 1), (1, 1)])
+def test_rotation_of_an_image_of_one_pixels_width(shape):
+    """What moves out of it comes from outside, in part or as a whole."""
+    line = torch.ones(1, 1, *shape)
+    sine = math.sin(math.radians(20))
+    expected = [1 - 2 * sine, 1 - sine, 1, 1 - sine, 1 - 2 * sine] if max(shape) > 1 else [1.0]
+    found = rotate(line, torch.tensor([20.0])).flatten()
+    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-6, rtol=0)
+    assert torch.equal(rotate(line, torch.tensor([0.0])), line)
+
+
+@pytest.mark.parametrize("total, offset", [(3, 0), (6, 3), (6, -1)])
+def test_images_beyond_those_that_are_drawn_for_are_an_error(images, generator, total, offset):
+    four = images[:1].repeat(4, 1, 1)
+    with pytest.raises(ValueError, match=f"4 images from draw_offset = {offset} on are not all"):
+        Augmentations(["left_right"], four.shape[1:])(four, generator, total, offset)
 
 
 def test_rotations_differ_and_stay_within_22_degrees(generator):
