@@ -176,10 +176,13 @@ AUX: dict[str, tuple[Kind, str]] = {
 
 DRAWN = [one.name for one in fields(pathfinder.Settings)]  # what stream_settings may hold
 
-# Options that have an effect only where another is on.
-BESIDE = {
-    "reuse": "batch_norm", "batch_norm_validation": "batch_norm", "eta_init": "adaptation",
-    "lesion_kappa": "multiplicative_excitation", "lesion_omega": "multiplicative_excitation",
+# Options that have no effect where another is on, or off.
+IDLE = {
+    "reuse": ("batch_norm", "off"), "batch_norm_validation": ("batch_norm", "off"),
+    "eta_init": ("adaptation", "off"),
+    "lesion_kappa": ("multiplicative_excitation", "off"),
+    "lesion_omega": ("multiplicative_excitation", "off"),
+    "alpha": ("lesion_alpha", "on"), "mu": ("lesion_mu", "on"),
 }  # fmt: skip
 
 
@@ -308,9 +311,9 @@ def idle_options(network: Any) -> list[str]:
     """Cautions of options of the network, as it was built, that have no effect."""
     options, usual = options_of(network)["options"], inspect.signature(HGRU).parameters
     return [
-        f"without effect, as {other} is off: {name}={options[name]}"
-        for name, other in BESIDE.items()
-        if options.get(other) is False and options.get(name) != usual[name].default
+        f"without effect, as {other} is {state}: {name}={options[name]}"
+        for name, (other, state) in IDLE.items()
+        if options.get(other) is (state == "on") and options.get(name) != usual[name].default
     ]
 
 

@@ -400,10 +400,11 @@ def test_an_option_without_effect_is_said() -> None:
         {"batch_norm_validation": "running"},
         {"eta_init": 0.5},
         {"multiplicative_excitation": False, "lesion_omega": True},
+        {"lesion_alpha": True, "alpha": False},
     ):
         (caution,) = idle_options(RecurrentNetwork(timesteps=2, h_ext=3, **options))
         assert [*options][-1] in caution
-    network = RecurrentNetwork(timesteps=2, h_ext=3, batch_norm=True, reuse=False)
+    network = RecurrentNetwork(timesteps=2, h_ext=3, batch_norm=True, reuse=False, lesion_mu=True)
     assert not idle_options(network) and not idle_options(FeedforwardNetwork())
 
 
