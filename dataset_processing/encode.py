@@ -27,7 +27,7 @@ from dataset_processing.images import BadImageError
 from dataset_processing.records import RecordWriter, encode_image
 from dataset_processing.sets import data_sets, load_set
 from support import shell
-from support.errors import MissingError, UserError
+from support.errors import MissingError, UserError, refusals
 from support.files import WholeFile, npy_bytes
 from support.progress import Progress
 
@@ -140,7 +140,9 @@ def read_all(
         Progress(total=count, desc=do, unit=" images") as bar,
     ):
         for start in range(0, count + AT_ONCE, AT_ONCE):
-            now, ahead = ahead, pool.map(attempt, range(start, min(start + AT_ONCE, count)))
+            with refusals("a thread that reads images", "cannot be started"):
+                more = pool.map(attempt, range(start, min(start + AT_ONCE, count)))
+            now, ahead = ahead, more
             for found in now:
                 yield found
                 bar.update()

@@ -9,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
-from support.errors import SystemRefusal
+from support.errors import SystemRefusal, refusals
 from support.parents import signal_at_end_of_parent
 
 _stop: Any = None  # in a worker: a byte that becomes 1 when it is to end
@@ -21,14 +21,21 @@ def processes(what: str, count: int) -> Iterator[Callable[..., Iterator[Any]]]:
     `heed` if it raises. ``what`` they write is for the message.
 
     Raises:
-        SystemRefusal: a process was ended from outside.
+        SystemRefusal: a process cannot be started, or was ended from outside.
     """
     if count == 1:
         yield map
         return
     fork = multiprocessing.get_context("fork")
-    stop = fork.RawValue("b", 0)
-    pool = ProcessPoolExecutor(count, fork, _start_worker, (stop,))
+    with refusals(f"a process that writes {what}", "cannot be started"):
+        stop = fork.RawValue("b", 0)
+        pool = ProcessPoolExecutor(count, fork, _start_worker, (stop,))
+        try:
+            pool.submit(heed)  # starts all of them
+        except BaseException:
+            for worker in (pool._processes or {}).values():
+                worker.kill()  # one that waits for work would be waited for at the end
+            raise
     try:
         yield pool.map
     except BrokenProcessPool as error:

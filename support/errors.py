@@ -30,7 +30,7 @@ def refusals(path: str | Path, doing: str) -> Iterator[None]:
     """Turn what the operating system refuses within the block into an error that names the path.
 
     ``doing`` says what for: "cannot be written". A MissingError where there is no such file or
-    folder, else a SystemRefusal: permission, space, a loop of links …
+    folder, else a SystemRefusal: permission, space, a loop of links, one thread too many …
     """
     try:
         yield
@@ -39,6 +39,10 @@ def refusals(path: str | Path, doing: str) -> Iterator[None]:
     except OSError as error:
         kind = MissingError if isinstance(error, FileNotFoundError) else SystemRefusal
         raise kind(f"{path} {doing}: {error.strerror or error}") from error
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):
+            raise
+        raise SystemRefusal(f"{path} {doing}: {error}") from error
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> UserError:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -198,6 +199,20 @@ def slow(*image):
 encode.encode_image = slow
 sys.exit(exit_code(encode.main, sys.argv[1:]))
 """
+
+
+def test_a_thread_that_cannot_be_started_is_one_line(config, monkeypatch, capsys):
+    start = threading.Thread.start
+
+    def none(own):
+        if "ThreadPoolExecutor" in own.name:
+            raise RuntimeError("can't start new thread")
+        start(own)
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+    assert encode() == 2
+    assert "a thread that reads images cannot be started" in capsys.readouterr().err
+    assert not [*contents(config.tf_records)]
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

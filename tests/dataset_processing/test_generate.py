@@ -1,13 +1,18 @@
 """Sets written to disk: the same bytes however they come about, and nothing half-written."""
 
+import errno
 import hashlib
 import io
+import itertools
 import json
+import multiprocessing
+import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import _ExecutorManagerThread
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +29,7 @@ from dataset_processing.generated import set_settings
 from dataset_processing.layouts import list_images
 from dataset_processing.pathfinder import Pathfinder, Settings, generate
 from dataset_processing.records import RecordReader
-from support.errors import UserError
+from support.errors import SystemRefusal, UserError
 from support.shell import exit_code
 
 CLONE = Path(__file__).resolve().parents[2]
@@ -118,6 +123,32 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path, form, finis
     written_now = int(again.stdout.split("(")[1].split()[0])
     assert 0 < written_now < 3000
     assert digests(folder) == digests(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("what", ["process", "thread"])
+def test_a_process_that_cannot_be_started_is_one_line(tmp_path, monkeypatch, what):
+    """And those that could be do not stay; ``what`` says what the system has no room for."""
+    fork, forks = os.fork, itertools.count()
+
+    def limited():
+        if next(forks) == 1:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return fork()
+
+    def none(_):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        if what == "process":
+            patch.setattr(os, "fork", limited)
+        else:
+            patch.setattr(_ExecutorManagerThread, "start", none)
+        with pytest.raises(SystemRefusal, match=r"process that writes small .* cannot be started"):
+            generate_set(job(tmp_path), workers=3)
+    for child in multiprocessing.active_children():
+        child.join(10)
+    assert not multiprocessing.active_children()
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_range_of_indices_is_part_of_the_whole(tmp_path):
