@@ -96,7 +96,10 @@ class Pathfinder:
         Raises:
             UserError: an index is out of range, or the two snakes do not fit in an image.
         """
-        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
+        try:
+            wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
+        except OverflowError:
+            raise UserError(f"an image's index is below 2**63, found {max(indices)}") from None
         images = np.empty((len(wanted), *self.settings.shape), np.uint8)
         labels = np.empty(len(wanted), np.int64)
         for start in range(0, len(wanted), CHUNK):

@@ -72,6 +72,7 @@ class Settings:
             kind = number(least=least) if "float" in kinds else whole(least)
             for one in value if isinstance(value, tuple) and "tuple" in kinds else (value,):
                 kind.of(name, one)
+                number(most=2e9).of(name, one)  # well within what the kernel counts with
         if not self.margins:
             raise UserError("margin: a whole number, or several, is expected")
         if len(self.shape) != 2:

@@ -14,6 +14,7 @@ from dataset_processing.generated import set_settings
 from dataset_processing.pathfinder import Pathfinder, Settings, generate
 from dataset_processing.pathfinder import templates as pathfinder_templates
 from dataset_processing.pathfinder.templates import tables
+from support.errors import UserError
 from tests.oracles.pathfinder import Reference
 
 SMALL = {"window": 150, "seed_distance": 15, "border": 10}
@@ -272,6 +273,8 @@ def test_a_full_window_stops_distractors():
         ({"paddle_contrasts": ()}, "paddle_contrasts: a list of numbers"),
         ({"snake_contrasts": (2.5,)}, "snake_contrasts must be .* at most 2, found 2.5"),
         ({"distractors": -1}, "distractors must be .* at least 0, found -1"),
+        ({"distractors": 2**63}, r"distractors must be a number of at most 2e\+09, found 9223"),
+        ({"image_tries": 2**63}, r"image_tries must be a number of at most 2e\+09, found 9223"),
         ({"seed_distance": True}, "seed_distance must be a whole number .* found True"),
     ],
 )
@@ -315,6 +318,9 @@ def test_arguments_out_of_range_are_named():
         generate(6, -1, 0)
     with pytest.raises(ValueError, match="index is 0 or more"):
         Pathfinder(Settings(), 0).images([-1])
+    for start in 2**63 - 1, 2**64:
+        with pytest.raises(UserError, match=r"index is below 2\*\*63, found"):
+            generate(6, 2, 0, start=start)
     with pytest.raises(TypeError, match="contnuity"):
         generate(6, 1, 0, contnuity=0.8)
     images, labels = generate(6, 0, 0)
