@@ -140,8 +140,8 @@ def beside(runs: Sequence[RunRecord], given: Sequence[str] = ()) -> list[str]:
             f"score_metric must be the same in all runs that are compared, found {told}"
         )
     found = labels(runs, given)
-    known: list[tuple[str, int | str]] = [(run.name, run.step) for run in runs]
-    known += [(run.name, label) for run, label in zip(runs, found, strict=True)]
+    known = [(run.name, run.seed, str(run.step)) for run in runs]
+    known += [(run.name, run.seed, label) for run, label in zip(runs, found, strict=True)]
     if twice := [one[0] for one in known if known.count(one) > 1]:
         raise UserError(
             f"{twice[0]} is there twice: it is one seed; give other weights of it another --label"

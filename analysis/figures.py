@@ -36,6 +36,16 @@ OF_CIRCUIT = ("kernels", "association", "letters", "activity")
 EXAMPLES = 64  # generated images to choose examples from
 
 
+def names_apart(runs: Sequence[TrainedRun]) -> list[str]:
+    """The runs' names, for folders and columns; with seed and step where several have one name:
+    weights of one run, or runs of two projects."""
+    names = [run.name for run in runs]
+    return [
+        name if names.count(name) == 1 else f"{name}_seed{run.seed}_step{run.step}"
+        for name, run in zip(names, runs, strict=True)
+    ]
+
+
 def draw(
     run: TrainedRun,
     kinds: Sequence[str],
@@ -132,8 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         stem = plots / f"curves_{runs[0].experiment}_and_{len(runs) - 1}_more"
         paths += save(curves.learning_curves(curves.of_runs(runs, options.label)), stem)
     how = {key: getattr(options, key) for key in ("dataset", "index", "stage", "samples", "seed")}
-    for run in runs:
-        folder = plots / run.name if not options.output or len(runs) > 1 else plots
+    for run, name in zip(runs, names_apart(runs), strict=True):
+        folder = plots / name if not options.output or len(runs) > 1 else plots
         found = draw(run, kinds, folder, **how)
         left_out = [kind for kind in kinds if kind not in found]
         if left_out:

@@ -42,8 +42,8 @@ def report(runs: Sequence[TrainedRun], path: Path, drawn: Path, options: Any) ->
     members, _ = comparison.family(runs, options.dataset, options.label, **how)
     kinds, learned = [kind for kind in figures.KINDS if kind != "curves"], []
     how = {"dataset": options.examples, "samples": options.samples, "seed": options.seed}
-    for member in members:
-        files = figures.draw(member.run, kinds, drawn / member.run.name, **how)
+    for member, folder in zip(members, figures.names_apart(runs), strict=True):
+        files = figures.draw(member.run, kinds, drawn / folder, **how)
         shown = [
             ("animation" if file.suffix == ".gif" else kind, file)
             for kind, written in files.items()
@@ -188,7 +188,8 @@ def _rows(head: str, found: dict[str, list[Any]], runs: Sequence[TrainedRun]) ->
 
 def _columns(runs: Sequence[TrainedRun]) -> list[str]:
     """A heading for each run."""
-    return ["value"] if len(runs) == 1 else [f"{run.name} (step {run.step})" for run in runs]
+    names = zip(figures.names_apart(runs), runs, strict=True)
+    return ["value"] if len(runs) == 1 else [f"{name} (step {run.step})" for name, run in names]
 
 
 def _text(value: Any) -> str:

@@ -197,6 +197,27 @@ def test_text_is_escaped(run, tmp_path, monkeypatch):
     Page(text)
 
 
+def test_runs_of_one_name_stay_apart(run, names, config, tmp_path, monkeypatch):
+    """Other weights of a run, and a run of another project that began in the same second."""
+    steps = sorted(run.files.checkpoints.glob("step_*.pt"))[-2:]
+    other = load_run(names["hgru seed 1"], device="cpu", config=config)
+    other.name = run.name
+    drawn = []
+    monkeypatch.setattr(
+        report.figures, "draw", lambda _, __, folder, **___: drawn.append(folder) or {}
+    )
+    for runs in ([load_run(path, device="cpu", config=config) for path in steps], [run, other]):
+        drawn.clear()
+        monkeypatch.setattr(report, "load_runs", lambda _, runs=runs: runs)
+        path = tmp_path / "p.html"
+        arguments = ["--dataset", DATASET, "--label", "one", "other", "--output", str(path)]
+        assert exit_code(report.main, [*map(str, steps), *arguments]) == 0
+        assert len(set(drawn)) == 2
+        page = Page(path.read_text(encoding="utf-8"))
+        heads = [rows[0] for rows in page.tables.values() if rows[0][0] in ("parameter", "what")]
+        assert len(heads) == 2 and all(len(set(head)) == 3 for head in heads)
+
+
 def test_the_command_names_its_page_and_wants_html(written, run, capsys):
     path, _, said = written
     assert str(path) in said and str(path.with_name("page_figures")) in said
