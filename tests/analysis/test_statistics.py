@@ -45,24 +45,22 @@ def test_mcnemar_counts_the_discordant_images(only_first, only_second):
     assert found["p"] == pytest.approx(min(1, 2 * tail) if n else 1)
     assert (found["only_model_right"], found["only_reference_right"]) == (only_first, only_second)
     assert found["difference"] == pytest.approx(first.mean() - second.mean())
-    assert found["low"] <= found["difference"] <= found["high"]
+    shares = np.array([both, only_first, only_second, neither]) + 0.5  # Agresti & Min's half each
+    shares, scores, count = shares / shares.sum(), np.array([0, 1, -1, 0]), shares.sum()
+    mean, square = shares @ scores, shares @ scores**2
+    half = stats.norm.ppf(0.975) * math.sqrt((square - mean**2) / count)
+    assert (found["low"], found["high"]) == pytest.approx((mean - half, mean + half))
 
 
-def test_interval_of_a_paired_difference_is_near_the_bootstrap():
-    random = np.random.default_rng(3)
-    first, second = random.random(2000) < 0.9, random.random(2000) < 0.86
-    found = statistics.mcnemar(first, second)
-    sample = stats.bootstrap(
-        (first.astype(float), second.astype(float)), lambda a, b: a.mean() - b.mean(),
-        paired=True, vectorized=False, n_resamples=2000, method="percentile", rng=random,
-    )  # fmt: skip
-    expected = tuple(sample.confidence_interval)
-    assert (found["low"], found["high"]) == pytest.approx(expected, abs=0.003)
+def test_an_interval_of_a_difference_ends_at_one():
+    assert statistics.mcnemar([True], [False])["high"] == 1
+    assert statistics.mcnemar([False], [True])["low"] == -1
 
 
-def test_mcnemar_refuses_lists_of_different_length():
-    with pytest.raises(ValueError):
-        statistics.mcnemar([True], [True, False])
+@pytest.mark.parametrize("lists", [([True], [True, False]), ([], []), ([[True]], [[True]])])
+def test_mcnemar_refuses_what_are_no_two_lists_of_one_length(lists):
+    with pytest.raises(ValueError, match="two lists"):
+        statistics.mcnemar(*lists)
 
 
 def test_holm_by_hand_and_between_two_others():
@@ -73,6 +71,7 @@ def test_holm_by_hand_and_between_two_others():
     assert (adjusted >= stats.false_discovery_control(p)).all()
     assert (adjusted <= np.minimum(1, 4 * np.array(p)) + 1e-12).all()
     assert statistics.holm([]) == []
+    assert statistics.holm([0.8, 0.9]) == [1, 1]
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -86,8 +85,25 @@ def test_area_under_curve_counts_pairs(ties):
     assert statistics.area_under_curve(scores, labels) == pytest.approx(expected, abs=1e-12)
 
 
-def test_area_under_curve_of_one_class_is_not_a_number():
-    assert math.isnan(statistics.area_under_curve(np.array([0.1, 0.2]), np.array([1, 1])))
+@pytest.mark.parametrize("label", [0, 1])
+def test_area_under_curve_of_one_class_is_not_a_number(label):
+    assert math.isnan(statistics.area_under_curve(np.array([0.1, 0.2]), np.full(2, label)))
+
+
+def test_accuracy_is_a_share_and_of_no_image_not_a_number():
+    low, high = statistics.proportion(3, 10)
+    found = {"images": 10, "accuracy": 0.3, "low": low, "high": high}
+    assert statistics.accuracy(3, 10) == found
+    images, *numbers = statistics.accuracy(0, 0).values()
+    assert images == 0 and np.isnan(numbers).all()
+
+
+def test_difference_interval_is_welchs():
+    one, other = [4.0, 6.0, 8.0, 7.0], [1.0, 1.5]
+    shares = [np.var(values, ddof=1) / len(values) for values in (one, other)]
+    freedom = sum(shares) ** 2 / (shares[0] ** 2 / 3 + shares[1] ** 2 / 1)
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(sum(shares))
+    assert statistics.difference_interval(one, other) == pytest.approx((5, 5 - half, 5 + half))
 
 
 def test_mean_interval_by_hand():

@@ -67,7 +67,10 @@ def test_pointwise_ones(images):
 
 
 def test_standardization(images):
+    images = images.float()
     images[2] = 7  # flat: its deviation counts as 1 over the root of the number of pixels
+    images[3] = 0
+    images[3, 4, 5] = 0.5  # nearly flat: it does too
     x = images.double().numpy()
     found = apply(["per_image_standardization"], images)
     for number in range(len(x)):
@@ -110,10 +113,10 @@ def test_resize_to_the_same_size_changes_nothing(images):
 
 
 def test_resize_nn(images):
-    rows = np.floor(np.arange(10) * 19 / 9 + 0.5).astype(int)
-    columns = np.floor(np.arange(13) * 25 / 12 + 0.5).astype(int)
+    rows = np.arange(1, 40) // 2  # 20 → 39: every other place lies half way, and takes the next
+    columns = np.floor(np.arange(24) * 25 / 23 + 0.5).astype(int)
     expected = images.numpy()[:, rows][:, :, columns]
-    np.testing.assert_array_equal(apply(["resize_nn"], images), expected)
+    np.testing.assert_array_equal(apply(["resize_nn"], images, size=(39, 24)), expected)
 
 
 @pytest.mark.parametrize("shape", [(31, 31), (24, 41)])

@@ -1,15 +1,17 @@
-"""What is read from a run's measurements: whether its network has stopped learning."""
+"""A run's measurements, and what is read from them: whether its network has stopped learning."""
 
 import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from support.errors import UserError
 from tests.training import tiny
 from tests.training.processes import newest_checkpoint
-from training.history import History
+from training.history import NEW, History
 
 RUNS = Path(__file__).parents[2] / "docs" / "runs"
 
@@ -35,6 +37,64 @@ def test_a_loss_of_chance_over_many_images(
 
 def test_a_run_without_updates_is_not_stuck() -> None:
     assert History().stuck_at() is None
+
+
+def test_the_best_validation_has_the_highest_metric_then_the_lowest_loss() -> None:
+    metrics, losses = [0.5, 0.9, 0.9, 0.9, 0.8], [0.1, 0.4, 0.2, 0.2, 0.0]
+    assert History(validation_metric=metrics, validation_loss=losses).best() == 2
+    assert History().best() is None
+
+
+def of_five_updates() -> History:
+    """Epochs of 10 images in batches of 4: 4, 4 and 2 of them."""
+    return History(
+        train_loss=[0.9, 0.8, 0.7, 0.6, 0.5], train_metric=[0.1, 0.2, 0.3, 0.4, 0.5],
+        gradient_norm=[1.0, 2.0, 3.0, 4.0, 5.0], train_images=[4, 8, 10, 14, 18],
+        validation_step=[0, 2, 4], validation_loss=[0.95, 0.85, 0.65],
+        validation_metric=[0.5, 0.6, 0.7], validation_images=[0, 8, 14],
+        validation_seconds=[0.5, 1.5, 2.5],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("step, validations", [(0, 1), (1, 1), (2, 2), (3, 2), (5, 3)])
+def test_a_history_up_to_a_step_has_its_updates_and_its_validation(
+    step: int, validations: int
+) -> None:
+    whole = of_five_updates()
+    for name, values in vars(whole.until(step)).items():
+        count = validations if name.startswith("validation") else step
+        assert values == getattr(whole, name)[:count], name
+
+
+def test_what_an_earlier_version_did_not_count_follows_from_the_steps() -> None:
+    whole = of_five_updates()
+    counted = {name: value for name, value in whole.state().items() if name not in NEW}
+    found = History.of(counted, batch=4, epoch=10)
+    assert found.train_images == whole.train_images
+    assert found.validation_images == whole.validation_images
+    assert np.isnan(found.validation_seconds).all() and len(found.validation_seconds) == 3
+    assert found.train_loss == whole.train_loss
+    assert History.of(whole.state(), batch=1, epoch=1) == whole
+
+
+def test_a_results_file_holds_the_history() -> None:
+    whole = of_five_updates()
+    arrays = whole.results("accuracy")
+    assert arrays["train_step"].tolist() == [1, 2, 3, 4, 5]
+    assert arrays["val_accuracy"].tolist() == whole.validation_metric
+    assert History.of_results(arrays, "accuracy", 1, 1, Path("r.npz")) == whole
+    older = {name: values for name, values in arrays.items() if "images" not in name}
+    del older["val_seconds"]
+    assert History.of_results(older, "accuracy", 4, 10, Path("r.npz")).train_images == [
+        4,
+        8,
+        10,
+        14,
+        18,
+    ]
+    del arrays["val_loss"]
+    with pytest.raises(UserError, match=r"r\.npz lacks val_loss"):
+        History.of_results(arrays, "accuracy", 1, 1, Path("r.npz"))
 
 
 def test_of_the_kept_runs_none_is_told_that_reached_95_percent() -> None:

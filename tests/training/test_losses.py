@@ -40,10 +40,12 @@ def test_pearson() -> None:
 
 
 def test_pearson_of_constant_outputs_is_finite_with_its_gradient() -> None:
-    logits = torch.full((4, 2), 0.5, requires_grad=True)
+    logits = torch.full((4, 2), 0.5, dtype=torch.float64, requires_grad=True)
     loss = loss_function("pearson")(logits, torch.tensor([0, 1, 0, 1]))
     loss.backward()
-    assert loss.isfinite()
+    # What is added to the means and to the deviations is all that is left.
+    expected = 1 - 1e-8 / (1e-4 * np.sqrt(0.25 + 1e-8) + 1e-12)
+    assert loss.item() == pytest.approx(expected, abs=1e-13)
     assert logits.grad is not None and logits.grad.isfinite().all()
 
 

@@ -178,6 +178,8 @@ def test_weights_without_gradient_stay() -> None:
     rule.step()
     assert torch.equal(still, torch.ones(2))
     assert (moved < 1).all()
+    with pytest.raises(ValueError, match="takes no closure"):
+        rule.step(lambda: torch.zeros(()))
 
 
 @pytest.mark.parametrize(("name", "lr", "named"), [("nadm", 0.1, "'nadam'"), ("adam", 0, "lr")])
