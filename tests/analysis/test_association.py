@@ -41,6 +41,16 @@ def test_orientation_is_that_of_the_bar_a_filter_answers_to(channel):
     assert selectivity > 0.7
 
 
+def test_selectivity_is_one_minus_the_circular_variance_of_the_power():
+    """Of gratings whose frequencies are on the grid, in closed form."""
+    y, x = 2 * np.pi * np.mgrid[:64, :64] / 64
+    vertical, horizontal, finest = np.cos(8 * x), np.cos(5 * y), np.cos(24 * x + 24 * y)
+    filters = np.stack([2 * vertical + horizontal + 3, vertical + 2 * finest])
+    orientation, selectivity = association.orientation_of(filters)
+    assert selectivity == pytest.approx([(4 - 1) / (4 + 1), 1])  # beyond ½ nothing counts
+    assert orientation == pytest.approx([90, 90])
+
+
 def test_orientation_is_measured_in_the_trained_filters():
     """The bank moved by one orientation counts as moved; noise, and the disc, have none."""
     network = hgru.build_model()

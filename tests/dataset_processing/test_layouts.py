@@ -9,6 +9,7 @@ import pytest
 
 from config import Config
 from dataset_processing import load_set
+from dataset_processing.base import out_of_balance
 from dataset_processing.curv_baseline_full import data_processing as Baseline
 from dataset_processing.curv_contour_length_9_full import data_processing as Length9
 from dataset_processing.curv_contour_length_14_full import data_processing as Length14
@@ -47,7 +48,8 @@ def config_at(monkeypatch, data_root: Path) -> Config:
 def test_a_data_set_carries_what_the_release_has(
     samples, monkeypatch, module, name, data_name, each
 ):
-    data_set = module(config_at(monkeypatch, samples))
+    config_at(monkeypatch, samples)
+    data_set = module()
     expected = {
         "name": name,
         "data_name": data_name,
@@ -74,6 +76,13 @@ def test_a_data_set_carries_what_the_release_has(
             assert label == (0 if f"/{data_name}_neg/" in file else 1)
     every = files["train"] + files["val"]
     assert len(set(every)) == 2 * each
+
+
+def test_a_class_of_ones_own_says_the_networks_size(monkeypatch):
+    monkeypatch.setattr(Length14, "im_size", [300, 201])
+    assert Length14().model_input_image_size == [150, 100, 1]
+    monkeypatch.setattr(Length14, "model_input_image_size", [75, 80])
+    assert Length14().model_input_image_size == [75, 80]
 
 
 def test_layout_of_2018(samples):
@@ -138,7 +147,7 @@ def test_metadata_that_cannot_be_used(labelled):
         (table.ravel(), r"shape \(176,\)"),
         (table[:0], r"shape \(0, 11\)"),
         (np.zeros((16, 11)), "holds float64.*Expected .*strings"),
-        (table.astype(object), "Python objects"),
+        (table.astype(object), "allow_pickle=False.*Python objects"),
         (np.full((16, 11), b"\xff"), "utf-8"),
         (wrong_labels, r"row 5: column 3 must be the label, 0 or 1; found '1.8'.*_neg/ is missing"),
         (other_label, r"row 16: .*sample_0.png is listed with both labels"),
@@ -200,6 +209,13 @@ def test_classes_are_cut_to_the_smaller_and_to_max_ims(samples, tmp_path, monkey
     assert counts() == [3, 3]
     data_set.balance, data_set.max_ims = False, None
     assert counts() == [5, 8]
+
+
+def test_classes_are_out_of_balance_beyond_five_standard_deviations():
+    """Of 10,000 fair labels one is 50."""
+    assert [out_of_balance(ones, 10_000) for ones in (4749, 4750, 5250, 5251)] == [
+        True, False, False, True,
+    ]  # fmt: skip
 
 
 def test_a_set_that_lies_in_the_data_root_itself(samples, monkeypatch):
@@ -298,6 +314,8 @@ def test_metadata_beside_the_layout_of_2025_must_agree(tmp_path):
     file = folder / "metadata" / "0.npy"
     np.save(file, np.array(rows))
     assert [len(images) for images in listed(folder)] == [3, 3]
+    np.save(file, np.array([[*row[:3], "0"] for row in rows]))
+    assert [len(images) for images in listed(folder)] == [3, 3]  # a setting, of one value
     rows[1][3] = "0"
     np.save(file, np.array(rows))
     with pytest.raises(UserError, match=f"{file}: row 1: .*pos1.png.*label 1"):
@@ -315,9 +333,11 @@ def test_half_of_the_layout_of_2025_and_a_folder_of_2018_beside_it(tmp_path):
     with pytest.raises(UserError, match=f"{folder}.*{folder}_neg"):
         listed(folder)
     (tmp_path / f"{DATA_NAME}_neg").rmdir()
-    shutil.rmtree(folder / "imgs" / "neg")
-    with pytest.raises(MissingError, match=f"{folder}/imgs/neg"):
-        listed(folder)
+    for gone in ("neg", "pos"):
+        (folder / "imgs" / gone).rename(tmp_path / gone)
+        with pytest.raises(MissingError, match=f"{folder}/imgs/{gone}"):
+            listed(folder)
+        (tmp_path / gone).rename(folder / "imgs" / gone)
 
 
 @pytest.mark.filterwarnings("error")

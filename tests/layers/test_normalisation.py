@@ -50,7 +50,7 @@ def test_options_are_checked(name, value):
 
 @pytest.mark.parametrize("biased", [False, True])
 def test_running_averages_move_by_the_momentum(biased):
-    norm = BatchNormalisation(2, momentum=0.01, biased_running_variance=biased).double()
+    norm = BatchNormalisation(2, biased_running_variance=biased).double()
     x = torch.randn(3, 2, 4, 4, dtype=torch.float64)
     norm(x)
     variance = x.numpy().var((0, 2, 3), ddof=0 if biased else 1)
@@ -67,13 +67,16 @@ def test_evaluation_by_running_averages_or_by_the_batch():
     assert (batch.running_mean == 0).all()  # evaluation moves nothing
 
 
-def test_several_processes_compute_what_one_would():
+@pytest.mark.parametrize("biased", [False, True])
+def test_several_processes_compute_what_one_would(biased):
     """The rule over ranks, fed by hand with two halves of a batch of unequal size."""
     x = torch.randn(6, 3, 4, 5, dtype=torch.float64, requires_grad=True)
-    whole = BatchNormalisation(3).double()
-    whole(x).square().mul(torch.arange(6.0).view(6, 1, 1, 1)).sum().backward()
+    whole, part = (BatchNormalisation(3, biased_running_variance=biased).double() for _ in "ab")
+    for norm in (whole, part):
+        torch.nn.init.constant_(norm.bias, 0.5)
+    expected = whole(x)
+    expected.square().mul(torch.arange(6.0).view(6, 1, 1, 1)).sum().backward()
 
-    part = BatchNormalisation(3).double()
     y = x.detach().clone().requires_grad_()
 
     class Halves:
@@ -90,7 +93,11 @@ def test_several_processes_compute_what_one_would():
     part.over_ranks = Halves()
     z = torch.cat([part(y[:4]), part(y[4:])])
     z.square().mul(torch.arange(6.0).view(6, 1, 1, 1)).sum().backward()
+    torch.testing.assert_close(z, expected)
     torch.testing.assert_close(y.grad, x.grad)
+    whole(x)  # the running averages have moved twice there
+    torch.testing.assert_close(part.running_mean, whole.running_mean)
+    torch.testing.assert_close(part.running_var, whole.running_var)
 
 
 def test_an_unknown_way_to_validate_is_refused():

@@ -3,12 +3,16 @@
 import os
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from dataset_processing.layouts import read_metadata
+from support.errors import UserError
+from support.files import read_array, read_arrays
 from tests.training import processes
 from training.checkpoints import (
     CheckpointError,
@@ -98,6 +102,12 @@ def test_loading_runs_nothing(tmp_path: Path) -> None:
             torch.save({"format": "hgru training checkpoint", "x": Dangerous(trace)}, path)
         with pytest.raises(CheckpointError):
             load(path)
+    objects = np.array([[Dangerous(trace)]], dtype=object)
+    np.save(tmp_path / "a.npy", objects, allow_pickle=True)
+    np.savez(tmp_path / "a.npz", a=objects)
+    for read in (read_arrays, read_array, partial(read_metadata, columns=1)):
+        with pytest.raises(UserError, match=r"a\.np"):
+            read(tmp_path / ("a.npz" if read is read_arrays else "a.npy"))
     assert not trace.exists()
 
 
