@@ -92,8 +92,12 @@ def test_an_image_that_cannot_be_used_is_left_out_counted_and_named(config, caps
         (line,) = (x for x in said.out.splitlines() if f"{positive(config, number)}" in x)
         assert line.startswith("  dropped ") and why in line
     assert "error: 3 images could not be used and are left out" in said.err
-    total = sum(len(open_set(NAME, config).fold(fold)) for fold in ("train", "val"))
-    assert total == 13
+    folds = {name: open_set(NAME, config).fold(name) for name in ("train", "val")}
+    assert sum(map(len, folds.values())) == 13
+    for name, fold in folds.items():  # the mean is that of the images that are left
+        mean = np.mean([fold[number][0] for number in range(len(fold))], axis=0)
+        found = np.load(config.tf_records / f"{NAME}_{name}_means.npy")
+        np.testing.assert_allclose(found, mean, rtol=1e-12)
 
 
 def test_too_many_that_cannot_be_used_write_nothing(config, capsys):

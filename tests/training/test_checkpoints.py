@@ -64,9 +64,10 @@ def test_a_truncated_checkpoint_is_damaged(kept: float, tmp_path: Path) -> None:
 
 def test_foreign_files_are_told_apart(tmp_path: Path) -> None:
     foreign = tmp_path / "model.pt"
-    torch.save({"state_dict": {}}, foreign)
-    with pytest.raises(CheckpointError, match="written by another program"):
-        load(foreign)
+    for content in ({"state_dict": {}}, torch.ones(2)):
+        torch.save(content, foreign)
+        with pytest.raises(CheckpointError, match="written by another program"):
+            load(foreign)
     foreign.write_bytes(b"not a checkpoint at all")
     with pytest.raises(CheckpointError, match="not a checkpoint of this project"):
         load(foreign)

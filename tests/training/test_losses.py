@@ -6,9 +6,15 @@ import torch
 from scipy.special import logsumexp
 from scipy.stats import pearsonr
 
+from dataset_processing.augmentations import Augmentations
+from dataset_processing.loader import Loader
 from support.errors import UserError
+from training.distribution import Ranks
 from training.losses import loss_function
 from training.metrics import metric_function
+from training.optimizers import optimizer
+from training.seeds import Generators
+from training.step import TrainStep, Validation
 
 LOGITS = np.random.default_rng(0).normal(size=(7, 2)).astype(np.float32)
 LABELS = np.array([0, 1, 1, 0, 1, 0, 0])
@@ -52,6 +58,36 @@ def test_pearson_of_constant_outputs_is_finite_with_its_gradient() -> None:
 def test_accuracy() -> None:
     logits = torch.tensor([[2.0, 1.0], [0.0, 3.0], [5.0, 4.0], [1.0, 0.0]])
     assert metric_function("accuracy")(logits, torch.tensor([0, 1, 1, 0])).item() == 0.75
+
+
+class Brightness(torch.nn.Module):
+    """Says 1 of bright images; in training some pixels are left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.dropout = torch.nn.Parameter(torch.tensor(1.0)), torch.nn.Dropout()
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        bright = self.scale * (self.dropout(images).mean((1, 2, 3)) - 0.5)
+        return torch.stack([-bright, bright], 1), images
+
+
+@pytest.mark.parametrize("batches, count", [(9, 7), (2, 6)])
+def test_a_validation_is_the_mean_over_its_images(batches: int, count: int) -> None:
+    shades = np.array([10, 250, 100, 130, 90, 200, 255])  # batches of 3, 3 and 1
+    data = [(np.full((4, 4), s, np.uint8), n) for s, n in zip(shades, LABELS, strict=True)]
+    device, model = torch.device("cpu"), Brightness()
+    cce, accuracy = loss_function("cce"), metric_function("accuracy")
+    rule = optimizer("sgd", model.parameters(), 0.1)
+    step = TrainStep(model, cce, accuracy, rule, None, Ranks(device))
+    loader, augment = Loader(data, 3, 0, False, 0, device), Augmentations(["uint8_rescale"], (4, 4))
+    validation = Validation(step, loader, augment, Generators(0, device), batches)
+    bright, label = (shades / 255 - 0.5)[:count], LABELS[:count]
+    losses = np.logaddexp(0, np.where(label == 1, -2, 2) * bright)
+    expected = losses.mean(), ((bright > 0) == label).mean(), count
+    assert validation.measure() == pytest.approx(expected, rel=1e-6)
+    assert model.training
+    assert validation.measure(leave=lambda: True) is None
 
 
 @pytest.mark.parametrize("kind", [torch.uint8, torch.int32, torch.int64, torch.float32])

@@ -17,7 +17,7 @@ from training.distribution import Ranks
 from training.losses import cross_entropy
 from training.metrics import accuracy
 from training.optimizers import OPTIMIZERS, dead_weights, network_optimizer, optimizer
-from training.step import TrainStep
+from training.step import TrainStep, clip_gradients
 
 GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "optimizers.npz")
 
@@ -180,6 +180,19 @@ def test_weights_without_gradient_stay() -> None:
     assert (moved < 1).all()
     with pytest.raises(ValueError, match="takes no closure"):
         rule.step(lambda: torch.zeros(()))
+
+
+@pytest.mark.parametrize("largest", [None, 1.0, 5.0, 20.0])
+def test_gradients_are_clipped_to_their_norm_over_all_weights(largest: float | None) -> None:
+    weights = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((2,), (1, 1), (3,))]
+    gradients = [torch.tensor([2.0, 4.0]), torch.tensor([[8.0]])]  # of norm √84; the last has none
+    for w, gradient in zip(weights, gradients, strict=False):
+        w.grad = gradient.clone()
+    assert clip_gradients(weights, largest).item() == pytest.approx(84**0.5)
+    scale = 1 if largest is None else min(1, largest / 84**0.5)
+    for w, gradient in zip(weights, gradients, strict=False):
+        torch.testing.assert_close(w.grad, scale * gradient)
+    assert weights[2].grad is None
 
 
 @pytest.mark.parametrize(("name", "lr", "named"), [("nadm", 0.1, "'nadam'"), ("adam", 0, "lr")])

@@ -38,6 +38,8 @@ from training.command_line import COMPLETE, ERROR, LEFT_EARLY, run_script
 from training.distribution import Ranks
 from training.experiment import Experiment
 from training.loop import Training
+from training.losses import loss_function
+from training.metrics import metric_function
 from training.run import Run, runs
 from training.weights import find_weights
 
@@ -297,6 +299,31 @@ def test_the_size_that_a_sets_class_gives_is_made_or_refused(
     with pytest.raises(UserError, match=r"model_input_image_size is 14×16, .* 300×300 images"):
         made({**none, **bare})
     assert made({**none, **bare, "model_input_image_size": [300, 300]}).augment.size == (300, 300)
+
+
+def test_settings_reach_what_they_set(project: Path) -> None:
+    """In the release clip_gradients and loss_function never did."""
+    changed = {
+        "loss_function": "l2", "score_metric": "pearson", "optimizer": "sgd", "lr": 0.5,
+        "clip_gradients": 1e-3, "lr_schedule": "cosine", "warmup_iters": 2, "shuffle_train": False,
+        "num_validation_evals": 2, "val_augmentations": ["uint8_rescale", "resize", "zero_one"],
+    }  # fmt: skip
+    training = made({**tiny.experiment_params(), **changed})
+    step, validation, loader = training.train_step, training.validation, training.feed.loader
+    assert (step.loss, step.metric) == (loss_function("l2"), metric_function("pearson"))
+    orders = [
+        np.array_equal(one.order(0), np.sort(one.order(0))) for one in (loader, validation.loader)
+    ]
+    assert orders == [True, False]
+    assert (validation.batches, validation.augment.names[2:]) == (2, ["zero_one"])
+    before = [w.detach().clone() for w in training.model.parameters()]
+    batch = next(loader.batches(0))
+    training.schedule.set(0, 10)
+    *_, norm = step(training.augment(batch.images, training.generators.images), batch.labels)
+    moved = [w - was for w, was in zip(training.model.parameters(), before, strict=True)]
+    length = torch.cat([one.flatten() for one in moved]).norm().item()
+    assert length == pytest.approx(0.25 * 1e-3, rel=1e-3) and norm > 1e-3
+    assert training.schedule.at(6, 10) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("key", ["loss_function", "score_metric"])
