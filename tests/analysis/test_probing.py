@@ -5,6 +5,7 @@ import torch
 
 import ff_5
 import hgru
+import hgru_bn
 import hgru_bn_for
 from analysis import probing
 from support.errors import UserError
@@ -134,8 +135,10 @@ def test_more_steps_where_none_has_anything_of_its_own(network, images):
         with probing.steps(own, 6):
             pass
     free = hgru.build_model({"aux": {"adaptation": False, "h_ext": 5, "timesteps": 2}}).eval()
-    with probing.steps(free, 6):
-        assert len(probing.record(free, images, ["H2"])["H2"]) == 6
+    shared = hgru_bn.build_model({"aux": {"h_ext": 5, "timesteps": 2}})
+    for one in (free, shared):
+        with probing.steps(one, 6):
+            assert len(probing.record(one, images, ["H2"])["H2"]) == 6
 
 
 def test_wrong_requests_are_refused(network, images):

@@ -280,6 +280,10 @@ def test_paired_tests_compare_the_same_images_and_seed(config, names):
     assert (row["only_model_right"], row["only_reference_right"]) == (10, 25)
     assert row["p"] == pytest.approx(stats.binomtest(10, 35).pvalue)
     assert row["p_holm"] == row["p"] and row["difference"] == pytest.approx(35 / 60 - 50 / 60)
+    (shown,) = comparison.tests_table([{**row, "p_holm": 1e-5}])
+    assert shown["right alone"] == "10, 25"
+    assert shown["p (McNemar, Holm)"] == f"{row['p']:.2g}, < 0.0001"
+    assert shown["points (95% over images)"].startswith("−25.0 (−")
     members[1].run.record["seed"] = 5  # no run of the reference from that seed
     assert comparison.paired_tests(members, "hgru") == []
     members[1].run.record["seed"] = 0
@@ -312,10 +316,18 @@ def test_the_figure_has_a_point_for_each_seed_beside_its_model():
 
 def test_a_panel_for_each_set_and_names_stay_on_the_page():
     sets = [f"pathfinder_{n}" for n in (6, 9, 14, 18, 20, 25)]
-    found = [point(m, tested_on=s) for m in ("long " * 12, "ff_5") for s in sets]
+    found = [
+        point(m, 0.6 + 0.05 * n, tested_on=s)
+        for m in ("long " * 12, "ff_5")
+        for n, s in enumerate(sets)
+    ]
     figure = comparison.comparison_figure(found)
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.axison]
-    assert len(titles) == 7 and all(any(n in t for t in titles) for n in ("6", "9", "14", "25"))
+    assert len(titles) == 7
+    for number, (one, axes) in enumerate(zip(sets, figure.axes, strict=False)):
+        assert one.removeprefix("pathfinder_") in titles[number]
+        drawn = [c.lines[0].get_xydata()[0, 0] for c in axes.containers]
+        assert drawn == pytest.approx([0.6 + 0.05 * number] * 2)
     with style.style():
         figure.draw_without_rendering()
     for axes in figure.axes:
