@@ -101,6 +101,9 @@ def test_lesions_steps_and_seed_reach_the_network(run, records):
     assert len(some.record) == 5 and len(set(some.record)) == 5
     whole = evaluate.evaluate(run, DATASET)
     assert np.allclose(some.logits, whole.logits[some.record], atol=1e-5)
+    run.network.hgru.hidden_init = "random"  # its seed is that of the evaluation
+    first, again, other = (evaluate.evaluate(run, DATASET, seed=seed).logits for seed in (0, 0, 1))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
 def test_a_letter_named_twice_is_lesioned_once(run):

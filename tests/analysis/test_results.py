@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -355,6 +356,14 @@ def test_the_cost_of_a_lesion_has_an_interval(taught, tmp_path):
     half = stats.t.ppf(0.975, (1 / 3 + 4) ** 2 / (1 / 18 + 16)) * (1 / 3 + 4) ** 0.5
     assert lesion[cost] == f"5.0 ({5 - half:.1f} to {5 + half:.1f})".replace("-", "−")
     assert lesion["accuracy"] == "91.0–95.0% (2 seeds, lowest–highest)"
+
+
+def test_a_difference_of_seeds_that_do_not_differ_has_no_interval():
+    def seeds(*values):
+        return [SimpleNamespace(accuracy=value, complete=True) for value in values]
+
+    assert results.below(seeds(0.9, 0.9), seeds(1, 1)) == "10.0"
+    assert results.below(seeds(0.9, 0.88), seeds(1, 0.98)).startswith("10.0 (")
 
 
 def test_two_runs_of_one_seed_have_rows_of_their_own(taught, tmp_path):

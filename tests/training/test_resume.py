@@ -29,6 +29,17 @@ def test_killed_runs_end_with_the_same_bits(tmp_path: Path) -> None:
     assert kill_test.compare(3, seed=1, folder=tmp_path) == []
 
 
+def test_each_use_has_random_numbers_of_its_own_and_again_the_same() -> None:
+    device, drawn = torch.device("cpu"), []
+    for seed, rank, step in ((0, 0, 7), (0, 0, 8), (1, 0, 7), (0, 1, 7), (0, 0, 7)):
+        one = Generators(seed, device, rank)
+        one.begin("train", step)
+        drawn.append([torch.rand((), generator=g).item() for g in (one.hidden, one.images, None)])
+    first, *others, other_rank, again = drawn
+    assert again == first and len({number for one in (first, *others) for number in one}) == 9
+    assert other_rank[:2] == first[:2] and other_rank[2] != first[2]  # of the batch, of a process
+
+
 @pytest.mark.parametrize(
     "number",
     [signal.SIGTERM, signal.SIGINT, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)],
