@@ -201,13 +201,17 @@ def counterparts(model: nn.Module) -> _Counterparts:
         return _circuit(model, "")
     try:
         return _network(model)
-    except (AttributeError, AssertionError) as error:
-        kind = type(model)
-        raise UserError(
-            f"no variables of the original are known for a {kind.__module__}.{kind.__qualname__}; "
-            f"expected a network of {RecurrentNetwork.__module__} or "
-            f"{FeedforwardNetwork.__module__} with all its parts, or an {HGRU.__module__}.HGRU"
-        ) from error
+    except AttributeError as error:  # a part is another, or not there
+        raise _unknown(model) from error
+
+
+def _unknown(model: nn.Module) -> UserError:
+    kind = type(model)
+    return UserError(
+        f"no variables of the original are known for a {kind.__module__}.{kind.__qualname__}; "
+        f"expected a network of {RecurrentNetwork.__module__} or {FeedforwardNetwork.__module__} "
+        f"with all its parts, or an {HGRU.__module__}.HGRU"
+    )
 
 
 def _network(model: nn.Module) -> _Counterparts:
@@ -216,12 +220,13 @@ def _network(model: nn.Module) -> _Counterparts:
             **_circuit(model.hgru, "cnn/input/"),
             **_normalisation(model.norm, "cnn/input/hgru_bn"),
         }
-    else:
-        assert isinstance(model, FeedforwardNetwork)
+    elif isinstance(model, FeedforwardNetwork):
         body = {}
         for i, (kernel, norm) in enumerate(zip(model.kernels, model.norms, strict=True), start=1):
             body[f"cnn/input/c{i}_initialized:0"] = (kernel, _KERNEL)
             body |= _normalisation(norm, f"cnn/input/c{i}_bn")
+    else:
+        raise _unknown(model)
     return {
         "cnn/input/gabor_input_conv_bias:0": (model.drive.bias, _BIAS),
         "cnn/input/gabor_input_pretrained:0": (model.drive.weight, _KERNEL),

@@ -253,16 +253,20 @@ def test_a_run_under_a_launcher_leaves_early_without_a_traceback(
     assert answer.stdout.count("left early: the time limit") == 1
 
 
+def launching(project: Path, stderr: int) -> subprocess.Popen[str]:
+    """A launched run that goes on."""
+    return subprocess.Popen(
+        launched("training.launch"), stdout=subprocess.PIPE, stderr=stderr, text=True,
+        env={**os.environ, "HGRU_PROJECT_DIRECTORY": str(project), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)]
 )
 def test_a_signal_to_the_launcher_reaches_the_run(number: signal.Signals, tmp_path: Path) -> None:
     tiny.make_records(tmp_path)
-    launcher = subprocess.Popen(
-        launched("training.launch"),
-        env={**os.environ, "HGRU_PROJECT_DIRECTORY": str(tmp_path), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    launcher = launching(tmp_path, stderr=subprocess.PIPE)
     wait_for(lambda: list(tmp_path.glob("checkpoints/*/step_00000004.pt")) != [])
     launcher.send_signal(number)
     out, error = launcher.communicate(timeout=processes.SECONDS)
@@ -281,11 +285,7 @@ def test_a_signal_to_the_launcher_reaches_the_run(number: signal.Signals, tmp_pa
 def test_processes_leave_when_their_launcher_is_killed(began: str, tmp_path: Path) -> None:
     """Those that train do with a checkpoint."""
     tiny.make_records(tmp_path)
-    launcher = subprocess.Popen(
-        launched("training.launch"),
-        env={**os.environ, "HGRU_PROJECT_DIRECTORY": str(tmp_path), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    launcher = launching(tmp_path, stderr=subprocess.STDOUT)
     wait_for(lambda: len(children(launcher.pid)) == 2)
     own = children(launcher.pid)
     wait_for(lambda: began == "processes" or list(tmp_path.glob(began)) != [])
