@@ -266,7 +266,11 @@ def _circuit(layer: HGRU, prefix: str) -> _Counterparts:
 
 
 def _normalisation(norm: nn.Module, scope: str) -> _Counterparts:
-    assert isinstance(norm, BatchNormalisation)
+    if not isinstance(norm, BatchNormalisation):
+        raise UserError(
+            f"{scope}: no variables of the original are known for a {type(norm).__name__}; "
+            f"expected a {BatchNormalisation.__module__}.BatchNormalisation"
+        )
     named: _Counterparts = {f"{scope}/gamma:0": (norm.weight, _VECTOR)}
     if norm.bias is not None:
         named[f"{scope}/beta:0"] = (norm.bias, _VECTOR)
