@@ -10,8 +10,11 @@ python hgru.py --set exp_name=length_25 --set lr_schedule=cooldown --set epochs=
 # curriculum_25_2026-12-01_12-39-57 on NVIDIA H200, commit 55587c069bdf
 python hgru.py --set exp_name=curriculum_25 --set curriculum=3,6,9,14,20 --set curriculum_until=0.8 --set lr_schedule=cooldown --set epochs=1 --set dataset=pathfinder_25_stream --set stream_epoch_images=400000 --set validation_iters=250 --set num_validation_evals=20 --set aux.timesteps=15 --set aux.eta_init=1 --seed 1
 
-# curriculum_25_2026-12-01_12-51-43 on NVIDIA H200, commit 55587c069bdf
+# curriculum_25_2026-12-01_12-51-43 on NVIDIA H200, commit 55587c069bdf, 99d5a61fc457
 python hgru.py --set exp_name=curriculum_25 --set curriculum=3,6,9,14,20 --set curriculum_until=0.8 --set lr_schedule=cooldown --set epochs=1 --set dataset=pathfinder_25_stream --set stream_epoch_images=400000 --set validation_iters=250 --set num_validation_evals=20 --set aux.timesteps=15 --set aux.eta_init=1 --seed 2
+
+# curriculum_25_2026-12-01_15-28-35 on NVIDIA H200, commit 99d5a61fc457
+python hgru.py --set exp_name=curriculum_25 --set curriculum=3,6,9,14,20 --set curriculum_until=0.8 --set lr_schedule=cooldown --set epochs=1 --set dataset=pathfinder_25_stream --set stream_epoch_images=400000 --set validation_iters=250 --set num_validation_evals=20 --set aux.timesteps=15 --set aux.eta_init=1 --seed 3
 
 # length_20_2026-11-30_20-42-09 on NVIDIA H200, commit 9ec29885e5e7
 python hgru.py --set exp_name=length_20 --set lr_schedule=cooldown --set epochs=1 --set validation_iters=250 --set num_validation_evals=20 --set dataset=pathfinder_20_stream --set stream_epoch_images=200000 --set aux.timesteps=12 --set initial_weights=weights/hgru_14_curriculum.safetensors --seed 1
@@ -28,8 +31,17 @@ python hgru.py --set exp_name=protocol --set dataset=pathfinder_14_stream --set 
 # protocol_2026-12-01_06-04-02 on NVIDIA H200, commit bf72a2a01d63, 5fc2a398de15
 python hgru.py --set exp_name=protocol --set dataset=pathfinder_14_stream --set stream_epoch_images=900000 --set epochs=2 --seed 2
 
-# protocol_2026-12-01_06-31-25 on NVIDIA H200, commit bf72a2a01d63
+# protocol_2026-12-01_06-31-25 on NVIDIA H200, commit bf72a2a01d63, 99d5a61fc457
 python hgru.py --set exp_name=protocol --set dataset=pathfinder_14_stream --set stream_epoch_images=900000 --set epochs=2 --seed 3
+
+# protocol_128_2026-12-01_15-40-50 on NVIDIA H200, commit 99d5a61fc457
+python hgru.py --set exp_name=protocol_128 --set dataset=pathfinder_14_stream --set stream_epoch_images=900000 --set epochs=2 --set batch_size=128 --set validation_iters=250 --set num_validation_evals=13 --seed 1
+
+# protocol_128_2026-12-01_15-43-59 on NVIDIA H200, commit 99d5a61fc457
+python hgru.py --set exp_name=protocol_128 --set dataset=pathfinder_14_stream --set stream_epoch_images=900000 --set epochs=2 --set batch_size=128 --set validation_iters=250 --set num_validation_evals=13 --seed 2
+
+# protocol_128_2026-12-01_15-45-45 on NVIDIA H200, commit 99d5a61fc457
+python hgru.py --set exp_name=protocol_128 --set dataset=pathfinder_14_stream --set stream_epoch_images=900000 --set epochs=2 --set batch_size=128 --set validation_iters=250 --set num_validation_evals=13 --seed 3
 
 # protocol_1e-5_2026-12-01_02-57-43 on NVIDIA H200, cpu, commit 7228c7ee11b5
 python hgru.py --set exp_name=protocol_1e-5 --set dataset=pathfinder_14_stream --set stream_epoch_images=900000 --set epochs=2 --set aux.readout_epsilon=1e-5 --seed 1
