@@ -27,6 +27,7 @@ from support.errors import UserError, refusals
 from support.files import WholeFile, npy_bytes, write_bytes
 
 RECORDS, FOLDERS = ("compact", "float32"), ("png", "png2020", "lra", "png2025")
+AGAIN = "delete it and run the same command again"
 Add = Callable[[int, np.ndarray, int], None]  # takes an image's index, the image, its label
 
 
@@ -149,13 +150,13 @@ class Shard:
         if self.job.form in RECORDS:
             found = len(RecordReader([self.file]))
         else:
-            with refusals(self.file, "cannot be read"), tarfile.open(self.file) as file:
-                found = sum(name.endswith(".cls") for name in file.getnames())
+            try:
+                with refusals(self.file, "cannot be read"), tarfile.open(self.file) as file:
+                    found = sum(name.endswith(".cls") for name in file.getnames())
+            except tarfile.TarError:
+                raise UserError(f"{self.file}: is no tar file; {AGAIN}") from None
         if found != len(self):
-            raise UserError(
-                f"{self.file}: holds {found} images where {len(self)} belong; delete it and run "
-                "the same command again"
-            )
+            raise UserError(f"{self.file}: holds {found} images where {len(self)} belong; {AGAIN}")
         return True
 
     def make(self) -> np.ndarray:

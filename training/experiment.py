@@ -329,9 +329,9 @@ def _override(values: Settings, text: str) -> str:
         raise UserError(f"{text!r}: += adds to data_augmentations and val_augmentations only")
     new = kind.of_text(key, value)
     if key.startswith("aux."):
-        values["aux"] = {**values["aux"], key.removeprefix("aux."): new}
+        values["aux"][key.removeprefix("aux.")] = new
     elif adds:
-        values[key] = values[key] + [name for name in new if name not in values[key]]
+        values[key] += [name for name in new if name not in values[key]]
     else:
         values[key] = new
     return key

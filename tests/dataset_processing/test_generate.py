@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures.process import _ExecutorManagerThread
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,9 @@ from scipy import ndimage
 from config import Config
 from dataset_processing import open_set
 from dataset_processing.forms import Job, encode_png
-from dataset_processing.generate import described, generate_set, generate_small
+from dataset_processing.generate import described, generate_set, generate_small, job_of, parser
 from dataset_processing.generate import main as generate_main
-from dataset_processing.generated import set_settings
+from dataset_processing.generated import SMALL_SET, set_settings
 from dataset_processing.layouts import list_images
 from dataset_processing.pathfinder import Pathfinder, Settings, generate
 from dataset_processing.records import RecordReader
@@ -161,10 +162,11 @@ def test_a_range_of_indices_is_part_of_the_whole(tmp_path):
         assert part[number][1] == labels[40 + number]
 
 
-def test_a_finished_set_is_left_alone(tmp_path):
-    generate_set(job(tmp_path))
+@pytest.mark.parametrize("masked", [{}, {"form": "webdataset", "masks": True}])
+def test_a_finished_set_is_left_alone(tmp_path, masked):
+    generate_set(job(tmp_path, **masked))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert "(0 of them written now" in generate_set(job(tmp_path))
+    assert "(0 of them written now" in generate_set(job(tmp_path, **masked))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
@@ -174,6 +176,14 @@ def test_a_lost_shard_is_written_again(tmp_path):
     (tmp_path / "small_train-00002-of-00004.tfrecords").unlink()
     (tmp_path / "small_train_means.npy").unlink()
     generate_set(job(tmp_path))
+    assert digests(tmp_path) == before
+
+
+def test_a_shard_of_a_folder_is_written_again_where_a_class_is_not_whole(tmp_path):
+    generate_set(job(tmp_path, form="png"))
+    before = digests(tmp_path)
+    (tmp_path / "small_neg" / "metadata" / "1.npy").unlink()
+    generate_set(job(tmp_path, form="png"))
     assert digests(tmp_path) == before
 
 
@@ -204,22 +214,44 @@ def test_a_command_that_came_to_nothing_is_not_in_the_way_of_the_right_one(tmp_p
     assert main([*right, *same]) == 0
 
 
-def test_what_is_written_before_a_command_fails_is_gone_on_from(tmp_path):
-    generate_set(job(tmp_path, count=16, val_fraction=0.0))
+@pytest.mark.parametrize("form", ["compact", "png2025"])
+def test_what_is_written_before_a_command_fails_is_gone_on_from(tmp_path, form):
+    whole = job(tmp_path, count=16, val_fraction=0.0, form=form)
+    generate_set(whole)
     before = digests(tmp_path)
     with pytest.raises(UserError, match="another set"):
-        generate_set(job(tmp_path, seed=6))
-    with pytest.raises(KeyboardInterrupt), described(job(tmp_path, count=16, val_fraction=0.0)):
+        generate_set(replace(whole, seed=6))
+    with pytest.raises(KeyboardInterrupt), described(whole):
         raise KeyboardInterrupt
     assert digests(tmp_path) == before
+
+
+def test_another_process_that_writes_the_set_is_waited_for_and_told(tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    with described(job(tmp_path)), pytest.raises(SystemRefusal, match="another process is writing"):
+        generate_set(job(tmp_path))
+    assert waited and [path.suffix for path in tmp_path.iterdir()] == [".json"]
 
 
 def test_another_set_in_the_same_place_is_refused(tmp_path):
     generate_set(job(tmp_path))
     with pytest.raises(UserError, match=r"another set of this name is there: seed 5 \(asked for"):
         generate_set(job(tmp_path, seed=6))
-    (tmp_path / "small.generated.json").unlink()
-    with pytest.raises(UserError, match="was not written by this command"):
+    description = tmp_path / "small.generated.json"
+    told = json.loads(description.read_text())
+    description.write_text(json.dumps({**told, "fingerprint": "1f"}))
+    with pytest.raises(UserError, match="fingerprint '1f'"):
+        generate_set(job(tmp_path))
+    description.write_text(json.dumps({key: told[key] for key in told if key != "seed"}))
+    with pytest.raises(UserError, match="seed None"):
+        generate_set(job(tmp_path))
+    del told["fingerprint"]  # as a version wrote it that had none
+    description.write_text(json.dumps(told))
+    assert "(0 of them written now" in generate_set(job(tmp_path))
+    description.unlink()
+    (tmp_path / "small_val.tfrecords").unlink()
+    with pytest.raises(UserError, match=r"00000-of-00004.* was not written by this command"):
         generate_set(job(tmp_path))
 
 
@@ -229,6 +261,24 @@ def test_a_shard_of_another_length_is_named(tmp_path):
     (tmp_path / "small_train-00001-of-00004.tfrecords").write_bytes(shorter.read_bytes())
     with pytest.raises(UserError, match=r"00001-of-00004.tfrecords: holds 6 images where 1"):
         generate_set(job(tmp_path))
+    shorter.write_bytes((tmp_path / "small_train-00000-of-00004.tfrecords").read_bytes())
+    (tmp_path / "small_train-00001-of-00004.tfrecords").unlink()
+    with pytest.raises(UserError, match=r"small_val.tfrecords: holds 13 images where 6 belong"):
+        generate_set(job(tmp_path))
+
+
+def test_a_damaged_tar_file_is_named(tmp_path):
+    generate_set(job(tmp_path, count=4, val_fraction=0.0, form="webdataset"))
+    (tmp_path / "small_train.tar").write_bytes(bytes(range(256)) * 4)
+    with pytest.raises(UserError, match=r"small_train\.tar: is no tar file; delete it"):
+        generate_set(job(tmp_path, count=4, val_fraction=0.0, form="webdataset"))
+
+
+def test_the_last_images_validate_and_shards_are_as_even_as_can_be(tmp_path):
+    folds = job(tmp_path, start=40, count=16).folds()
+    assert folds == {"train": range(40, 54), "val": range(54, 56)}  # 1.6 of them, rounded
+    assert [len(shard) for shard in job(tmp_path, count=40).shards()] == [12, 12, 12, 4]
+    assert [len(shard) for shard in job(tmp_path, count=32, val_fraction=0.0).shards()] == [16] * 2
 
 
 def images_and_labels() -> tuple[np.ndarray, np.ndarray]:
@@ -246,7 +296,9 @@ def test_folders_lie_in_their_layouts(tmp_path, form):
             index = int(Path(file).stem.removeprefix("sample_"))
             assert labels[index] == label
             np.testing.assert_array_equal(np.array(Image.open(file)), images[index])
-            mask = np.array(Image.open(file.replace("/imgs/", "/seg/"))) > 0
+            mask = np.array(Image.open(file.replace("/imgs/", "/seg/")))
+            assert set(np.unique(mask)) == {0, 255}
+            mask = mask > 0
             assert (images[index][mask] > 127).all()
             assert 25 < mask.sum() < 120
 
@@ -256,6 +308,13 @@ def test_the_metadata_of_2018_have_the_releases_columns(tmp_path):
     rows = np.load(tmp_path / "small" / "metadata" / "combined.npy")
     assert rows.shape == (images_and_labels()[1].sum(), 11)
     assert rows[0, 3:].tolist() == ["1.8", "4", "1", "4", "5", "2", "3", "1"]
+    several = replace(SMALL, margin=(2, 3), paddle_contrasts=(0.5, 1.0))
+    alone = job(tmp_path / "several", settings=several, count=9, shard_images=1, form="png")
+    generate_set(alone)  # in each shard there is one class
+    rows = [np.load(alone.root(label) / "metadata" / "combined.npy").tolist() for label in (0, 1)]
+    found = {int(row[2]): row[-2:] for part in rows for row in part}
+    assert found == {n: [str(alone.generator.margin(n)), "2"] for n in range(9)}
+    assert len({margin for margin, _ in found.values()}) == 2
 
 
 @pytest.mark.parametrize("size, length", [(32, 14), (64, 9), (128, 14), (256, 6)])
@@ -297,7 +356,8 @@ def test_webdataset_is_read_by_its_own_library(tmp_path):
     assert (described["seed"], described["settings"]["window"]) == (5, 120)
     again = job(tmp_path / "other", form="png").description()["fingerprint"]
     assert described["fingerprint"] == again  # the images', whatever their form
-    assert described["fingerprint"] != job(tmp_path, seed=6).description()["fingerprint"]
+    for other in ({"seed": 6}, {"start": 1}, {"count": 61}, {"settings": Settings(4)}):
+        assert described["fingerprint"] != job(tmp_path, **other).description()["fingerprint"]
 
 
 def test_png_bytes_are_png():
@@ -334,6 +394,31 @@ def test_command_line_settings_reach_the_images(tmp_path, capsys):
     assert written["settings"]["single_paddles"] is None
 
 
+def test_what_the_command_line_asks_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("HGRU_DATA_ROOT", str(tmp_path / "data"))
+
+    def asked(*arguments: str) -> Job:
+        return job_of(parser().parse_args(arguments))
+
+    usual = asked()
+    assert usual == Job("curv_contour_length_14_full", Settings(14), 0, 10_000, Config().tf_records)
+    assert asked("--length", "6").name == "curv_baseline_full"
+    assert asked("--dataset", SMALL_SET).count == 12_000
+    assert asked("--val-fraction", "0").val_fraction == 0
+    assert asked("--continuity", "1").settings.continuity == 1
+    numbers = "--seed 3 --start 7 --count 5 --shard-images 4 --output there --float32"
+    expected = Job(usual.name, Settings(14), 3, 5, Path("there"), "float32", 0.1, 4, False, 7)
+    assert asked(*numbers.split()) == expected
+    for arguments, place in (
+        ("--format png", "curvy_2snakes_300/curv_contour_length_14"),
+        ("--format lra --dataset pathfinder32", "pathfinder32/curv_contour_length_14"),
+        ("--format lra --dataset pathfinder64_curv_baseline", "pathfinder64/curv_baseline"),
+    ):
+        found = asked(*arguments.split())
+        assert found.root(1) == tmp_path / "data" / place and found.val_fraction == 0
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -352,6 +437,8 @@ def test_command_line_settings_reach_the_images(tmp_path, capsys):
         (["--float32", "--format", "lra"], "--format lra"),
         (["--val-fraction", "0.2", "--format", "png"], "--val-fraction has no place"),
         (["--masks"], "masks have no place in records"),
+        (["--masks", "--float32"], "masks have no place in records"),
+        (["--val-fraction", "-0.5"], "val_fraction: a share"),
         (["--workers", "0"], "--workers: must be a whole number of at least 1"),
         (["--val-fraction", "1"], "val_fraction: a share"),
         (["--float32", "--window", "200", "240"], "float32 form holds square images"),
@@ -386,3 +473,8 @@ def test_preview_is_a_sheet_of_coloured_stimuli(tmp_path, capsys):
     sheet = np.array(Image.open(file)).astype(int)
     assert sheet.shape == (2 * 324, 4 * 306 + 6, 3)
     assert (np.ptp(sheet, axis=2) > 100).sum() > 8 * 2 * 50  # two coloured markers each
+    first = file.read_bytes()
+    assert main(["--preview", str(file), "--length", "6", "--seed", "1"]) == 0
+    assert file.read_bytes() != first
+    assert main(["--preview", str(file), "--window", "200", "--seed-distance", "18"]) == 0
+    assert Image.open(file).size == (4 * 206 + 6, 6 * 224)  # of three lengths

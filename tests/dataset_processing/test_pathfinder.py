@@ -48,6 +48,14 @@ def test_images_are_those_of_the_plain_reference(settings):
         picture, label = reference.image(index)
         np.testing.assert_array_equal(images[index], picture)
         assert labels[index] == label
+        stimulus, snake = generator.stimulus(index), reference.marked
+        bright = [line > min(127, 0.6 * line.max()) for line in snake.drawn]
+        np.testing.assert_array_equal(stimulus.contour_mask, np.any(bright, axis=0))
+        first, *others = stimulus.paddles[stimulus.marked_snakes[0]]
+        np.testing.assert_array_equal([first[0], *(head for _, head in others)], snake.tips)
+        lengths = np.linalg.norm(stimulus.paddles[..., 1, :] - stimulus.paddles[..., 0, :], axis=-1)
+        asked = generator.settings
+        assert np.abs(lengths - asked.paddle_length).max() < 1.5 / asked.antialias
 
 
 def test_lines_are_pillows():
@@ -120,8 +128,13 @@ def test_an_image_depends_on_settings_seed_and_index_alone():
     np.testing.assert_array_equal(shuffled_labels, labels[order])
     np.testing.assert_array_equal(generator.image(17)[0], images[17])
     np.testing.assert_array_equal(generate(6, 5, seed=3, start=10)[0], images[10:15])
-    written_otherwise = Settings(contour_length=6, window=(300, 300), distractors=15, margin=[3])
+    written_otherwise = Settings(
+        contour_length=6, window=(300, 300), distractors=15, margin=[3], distractor_length=2,
+        paddle_thickness=2.0, marker_radius=5.0, snake_contrasts=[1], image_tries=9999,
+    )  # fmt: skip
     np.testing.assert_array_equal(Pathfinder(written_otherwise, 3).images([4])[0][0], images[4])
+    whole, number = Settings(continuity=2), Settings(continuity=2.0)
+    assert whole.fingerprint() == number.fingerprint()
     for other in (generate(6, 1, seed=4), generate(6, 1, seed=3, continuity=1.7)):
         assert not np.array_equal(other[0][0], images[0])
 
@@ -229,6 +242,10 @@ def test_margins_and_contrasts_are_drawn_from_their_lists():
     assert set(margins) == {1, 4}
     alone = Pathfinder(Settings(contour_length=4, **SMALL, margin=(1, 4)), 0).images(range(60))[0]
     np.testing.assert_array_equal(alone[margins.index(4)], generator.image(margins.index(4))[0])
+    for index in margins.index(1), margins.index(4):
+        stimulus = generator.stimulus(index)
+        middles = stimulus.paddles.mean(axis=2).round().astype(int).reshape(-1, 2)
+        assert (stimulus.image[tuple(middles.T)] > 127).all()
     dim = generate(4, 20, 0, **SMALL, snake_contrasts=[0.5], paddle_contrasts=[0.2])[0]
     values = np.bincount(dim.ravel(), minlength=256)
     assert values[255] > 0
@@ -240,6 +257,14 @@ def test_single_paddles_and_distractors_number_as_asked():
     stimulus = Pathfinder(settings, 0).stimulus(0)
     assert len(stimulus.distractor_paddles) == 20 + 15
     assert Settings(contour_length=6, single_paddles=None).single_count(3) == 224 - 42
+    assert Settings(contour_length=6, single_paddles=None).single_count(10) == 0
+    assert Settings(contour_length=6, distractors=0).snake_paddles == 2 * 6
+    assert Settings(contour_length=2).snake_paddles == 2 * 2 + 30 * 1
+    settings = Settings(contour_length=4, **SMALL, margin=(4, 1), single_paddles=None)
+    generator = Pathfinder(settings, 0)
+    index = next(index for index in range(60) if generator.margin(index) == 1)
+    others = generator.stimulus(index).distractor_paddles
+    assert len(others) > 30 + settings.single_count(4)
 
 
 def test_single_paddles_begin_at_their_tails_where_distractors_were_skipped():
@@ -266,11 +291,20 @@ def test_a_full_window_stops_distractors():
         ({"window": (300, 300, 3)}, "window: height and width"),
         ({"margin": 0}, "margin must be .* at least 1, found 0"),
         ({"margin": ()}, "margin: a whole number, or several"),
+        ({"contour_length": (6, 7)}, r"contour_length must be a whole number .* found \(6, 7\)"),
+        ({"border": None}, "border must be a whole number .* found None"),
+        ({"paddle_length": 0}, "paddle_length must be .* at least 1, found 0"),
+        ({"antialias": 0}, "antialias must be .* at least 1, found 0"),
+        ({"distractor_length": 0}, "distractor_length must be .* at least 1, found 0"),
+        ({"image_tries": 0}, "image_tries must be .* at least 1, found 0"),
         ({"continuity": -1}, "continuity must be .* at least 0, found -1"),
         ({"continuity": math.nan}, "continuity must be a number .* found nan"),
         ({"paddle_thickness": 1.3}, "paddle_thickness 1.3 × antialias 2 must be a whole number"),
+        ({"paddle_thickness": 0}, "paddle_thickness 0 × antialias 2 .* at least 1"),
+        ({"marker_radius": 1.3}, "marker_radius 1.3 × antialias 2 must be a whole number"),
         ({"paddle_length": 1, "antialias": 1}, "paddle_length 1 needs antialias 2 or more"),
         ({"paddle_contrasts": ()}, "paddle_contrasts: a list of numbers"),
+        ({"snake_contrasts": (0.0,)}, "snake_contrasts must be a number above 0"),
         ({"snake_contrasts": (2.5,)}, "snake_contrasts must be .* at most 2, found 2.5"),
         ({"distractors": -1}, "distractors must be .* at least 0, found -1"),
         ({"distractors": 2**63}, r"distractors must be a number of at most 2e\+09, found 9223"),

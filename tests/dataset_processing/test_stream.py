@@ -8,8 +8,10 @@ from torch.utils.data import DataLoader
 
 from config import Config
 from dataset_processing import open_set
-from dataset_processing.pathfinder import generate
+from dataset_processing.folds import GeneratedFold
+from dataset_processing.pathfinder import Settings, generate
 from support.errors import UserError
+from training.experiment import DEFAULTS
 
 PARAMS = {"stream_epoch_images": 20, "stream_val_images": 5, "stream_seed": 3}
 
@@ -28,7 +30,16 @@ def test_training_never_repeats_and_validation_always_does():
     assert held_out[:5] == held_out[5:]
     assert len(set(held_out)) == 5
     assert not set(images) & set(held_out)
+    test = GeneratedFold("pathfinder_6", "test", Settings(6), seed=3, count=5)
+    for fold, first in ((train, 0), (val, 2**62), (test, 2**62 + 2**61)):  # in every version
+        np.testing.assert_array_equal(fold[4][0], generate(6, 1, 3, start=first + 4)[0][0])
     np.testing.assert_array_equal(train[31][0], generate(6, 1, 3, start=31)[0][0])
+
+
+def test_a_stream_has_as_many_images_as_an_experiment_says():
+    data = open_set("pathfinder_6_stream", Config())
+    for fold, key in (("train", "stream_epoch_images"), ("val", "stream_val_images")):
+        assert len(data.fold(fold)) == DEFAULTS[key]
 
 
 def test_a_batch_holds_what_single_images_do():
@@ -61,7 +72,8 @@ def test_what_a_stream_says_of_itself():
     other = open_stream("pathfinder_25_stream", "train", {**PARAMS, "stream_seed": 4})
     val = open_stream("pathfinder_25_stream", "val", {**PARAMS, "stream_val_images": 20})
     assert stream.fingerprint() == same.fingerprint()
-    assert len({stream.fingerprint(), other.fingerprint(), val.fingerprint()}) == 3
+    more = open_stream("pathfinder_25_stream", "train", {**PARAMS, "stream_epoch_images": 21})
+    assert len({one.fingerprint() for one in (stream, other, val, more)}) == 4
 
 
 def test_other_settings_of_a_stream():

@@ -74,6 +74,8 @@ def test_corrupt_records(config, capsys):
     assert f"{path}: record 3: its contents do not match their checksum" in said
     assert f"{path}: record 7: its length is damaged" in said
     assert f"{path}: record 13: its length is damaged or its end is missing" in said
+    status, said = run(capsys, str(path))  # and by itself
+    assert (status, "corrupt records: 3" in said) == (1, True)
 
 
 def test_duplicates_within_a_fold_and_across_folds(config, capsys):
@@ -108,6 +110,7 @@ def test_image_ranges(config, capsys):
         images[2] = images[2] - 1
         images[3][:] = 9
         images[4][:] = 200
+        images[4][0] = 201
         return [(image, number % 2) for number, image in enumerate(images)]
 
     path = config.tf_records / f"{NAME}_train.tfrecords"
@@ -122,10 +125,32 @@ def test_image_ranges(config, capsys):
         "record 1: 1 of its 90000 pixels are not finite",
         "record 2: pixels lie between -1 and 254",
         "record 3: pixels lie between 9 and 9",
-        "record 4: 200 to 200",
+        "record 4: 200 to 201",
     ):
         assert finding in said
     assert "5 findings" in said
+    assert "pixels: -1 to 254" in said  # where they are numbers
+
+
+def test_images_of_several_sizes(config, capsys):
+    rewrite(
+        config,
+        "val",
+        lambda records: [(image[: 300 - n], n) for n, (image, _) in enumerate(records)],
+    )
+    (config.tf_records / f"{NAME}_val_means.npy").unlink()
+    status, said = run(capsys)
+    assert status == 1
+    assert "images of several sizes: 1\n    1 of 300×300, 1 of 299×300" in said
+
+
+def test_of_many_findings_the_first_are_shown():
+    findings = verify.Findings("a set")
+    for number in range(25):
+        findings.note("duplicate images", f"image {number} of them")
+    lines = findings.report().splitlines()
+    assert "  duplicate images: 25" in lines and "    … and 5 more" in lines
+    assert [line for line in lines if "of them" in line][-1] == "    image 19 of them"
 
 
 def test_a_mean_image_of_other_records(config, capsys):
@@ -134,6 +159,8 @@ def test_a_mean_image_of_other_records(config, capsys):
     status, said = run(capsys)
     assert status == 1
     assert f"{means}: is not the mean of these records" in said
+    np.save(means, np.zeros((30, 40)))
+    assert f"{means}: is not the mean of these records" in run(capsys)[1]
     means.write_bytes(means.read_bytes().replace(b"{'descr", b"\xff'descr"))
     status, said = run(capsys)
     assert status == 1
@@ -227,9 +254,15 @@ def test_a_set_without_discs(config, capsys):
             cover = np.asarray(Image.fromarray(halo).resize((300, 300)))
             yield np.where(cover, np.uint8(1), image), label
 
+    def half(records):
+        return [*without_discs(records[:7]), *records[7:]]
+
+    for fold in ("train", "val"):
+        (config.tf_records / f"{NAME}_{fold}_means.npy").unlink()
+    rewrite(config, "train", half)
+    assert run(capsys)[0] == 0
     for fold in ("train", "val"):
         rewrite(config, fold, without_discs)
-        (config.tf_records / f"{NAME}_{fold}_means.npy").unlink()
     status, said = run(capsys)
     assert status == 1
     assert "images without discs" in said and "14 of 14" in said and "2 of 2" in said

@@ -44,7 +44,8 @@ class Snake:
         self.pivot: Pixel = (0, 0)
         self.turn = 0.0
         self.zone = np.zeros((0, 0), np.uint8)
-        self.lines: list[np.ndarray] = []
+        self.lines: list[np.ndarray] = []  # in their contrasts
+        self.drawn: list[np.ndarray] = []  # at full contrast
         self.tips: list[Pixel] = []
 
 
@@ -59,7 +60,8 @@ class Reference:
         self.disc = round_disc(self.margin)
 
     def image(self, index: int) -> tuple[np.ndarray, int]:
-        """The picture (H, W) uint8 of an index, and its label."""
+        """The picture (H, W) uint8 of an index, and its label; ``marked`` is then the target snake
+        with the first marker."""
         s = self.settings
         self.draws = Draws(self.key, index)
         label = self.draws.below(2)
@@ -74,7 +76,8 @@ class Reference:
         lines += self.distractors(s.single_count(self.margin), 1, 3)
         first = self.draws.below(2)
         last = first if label == 1 else 1 - first
-        lines.append(self.marker(targets[first].tips[0]))
+        self.marked = targets[first]
+        lines.append(self.marker(self.marked.tips[0]))
         lines.append(self.marker(targets[last].tips[-1]))
         picture = np.max(lines, axis=0).astype(np.float64)
         return np.floor(picture / picture.max() * 255 + 0.5).astype(np.uint8), label
@@ -171,7 +174,7 @@ class Reference:
         if not all(self.in_window(pixel) for pixel in (tail, head, pivot)):
             return False
         line, snake.zone = self.paddle(tail, turn, (self.height, self.width))
-        snake.lines, snake.tips = [line], [tail]
+        snake.lines, snake.drawn, snake.tips = [line], [line], [tail]
         snake.pivot, snake.turn = pivot, turn
         return True
 
@@ -195,6 +198,7 @@ class Reference:
             return False
         snake.pivot, snake.turn = pivot, turns[place]
         snake.lines.append(line)
+        snake.drawn.append(line)
         snake.tips.append(heads[place])
         self.shade(snake)
         self.mask = np.maximum(self.mask, snake.zone)

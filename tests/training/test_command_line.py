@@ -30,7 +30,8 @@ def test_help_says_what_the_script_does_and_its_settings() -> None:
         [sys.executable, "hgru.py", "--help"], cwd=CLONE, capture_output=True, text=True, timeout=60
     )
     assert answer.returncode == 0
-    for part in ("The hGRU", "--set KEY=VALUE", "--resume RUN", "optimizer = 'nadam'", "  75   "):
+    parts = ("The hGRU", "--set KEY=VALUE", "--resume RUN", "optimizer = 'nadam'", "  75   ")
+    for part in (*parts, ", left_right, "):  # no list of augmentations of the script's has it
         assert part in answer.stdout
     for name in SETTINGS:
         assert f"\n  {name} = " in answer.stdout

@@ -2,16 +2,22 @@
 
 import itertools
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import hgru
+from config import Config
+from dataset_processing import open_set
 from dataset_processing.pathfinder import Pathfinder
 from tests.training import processes
 from tests.training.test_resume import tell_in_validation
 from training.command_line import COMPLETE, ERROR, LEFT_EARLY
+from training.curriculum import Curriculum
+from training.experiment import Experiment
 from training.signals import Stop
 
 Script = Callable[..., int]
@@ -108,6 +114,49 @@ def test_a_length_that_is_learned_gives_way_at_once(script: Script, project: Pat
     assert stages(project) == [(0, 0, 3), (0, 0, 4), (4, 16, 6), (8, 30, 6)]
 
 
+def curriculum(*texts: str) -> Curriculum:
+    exp = Experiment.of(hgru.experiment_params(), [*STREAM[1::2], *texts])
+    return Curriculum(exp, Config(), open_set(exp.dataset, Config(), exp))
+
+
+def test_when_the_next_length_begins_and_what_is_told_of_it() -> None:
+    found = curriculum("curriculum=3,4,6", "curriculum_images=16", "curriculum_review=3")
+    told = []
+    for metric, images in [(0.89, 15), (0.9, 15), (0.5, 30), (0.5, 31), (0.91, 40), (1, 99)]:
+        said = found.advance(metric, images) or ""
+        told.append((found.state(), *re.findall(r"\d+\.?\d*", said)))
+        assert ("alone" in said) == (images == 40)
+        if images == 31:
+            fold = found.fold()
+            names = [fold.name(number).split("_")[1] for number in range(9)]
+            assert names == list("366466366")
+            for number, (image, _) in zip([0, 1, 3], fold.__getitems__([0, 1, 3]), strict=True):
+                (data,) = (s for s in found.sets if s.contour_length == int(names[number]))
+                assert np.array_equal(image, data.fold("train")[number][0])
+    assert told == [
+        ({"stage": 0, "began": 0},),
+        ({"stage": 1, "began": 15}, "4", "3", "3", "3", "0.9000", "15"),
+        ({"stage": 1, "began": 15},),
+        ({"stage": 2, "began": 31}, "6", "3", "3", "4", "4", "16", "0.5000"),
+        ({"stage": 3, "began": 40}, "6", "6", "0.9100", "9"),
+        ({"stage": 3, "began": 40},),
+    ]
+    again = curriculum("curriculum=3,4,6")
+    again.restore(found.state())
+    assert again.state() == found.state()
+
+
+def test_without_a_review_the_last_length_has_one_stage() -> None:
+    found = curriculum("curriculum=3", "curriculum_review=0")
+    assert found.advance(1, 4) and found.is_last
+
+
+def test_one_length_is_shown_from_the_beginning_to_the_end() -> None:
+    found = curriculum("stream_settings={contour_length: 6}")
+    assert found.is_last and found.advance(1, 10**6) is None
+    assert found.fold() is found.data.fold("train")
+
+
 def test_a_run_that_stops_goes_on_with_the_same_lengths(
     script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +202,7 @@ def test_two_processes_change_the_length_together(ahead: int, tmp_path: Path) ->
     [
         (["--set", "curriculum=9"], "found [9]"),
         (["--set", "curriculum=4,3"], "found [4, 3]"),
+        (["--set", "curriculum=4,4"], "found [4, 4]"),
         (["--set", "curriculum=1,3"], "curriculum must be"),
         (["--set", "curriculum=3", "--set", "stream_settings={contour_length: 6}"], "drop one"),
         (["--set", "curriculum=3", "--set", "dataset=curv_contour_length_14_full"], "_14_full"),

@@ -260,6 +260,12 @@ def test_training_and_validation_must_see_images_of_one_kind(text: str) -> None:
     assert text.split("=")[0].removesuffix("+") in str(error.value)
 
 
+def test_images_are_not_scaled_twice() -> None:
+    added = [f"{key}+=uint8_rescale_-1_1" for key in ("data_augmentations", "val_augmentations")]
+    with pytest.raises(UserError, match="data_augmentations has both uint8_rescale and uint8_resc"):
+        of(*added)
+
+
 def test_what_may_not_be_meant_is_said() -> None:
     (caution,) = of("val_augmentations+=left_right").cautions()
     assert "val_augmentations" in caution and "left_right" in caution
@@ -278,8 +284,9 @@ def test_what_may_not_be_meant_is_said() -> None:
         ("per_image_standardization,gaussian_noise_small", ["gaussian_noise_small", "0–255"]),
         ("uint8_rescale_-1_1,zero_one", ["zero_one", "uint8_rescale_-1_1"]),
         ("uint8_rescale,gaussian_noise,threshold", ["threshold", "gaussian_noise"]),
-        ("zero_one", ["zero_one", "0–255"]),
-        ("threshold", ["threshold", "0–255"]),
+        ("zero_one", ["zero_one", "0–255", "above 1"]),
+        ("threshold", ["threshold", "0–255", "above 0.1"]),
+        ("threshold,flip_polarity", ["threshold", "0–255"]),
         ("flip_polarity", ["flip_polarity", "0–255"]),
         ("uint8_rescale,per_image_standardization,flip_polarity", ["flip_polarity", "about 0"]),
     ],
@@ -295,6 +302,7 @@ def test_preprocessing_that_spoils_images_is_said_once(names: str, parts: list[s
     "names",
     [
         "uint8_rescale,random_brightness,per_image_standardization",
+        "uint8_rescale,flip_polarity",
         "uint8_rescale,threshold,zero_one,flip_polarity",
         "uint8_rescale_-1_1,threshold,zero_one",
         "uint8_rescale,random_contrast,gaussian_noise_small,zero_one",
@@ -363,8 +371,8 @@ def test_a_stream_s_settings_are_a_stream_s_and_not_against_its_name(
     [
         (["stream_seed=3", "stream_settings={window: 64}"], ["stream_seed=3", "window"]),
         (
-            [STREAM, "curriculum_until=0.8", "curriculum_alone=no"],
-            ["curriculum_until=0.8", "alone"],
+            [STREAM, "curriculum_until=90", "curriculum_alone=no"],
+            ["no curriculum", "curriculum_until=90", "alone"],
         ),
         ([STREAM, "curriculum=6", "curriculum_until=90"], ["curriculum_until is 90"]),
         ([STREAM, "curriculum=14", "curriculum_images=9"], ["curriculum=[14]", "images=9"]),
@@ -386,7 +394,7 @@ def test_a_setting_without_effect_is_said(texts: list[str], parts: list[str]) ->
     [
         [STREAM, "stream_seed=3", "stream_settings={window: 64, contour_length: 14}"],
         ["val_dataset=pathfinder_9_stream", "stream_val_images=64", "im_size=300,300"],
-        [STREAM, "curriculum=6", "curriculum_until=0.8", "curriculum_review=0"],
+        [STREAM, "curriculum=6", "curriculum_until=1", "curriculum_review=0"],
         [STREAM, "curriculum=6", "val_dataset=mine", "stream_val_images=64"],
     ],
 )
@@ -399,8 +407,10 @@ def test_an_option_without_effect_is_said() -> None:
         {"reuse": False},
         {"batch_norm_validation": "running"},
         {"eta_init": 0.5},
+        {"multiplicative_excitation": False, "lesion_kappa": True},
         {"multiplicative_excitation": False, "lesion_omega": True},
         {"lesion_alpha": True, "alpha": False},
+        {"lesion_mu": True, "mu": False},
     ):
         (caution,) = idle_options(RecurrentNetwork(timesteps=2, h_ext=3, **options))
         assert [*options][-1] in caution
@@ -443,9 +453,15 @@ def test_numpy_s_numbers_in_dictionaries_stand_for_python_s() -> None:
     exp = of(aux=aux, stream_settings={"margin": np.array([3, 4]), "border": np.int32(6)})
     assert exp.aux == {"timesteps": 3, "readout_epsilon": 0.5, "mu": False}
     assert exp.aux["mu"] is False and type(exp.aux["timesteps"]) is int
+    assert type(of(aux={"eta_init": 1}).aux["eta_init"]) is float
     assert exp.stream_settings == {"margin": [3, 4], "border": 6}
     with pytest.raises(UserError, match="found 0"):
         of(aux={"timesteps": np.int64(0)})
+
+
+def test_of_an_override_that_is_given_again_the_last_counts() -> None:
+    exp = of("lr=1", "lr=2", "lr=1")
+    assert exp.lr == 1 and exp.overrides == ("lr=2", "lr=1")
 
 
 def test_differences_name_key_and_values() -> None:
@@ -453,6 +469,8 @@ def test_differences_name_key_and_values() -> None:
     assert differences(theirs, ours) == ["lr: 0.5 there, 0.001 here"]
     del theirs["log_iters"]  # as in a checkpoint from before there was this setting
     assert len(differences(theirs, ours)) == 1
+    assert "log_iters: 10 there, 5 here" in differences(theirs, of("log_iters=5"))
+    assert "gone: 3 there, None here" in differences({**theirs, "gone": 3}, ours)
 
 
 def test_every_option_of_the_networks_is_known() -> None:

@@ -35,6 +35,12 @@ def test_a_loss_of_chance_over_many_images(
     assert (of_losses(learned, later).stuck_at() is not None) == stuck
 
 
+def test_the_loss_of_chance_is_the_mean_of_the_last_100_000_images() -> None:
+    a, b = math.log(2) - 9e-4, math.log(2) + 1e-4
+    found = of_losses([9, 9, a, b], [50_000, 100_000, 150_000, 200_000]).stuck_at()
+    assert found == pytest.approx(math.log(2) - 4e-4, abs=1e-9)
+
+
 def test_a_run_without_updates_is_not_stuck() -> None:
     assert History().stuck_at() is None
 
@@ -82,6 +88,8 @@ def test_a_results_file_holds_the_history() -> None:
     arrays = whole.results("accuracy")
     assert arrays["train_step"].tolist() == [1, 2, 3, 4, 5]
     assert arrays["val_accuracy"].tolist() == whole.validation_metric
+    assert arrays["train_gradient_norm"].tolist() == whole.gradient_norm
+    assert {arrays[f"{of}_images"].dtype for of in ("train", "val")} == {np.dtype(np.int64)}
     assert History.of_results(arrays, "accuracy", 1, 1, Path("r.npz")) == whole
     older = {name: values for name, values in arrays.items() if "images" not in name}
     del older["val_seconds"]
