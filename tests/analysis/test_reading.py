@@ -10,14 +10,17 @@ from scipy.stats import mannwhitneyu
 
 import hgru_bn_for
 from analysis import probing, reading
+from analysis.evaluate import LABELS
 from analysis.image_sets import open_images
 from analysis.predict import prepare_images
 from analysis.style import style
+from dataset_processing.pathfinder import generate
 from support import shell
 from support.errors import UserError
 
 
 def test_each_step_is_that_of_a_network_of_so_many(run):
+    run.network.hgru.hidden_init = "random"  # so that seed and batches count
     rows = reading.read(run, [6, 9], timesteps=6, images=10, seed=3)
     assert [(row["length"], row["steps"]) for row in rows] == [
         (length, step) for length in (6, 9) for step in range(1, 7)
@@ -38,6 +41,25 @@ def test_each_step_is_that_of_a_network_of_so_many(run):
         margin = (logits[:, 1] - logits[:, 0]).double().numpy()
         above = mannwhitneyu(margin[labels == 1], margin[labels == 0]).statistic
         assert row["auc"] == pytest.approx(above / (labels.sum() * (1 - labels).sum()))
+
+
+def test_images_are_as_the_runs_own_but_for_their_length(run, monkeypatch):
+    """And none that a stream trains or validates on."""
+    how = {"window": 150, "seed_distance": 15, "contour_length": 6}
+    monkeypatch.setitem(run.params, "dataset", "pathfinder_6_stream")
+    monkeypatch.setitem(run.params, "stream_settings", how)
+    fold = reading.images_of(run, 9, images=4, seed=2)
+    first = 2**62 + 2**61
+    expected, _ = generate(9, 4, 2, first, window=150, seed_distance=15)
+    assert np.array_equal([image for image, _ in fold.__getitems__(range(4))], expected)
+
+
+def test_answers_that_are_not_finite_are_an_error(run):
+    run.network.readout.evidence.data.fill_(np.nan)
+    for ask in (reading.read, reading.along):
+        lengths = [6] if ask is reading.read else 6
+        with pytest.raises(UserError, match=r"contours of 6, step 1: .* not finite"):
+            ask(run, lengths, timesteps=2, images=4)
 
 
 @torch.no_grad()
@@ -65,24 +87,35 @@ def test_what_is_along_a_contour_is_what_the_readout_finds_there(run):
 def test_along_wants_whole_images_of_both_labels(run, monkeypatch):
     with pytest.raises(UserError, match="all 1 images are of label"):
         reading.along(run, 6, timesteps=2, images=1)
-    monkeypatch.setitem(run.params, "val_augmentations", ["center_crop", "uint8_rescale"])
-    with pytest.raises(UserError, match="--along needs whole images, not center_crop"):
-        reading.along(run, 6, timesteps=2, images=2)
+    for name in ("random_crop", "center_crop", "rotate", "left_right", "up_down"):
+        monkeypatch.setitem(run.params, "val_augmentations", [name, "uint8_rescale"])
+        with pytest.raises(UserError, match=f"--along needs whole images, not {name}"):
+            reading.along(run, 6, timesteps=2, images=2)
 
 
 def test_the_command(run, names, capsys, tmp_path):
-    asked = [run.name, "--lengths", "6-7", "9", "--images", "4", "--timesteps", "5"]
+    asked = [run.name, "--lengths", "9", "6-7", "7", "--images", "4", "--timesteps", "5"]
+    asked += ["--seed", "3"]
     assert shell.exit_code(reading.main, [*asked, "--output", str(tmp_path), "--device=cpu"]) == 0
     (table,) = tmp_path.glob("reading_*.csv")
     with open(table, newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["length"]) for row in rows[::5]] == [6, 7, 9] and len(rows) == 15
+    expected = reading.read(run, [6, 7, 9], timesteps=5, images=4, seed=3)
+    assert [float(row["auc"]) for row in rows] == [row["auc"] for row in expected]
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".csv", ".pdf", ".png"]
-    assert str(table) in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert str(table) in said and said.count(run.name) == 3  # a line for each length
     asked = [run.name, "--along", "6", "--images", "4", "--output", str(tmp_path / "along")]
     assert shell.exit_code(reading.main, [*asked, "--device=cpu"]) == 0
     (table,) = (tmp_path / "along").glob("reading_*.csv")
-    assert len(table.read_text().splitlines()) == 1 + 2 * (4 + reading.MORE_STEPS) * 6
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * (4 + reading.MORE_STEPS) * 6
+    means = reading.along(run, 6, timesteps=4 + reading.MORE_STEPS, images=4)
+    for row in rows:
+        label, step, paddle = (int(row[name]) for name in ("label", "steps", "paddle"))
+        assert float(row["difference"]) == pytest.approx(means[label, step - 1, paddle - 1])
     assert shell.exit_code(reading.main, [names["ff_5"], "--device=cpu"]) == 2
     assert "ff_5 has no circuit whose steps could be read, or several" in capsys.readouterr().err
 
@@ -112,11 +145,44 @@ def test_lengths_that_are_none(text):
     assert reading.span("6-8") == [6, 7, 8] and reading.span("14") == [14]
 
 
-def test_steps_are_whole_numbers_on_the_axis():
+def test_the_step_that_tells_labels_apart_best_either_way_is_told():
+    areas = {6: [0.5, 0.1, 0.8], 9: [0.6, 0.5, 0.4]}
+    rows = [
+        {"run": "r", "length": length, "steps": step, "auc": area, "accuracy": 0.75}
+        for length, own in areas.items()
+        for step, area in enumerate(own, start=1)
+    ]
+    told = [tuple(row.values()) for row in reading.best(rows)]
+    assert told == [("r", 6, 2, "0.100", "75.0%"), ("r", 9, 1, "0.600", "75.0%")]
+
+
+def test_the_map_has_steps_along_and_lengths_up(run, monkeypatch):
+    areas = np.linspace(0.1, 0.9, 6).reshape(2, 3)
+    rows = [
+        {"length": (6, 14)[i], "steps": step + 1, "auc": areas[i, step]}
+        for i, step in np.ndindex(areas.shape)
+    ]
+    monkeypatch.setitem(run.params, "dataset", "pathfinder_14_stream")
+    axes, _ = reading.reading_figure([(run, rows)], ["a name"]).axes
+    (image,) = axes.images
+    assert np.array_equal(image.get_array(), areas) and image.origin == "lower"
+    assert (image.get_clim(), list(image.get_extent())) == ((0, 1), [0.5, 3.5, -0.5, 1.5])
+    upright, level = axes.get_lines()  # what it was trained on
+    assert set(upright.get_xdata()) == {4} and set(level.get_ydata()) == {1}
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["6", "14"]
+    assert "a name" in axes.get_title("left") + axes.get_title()
+
+
+def test_along_a_contour_each_label_has_its_picture():
+    means = np.random.default_rng(0).normal(size=(2, 3, 6))
     with style():
-        figure = reading.along_figure([np.zeros((2, 3, 6))] * 2, ["one", "another"])
+        figure = reading.along_figure([means, np.zeros((2, 3, 6))], ["one", "another"])
         figure.draw_without_rendering()
     axes = [axes for axes in figure.axes if not hasattr(axes, "_colorbar")]
     assert len(axes) == 4
     for one in axes:
         assert all(float(tick).is_integer() for tick in one.get_yticks())
+    for label, one in enumerate(axes[:2]):
+        (image,) = one.images
+        assert np.array_equal(image.get_array(), means[label]) and image.origin == "lower"
+        assert LABELS[label] in one.get_title("left") + one.get_title()

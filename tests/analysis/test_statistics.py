@@ -94,6 +94,8 @@ def test_accuracy_is_a_share_and_of_no_image_not_a_number():
     low, high = statistics.proportion(3, 10)
     found = {"images": 10, "accuracy": 0.3, "low": low, "high": high}
     assert statistics.accuracy(3, 10) == found
+    low, high = statistics.proportion(3, 10, "exact")
+    assert statistics.accuracy(3, 10, "exact") == {**found, "low": low, "high": high}
     images, *numbers = statistics.accuracy(0, 0).values()
     assert images == 0 and np.isnan(numbers).all()
 

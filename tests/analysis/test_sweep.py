@@ -56,7 +56,9 @@ def test_cells_are_all_combinations():
     assert command[0] == sys.executable and command[1].endswith("/hgru.py")
     for words in (["--seed", "3"], ["--set", "lr=0.01"], ["--resume", "auto"]):
         assert " ".join(words) in " ".join(command)
-    assert sweep.cells("s", {"scripts": ["hgru"]})[0].settings["dataset"] == DATASET
+    (usual,) = sweep.cells("s", {"scripts": ["hgru"]}, ["dataset=mine", "exp_name=mine"])
+    assert (usual.settings["dataset"], usual.seed) == (DATASET, 0)
+    assert usual.experiment == f"s_hgru_{DATASET}_seed0"  # by which the sweep finds it again
 
 
 def test_help_shows_examples_and_defaults(capsys):
@@ -155,6 +157,23 @@ def test_runs_of_other_code_are_tabled_with_a_word(config, circuits, own_scripts
     assert circuits[0].run(config).name in line and "script" in line
 
 
+def test_of_several_runs_of_an_experiment_the_newest_counts(config, circuits):
+    run = circuits[0].run(config)
+    newest = f"{circuits[0].experiment}_2999-01-01_00-00-00"
+    folders = [folder / newest for folder in (config.log_dir, config.checkpoints)]
+    try:
+        for folder in folders:
+            shutil.copytree(folder.with_name(run.name), folder)
+        assert circuits[0].run(config).name == newest and circuits[0].is_complete(config)
+        log = circuits[0].run(config).json_log
+        *lines, last = log.read_text().splitlines()
+        log.write_text("\n".join([*lines, json.dumps({**json.loads(last), "complete": False})]))
+        assert not circuits[0].is_complete(config)
+    finally:
+        for folder in folders:
+            shutil.rmtree(folder)
+
+
 def test_a_run_that_left_early_is_not_complete(config, circuits, tmp_path):
     run = circuits[0].run(config)
     assert sweep.ended(run)
@@ -171,8 +190,9 @@ def test_jobs_are_handed_the_commands_of_what_is_missing(config, circuits, tmp_p
     (new,) = sweep.cells("other", {"scripts": ["hgru"]}, OVERRIDES)
     out = tmp_path / "job"
     template = f"{sys.executable} -c 'import sys; open(sys.argv[1], \"w\").write(sys.argv[2])'"
-    count = sweep.submit([*circuits, new], config, f"{template} {out} {{command}}")
-    assert count == 1 and shlex.split(out.read_text()) == new.command()
+    count = sweep.submit([*circuits, new], config, f"{template} {out} {{command}}", "cpu")
+    assert count == 1 and shlex.split(out.read_text()) == new.command("cpu")
+    assert "--device cpu" in shlex.join(new.command("cpu"))
     with pytest.raises(RuntimeError, match="ended with exit code 1 for other_hgru"):
         sweep.submit([new], config, f"{sys.executable} -c 'exit(1)' {{command}}")
 
@@ -182,20 +202,42 @@ def test_a_programs_exit_code_and_signals_pass_through():
     assert sweep.run_forwarding_signals(command) == 75
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [1, 2, 10, 15])  # SIGHUP, SIGINT, SIGUSR1, SIGTERM
 def test_a_signal_is_handed_on(number, heard):
+    mine = signal.signal(number, lambda *_: None)
     ask = (
         "import os, signal, sys, time;"
         f"signal.signal({number}, lambda *_: sys.exit(7));"
         f"os.kill(os.getppid(), {number}); time.sleep(30)"
     )
-    assert sweep.run_forwarding_signals([sys.executable, "-c", ask]) == 7
+    try:
+        own = signal.getsignal(number)
+        assert sweep.run_forwarding_signals([sys.executable, "-c", ask]) == 7
+        assert signal.getsignal(number) is own
+    finally:
+        signal.signal(number, mine)
 
 
 def test_a_signal_that_nohup_has_ignored_is_not_handed_on(heard):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     ask = "import os; os.kill(os.getppid(), 1); exit(os.system('sleep 0.2'))"
     assert sweep.run_forwarding_signals([sys.executable, "-c", ask]) == 0
+
+
+def test_a_sweep_goes_on_after_a_run_that_failed_and_tells_of_it(config, capsys):
+    devices = []
+
+    class Failing(sweep.Cell):
+        def command(self, device="auto"):
+            devices.append(device)
+            return [sys.executable, "-c", f"exit({len(devices)})"]
+
+    wanted = [
+        Failing("hgru", hgru.experiment_params() | {"exp_name": name}, (), 0) for name in "ab"
+    ]
+    failed = sweep.train(wanted, config, "cpu")
+    assert devices == ["cpu"] * 2
+    assert [(line[0], line[-1]) for line in failed] == [("a", "1"), ("b", "2")]  # run and code
 
 
 @pytest.mark.parametrize("end", ["exit(75)", "exit(130)", "os.kill(os.getpid(), 1)"])
@@ -406,6 +448,25 @@ def test_collecting_writes_table_tests_and_figures(config, names, capsys):
     assert len((folder / "tests.csv").read_text().splitlines()) == 2
     assert (config.plots / "tiny" / "comparison.pdf").exists()
     assert str(folder / "comparison.csv") in said
+
+
+def test_what_is_asked_of_a_comparison_reaches_it(config, names, capsys):
+    arguments = ["scripts=hgru,multiplicative_lesion", f"datasets={DATASET}", "seeds=0,7"]
+    arguments += ["--name", "tiny", "--collect", "--weights", "6", "--dataset", "pathfinder_6"]
+    arguments += ["--images", "5", "--seed", "3", "--reference", "multiplicative_lesion"]
+    for text in [*OVERRIDES, *OF_CIRCUIT]:
+        arguments += ["--set", text]
+    assert exit_code(sweep.main, [*arguments, "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    for script in ("hgru", "multiplicative_lesion"):
+        assert f"note: tiny_{script}_{DATASET}_seed7: not trained" in said
+    with open(config.condition_evaluations / "tiny" / "tests.csv", newline="") as file:
+        (test,) = csv.DictReader(file)
+    assert (test["model"], test["reference"]) == ("hgru", "multiplicative_lesion")
+    assert test["images"] == "5"
+    (file,) = (config.condition_evaluations / names["hgru"]).glob("pathfinder_6_step6_*.json")
+    told = json.loads(file.read_text())
+    assert (told["images"], told["seed"], told["dataset"]) == (5, 3, "pathfinder_6")
 
 
 @pytest.mark.slow

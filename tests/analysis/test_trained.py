@@ -178,6 +178,36 @@ def test_export_writes_what_loads_again(run, config, tmp_path, capsys):
             assert torch.allclose(found, expected, atol=1e-5)
 
 
+def test_weights_of_a_step_are_written_however_they_lie_in_memory(run, config):
+    assert exit_code(export.main, [run.name, "--weights", "6", "--format", "safetensors"]) == 0
+    folder = config.experiment_evaluations / run.name / "export"
+    (weights,) = folder.glob("*_step6.safetensors")
+    assert load_run(weights, device="cpu", config=config).step == 6
+    shutil.rmtree(folder)
+    run.network.to(memory_format=torch.channels_last)
+    again = load_run(export.export_safetensors(run, weights), device="cpu", config=config)
+    assert torch.equal(again.network.hgru.W1, run.network.hgru.W1)
+    shutil.rmtree(folder)
+
+
+def test_a_program_that_does_not_answer_as_its_network_is_not_written(run, tmp_path):
+    run.network.hgru.W1.data.fill_(torch.nan)
+    with pytest.raises(RuntimeError, match="differs from the network"):
+        export.export_program(run, tmp_path / "x.pt2", (24, 24))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_weights_keeps_when_its_run_reached_90_percent(run, tmp_path, config):
+    metrics, images = run.history.validation_metric, run.history.validation_images
+    metrics[:] = [0.5] * len(metrics)
+    assert export.images_to_90(run) is None and "to 90%" not in model_card(run, "w")
+    metrics[2:4] = [0.85, 0.95]
+    file = export.export_safetensors(run, tmp_path / "w.safetensors")
+    for one in (run, load_run(file, device="cpu", config=config)):
+        assert export.images_to_90(one) == images[3]
+        assert f"to 90% in validation | {images[3]} |" in model_card(one, "w")
+
+
 def test_a_foreign_safetensors_file_is_refused(tmp_path, config):
     from safetensors.torch import save_file
 
@@ -202,14 +232,19 @@ def test_the_card_has_what_was_trained_and_what_was_measured(config, names, tmp_
     assert "Not evaluated yet" in card.read_text()
     found, _ = evaluated(run, DATASET)
     evaluated(run, DATASET, lesion=["mu"])  # not of the whole circuit: left out
+    evaluated(run, DATASET, timesteps=2)
+    evaluated(load_run(run.name, "3", device="cpu", config=config), DATASET)  # other weights
     assert exit_code(export.main, arguments) == 0
     text = card.read_text()
     assert f"| {DATASET} | 9 | {percent(found.accuracy())} | {found.loss:.4f} |" in text
     assert text.count(f"| {DATASET} | 9 |") == 1
     for fact in ("| seed | 1 |", "| script | hgru.py |", "12 updates of 4",
-                 f"| parameters | {run.parameters:,} |", "nadam, lr 0.001 (constant)"):  # fmt: skip
+                 f"| parameters | {run.parameters:,} |", "nadam, lr 0.001 (constant)",
+                 "| updates | all |"):  # fmt: skip
         assert fact in text, fact
     assert "initial weights" not in text
+    del run.params["lr_schedule"], run.params["updates"]  # as of a run before there were these
+    assert "(constant)" in model_card(run, "w") and "| updates | all |" in model_card(run, "w")
     run.record["initial_weights"] = {"source": "w.npz", "fingerprint": "0123456789abcdef"}
     assert "| initial weights | w.npz, fingerprint 0123456789abcdef |" in model_card(run, "w")
     assert "evaluate w --dataset pathfinder_14\n" in model_card(run, "w")

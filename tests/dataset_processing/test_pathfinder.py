@@ -179,6 +179,13 @@ def test_stimulus_tells_what_the_image_is_made_of():
         assert (image[stimulus.contour_mask] > 127).all()
 
 
+def test_a_contour_is_cut_at_the_edges_as_its_image_is():
+    settings = Settings(4, window=(70, 100), seed_distance=10, border=0)
+    for index in range(40):
+        stimulus = Pathfinder(settings, 1).stimulus(index)
+        assert (stimulus.image[stimulus.contour_mask] > 127).all()
+
+
 def test_seeds_and_growth_follow_the_rules():
     settings = Settings(contour_length=6)
     generator = Pathfinder(settings, 2)
@@ -350,6 +357,8 @@ def test_arguments_out_of_range_are_named():
         Pathfinder(Settings(), 2**64)
     with pytest.raises(ValueError, match="count must be a whole number of at least 0, found -1"):
         generate(6, -1, 0)
+    with pytest.raises(ValueError, match="start must be a whole number of at least 0, found -1"):
+        generate(6, 1, 0, start=-1)
     with pytest.raises(ValueError, match="index is 0 or more"):
         Pathfinder(Settings(), 0).images([-1])
     for start in 2**63 - 1, 2**64:

@@ -188,7 +188,8 @@ def test_choice_can_be_forced_and_is_restored():
         assert HorizontalKernel(W).method_for(x) == "direct"
         assert HorizontalKernel(W, method="fft").method_for(x) == "fft"
     assert HorizontalKernel(W).method_for(x) == automatic
-    assert HorizontalKernel(torch.randn(2, 2, 3, 3)).method_for(x) == "direct"
+    for taps, method in (((3, 3), "direct"), ((20, 4), "direct"), ((3, 27), "fft")):  # 81 of them
+        assert HorizontalKernel(torch.randn(2, 2, *taps)).method_for(x) == method
     assert HorizontalKernel(W.half()).method_for(x.half()) == "direct"
 
 
@@ -202,6 +203,8 @@ def test_errors_say_what_is_wrong():
         HorizontalKernel(torch.randn(2, 3))
     with pytest.raises(ValueError, match=r"\(N, 2, H, W\)"):
         HorizontalKernel(W)(torch.randn(1, 3, 30, 30))
+    with pytest.raises(ValueError, match=r"\(N, 2, H, W\)"):
+        HorizontalKernel(W)(torch.randn(1, 2, 30))
     with pytest.raises(ValueError, match="float64"):
         HorizontalKernel(W)(x.double())
     with pytest.raises(ValueError, match="CUDA"):
@@ -213,6 +216,15 @@ def test_whatever_the_default_device_is():
     expected = HorizontalKernel(W, method="fft")(x)
     with torch.device("meta"):
         assert torch.equal(HorizontalKernel(W, method="fft")(x), expected)
+
+
+@pytest.mark.parametrize("method", ["direct", "fft"])
+def test_one_kernel_on_images_of_several_sizes(method):
+    W = torch.randn(3, 2, 9, 6, dtype=torch.float64)
+    kernel = HorizontalKernel(W, method=method)
+    for size in ((12, 13), (30, 7), (12, 13)):
+        x = torch.randn(1, 2, *size, dtype=torch.float64)
+        torch.testing.assert_close(kernel(x), direct_convolution(x, W))
 
 
 @pytest.mark.parametrize("method", ["direct", "fft"])

@@ -60,10 +60,18 @@ def test_the_numbers_are_those_of_one_thread(threads, options, images):
         with torch.no_grad():
             layer.noise_generator = torch.Generator().manual_seed(1)
             forward = layer(X)
+        rest = gradients(layer, X[:1])  # as of an epoch's last batch
     torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-12)
     assert all(torch.equal(a, b) for a, b in zip(again, together, strict=True))
     assert torch.equal(forward, together[0])
     assert not forward.requires_grad
+    torch.testing.assert_close(rest, gradients(layer, X[:1]), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("number", [3, 2])
+def test_every_share_has_as_many_threads_of_pytorchs_as_this_one(threads, number):
+    torch.set_num_threads(number)
+    assert each(lambda _: torch.get_num_threads(), [(0,), (1,)]) == [number] * 2
 
 
 def test_what_is_frozen_stays_without_a_gradient(threads):
@@ -85,6 +93,22 @@ def test_each_thread_takes_images_of_its_own(threads):
     found = in_shares(call, 2, [torch.arange(5.0)], [torch.tensor(2.0)])
     assert found.tolist() == [0, 2, 4, 6, 8]
     assert sorted(seen.values()) == [[0, 1, 2], [3, 4]]
+    seen.clear()
+    assert in_shares(call, 3, [torch.arange(2.0)], [torch.tensor(2.0)]).tolist() == [0, 2]
+    assert sorted(seen.values()) == [[0], [1]]  # no more shares than images
+
+
+def test_without_gradients_no_graph_is_made(threads):
+    made = []
+
+    def call(tensors):
+        made.append(torch.is_grad_enabled())
+        return tensors[0] * tensors[1]
+
+    weight = torch.ones((), requires_grad=True)
+    with torch.no_grad():
+        in_shares(call, 2, [torch.arange(4.0)], [weight])
+    assert made == [False] * 2
 
 
 @pytest.mark.parametrize("wrong", [0, 1])
@@ -114,6 +138,9 @@ def test_threads_are_as_before(threads):
             assert (layer.shares, torch.get_num_threads()) == (2, 1)
         assert (layer.shares, torch.get_num_threads()) == (2, 2)
     assert (layer.shares, torch.get_num_threads()) == (1, 4)
+    for images, shares, threads_of_a_share in ((3, 2, 2), (8, 2, 2), (12, 3, 1), (20, 4, 1)):
+        with shared_images(layer, images):  # four images a share where there are so many
+            assert (layer.shares, torch.get_num_threads()) == (shares, threads_of_a_share)
 
 
 @pytest.mark.parametrize(
