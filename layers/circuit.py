@@ -139,8 +139,12 @@ def _knows(norm: Any) -> bool:
 
 
 def _is_shared(p: Pass, X: Tensor) -> bool:
-    """Whether threads share this pass by images."""
-    return p.shares > 1 and len(X) > 1 and p.horizontal[0].method in ("auto", "fft")
+    """Whether threads share this pass by images. A letter or an η that has a number for each image,
+    put in a parameter's place, is not split: it would meet the images of a share alone."""
+    if p.shares == 1 or len(X) < 2 or p.horizontal[0].method not in ("auto", "fft"):
+        return False
+    scales = *p.letters, 0.0 if p.eta is None else p.eta[0]
+    return not any(isinstance(v, Tensor) and v.dim() > 3 and len(v) > 1 for v in scales)
 
 
 def _in_shares(p: Pass, X: Tensor, H2: Tensor) -> Tensor:

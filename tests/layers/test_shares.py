@@ -74,6 +74,23 @@ def test_every_share_has_as_many_threads_of_pytorchs_as_this_one(threads, number
     assert each(lambda _: torch.get_num_threads(), [(0,), (1,)]) == [number] * 2
 
 
+@pytest.mark.parametrize(("name", "axes"), [("alpha", ()), ("eta", (3,))])
+@pytest.mark.parametrize("images", [2, 5])
+def test_a_number_for_each_image_is_not_split(threads, name, axes, images):
+    layer, X = layer_of(adaptation=True), torch.rand(images, 3, 9, 9, dtype=torch.float64)
+    delattr(layer, name)
+    of_each = torch.rand(*axes, images, 3, 1, 1, dtype=torch.float64)
+    setattr(layer, name, of_each)
+    alone = gradients(layer, X)
+    with shared_images(layer, images):
+        together = gradients(layer, X)
+    torch.testing.assert_close(together, alone)
+    setattr(layer, name, of_each[..., :1, :, :, :])  # one for all, with an axis to spare
+    alone = gradients(layer, X)
+    with shared_images(layer, images):
+        torch.testing.assert_close(gradients(layer, X), alone)
+
+
 def test_what_is_frozen_stays_without_a_gradient(threads):
     layer, X = layer_of(), torch.rand(4, 3, 9, 9, dtype=torch.float64)
     layer.W1.requires_grad_(False)
