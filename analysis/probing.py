@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layers.hgru import HGRU, continued
+from layers.hgru import HGRU, continued, layers_of
 from support.errors import UserError, choose
 
 SYMBOLS = ("G1", "C1", "H1", "G2", "C2", "H2")
@@ -30,7 +30,7 @@ SPREAD = 0.15
 
 def circuit(network: nn.Module) -> HGRU:
     """The network's hGRU layer."""
-    layers = _layers(network)
+    layers = layers_of(network)
     if len(layers) != 1:
         raise UserError(
             f"a network with one hGRU layer is needed, {type(network).__name__} has {len(layers)}"
@@ -40,7 +40,7 @@ def circuit(network: nn.Module) -> HGRU:
 
 def is_recurrent(network: nn.Module) -> bool:
     """Whether the network has one hGRU layer to look into."""
-    return len(_layers(network)) == 1
+    return len(layers_of(network)) == 1
 
 
 def timesteps(network: nn.Module) -> int | None:
@@ -54,10 +54,6 @@ def most_timesteps(network: nn.Module) -> int:
     if layer.batch_norm and not layer.reuse:
         return len(cast(nn.ModuleList, layer.norms["g1"]))
     return sys.maxsize
-
-
-def _layers(network: nn.Module) -> list[HGRU]:
-    return [module for module in network.modules() if isinstance(module, HGRU)]
 
 
 @torch.no_grad()
@@ -175,7 +171,7 @@ def altered(
 def hidden_seed(network: nn.Module, seed: int | None) -> AbstractContextManager[None]:
     """Within the block, draw the random hidden state from a generator of this seed; None: as it
     is drawn now."""
-    layers = _layers(network)
+    layers = layers_of(network)
     if seed is None or not layers:
         return nullcontext()
     generator = torch.Generator(layers[0].W1.device).manual_seed(seed)
@@ -184,12 +180,12 @@ def hidden_seed(network: nn.Module, seed: int | None) -> AbstractContextManager[
 
 def default_generator(network: nn.Module) -> AbstractContextManager[None]:
     """Within the block, draw the random hidden state from PyTorch's default generator."""
-    return _instead(_layers(network), "noise_generator", None)
+    return _instead(layers_of(network), "noise_generator", None)
 
 
 def hidden_generators(network: nn.Module) -> list[torch.Generator]:
     """What the random hidden state is drawn from at present, PyTorch's default one left out."""
-    found = [layer.noise_generator for layer in _layers(network)]
+    found = [layer.noise_generator for layer in layers_of(network)]
     return [generator for generator in found if generator is not None]
 
 

@@ -507,6 +507,12 @@ class HGRU(nn.Module):
         )
 
 
+def layers_of(network: nn.Module) -> list[HGRU]:
+    """The network's hGRU layers, under whichever name they were imported: ``hgru_pytorch.layers``
+    and ``layers`` have each a class of their own."""
+    return [cast(HGRU, m) for m in network.modules() if hasattr(m, "constrain_letters")]
+
+
 def continued(eta: Tensor, steps: int) -> Tensor:
     """η for so many steps, (steps,), from one for another number: further steps take its last."""
     return eta[torch.arange(steps).clamp(max=len(eta) - 1)]

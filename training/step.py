@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dataset_processing.augmentations import Augmentations
 from dataset_processing.loader import Loader
-from layers.hgru import HGRU
+from layers.hgru import layers_of
 from support.errors import UserError
 from support.progress import Progress
 from training.distribution import Ranks
@@ -78,9 +78,8 @@ class TrainStep:
         if hasattr(self.model, "constrain"):
             self.model.constrain()
         else:  # a network of the user's own
-            for layer in self.model.modules():
-                if isinstance(layer, HGRU):
-                    layer.constrain_letters()
+            for layer in layers_of(self.model):
+                layer.constrain_letters()
         return loss.detach(), metric, norm
 
     def _fixed(self) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from config import Config
-from layers.hgru import HGRU, continued
+from layers.hgru import continued, layers_of
 from models.tf_variables import load_npy_folder, load_tf_variables
 from support.errors import MissingError, UserError, about
 from support.files import read_arrays
@@ -159,7 +159,7 @@ def _set_with_steps(found: Weights, network: nn.Module, steps: int | None) -> st
     """Set a network's weights, where those have an η for each of so many steps (None: not known);
     their fingerprint."""
     layer = getattr(network, "hgru", None)
-    if steps is None or not isinstance(layer, HGRU) or not layer.adaptation:
+    if steps is None or layer not in layers_of(network) or not layer.adaptation:
         found.into(network)
         return fingerprint(network)
     own, theirs = layer.eta, nn.Parameter(layer.eta.new_empty(steps))

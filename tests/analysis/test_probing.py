@@ -1,5 +1,7 @@
 """Recordings, lesions and steps, against the circuit's equations and networks built anew."""
 
+import importlib
+
 import pytest
 import torch
 
@@ -54,6 +56,13 @@ def test_recording_obeys_the_equations(network, images):
         before = seen["H2"][t]
     assert torch.allclose(network.norm(before), network(images)[1], atol=1e-6)
     assert torch.allclose(seen["logits"], network(images)[0], atol=1e-6)
+
+
+def test_a_layer_under_the_clones_other_name_is_found():
+    layer = importlib.import_module("hgru_pytorch.layers.hgru").HGRU(2, 3, 3)
+    with probing.altered(torch.nn.Sequential(layer), ["mu"], 2):
+        assert (layer.lesioned, layer.timesteps) == ({"mu"}, 2)
+    assert (layer.lesioned, layer.timesteps) == (set(), 3)
 
 
 @torch.no_grad()

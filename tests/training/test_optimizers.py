@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from layers.gabor import GaborDrive
-from layers.hgru import HGRU
 from support.errors import UserError
 from training.distribution import Ranks
 from training.losses import cross_entropy
@@ -201,11 +200,14 @@ def test_names_and_rates_are_checked(name: str, lr: float, named: str) -> None:
         optimizer(name, [torch.nn.Parameter(torch.ones(2))], lr)
 
 
-def test_the_letters_of_a_network_of_ones_own_are_constrained() -> None:
+@pytest.mark.parametrize("name", ["layers.hgru", "hgru_pytorch.layers.hgru"])
+def test_the_letters_of_a_network_of_ones_own_are_constrained(name: str) -> None:
+    kind = importlib.import_module(name).HGRU
+
     class Own(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.circuit = HGRU(2, timesteps=2, h_ext=3, hidden_init="identity", constrain=True)
+            self.circuit = kind(2, timesteps=2, h_ext=3, hidden_init="identity", constrain=True)
 
         def forward(self, X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             activity = self.circuit(X)
