@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from support.errors import choose
+from support.errors import UserError, choose
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean over images of the softmax cross-entropy with integer labels (``cce``), in nats."""
+    check_outputs("loss_function cce", logits, "l2 or pearson")
     return F.cross_entropy(logits, labels)
 
 
@@ -48,6 +49,15 @@ def check_labels(logits: Tensor, labels: Tensor) -> None:
     if labels.shape != logits.shape[:1]:
         raise ValueError(
             f"labels must have the shape (N,) = ({len(logits)},), found {tuple(labels.shape)}"
+        )
+
+
+def check_outputs(setting: str, logits: Tensor, instead: str) -> None:
+    """UserError unless there is an output for each label: of one alone the largest is always it."""
+    if logits.dim() < 2 or logits.shape[1] < 2:
+        raise UserError(
+            f"{setting} needs logits of the shape (N, C), an output for each of C >= 2 labels, "
+            f"found {tuple(logits.shape)}; a network of one output takes {instead}"
         )
 
 

@@ -3,12 +3,13 @@
 from torch import Tensor
 
 from support.errors import choose
-from training.losses import Loss, check_labels, correlation
+from training.losses import Loss, check_labels, check_outputs, correlation
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Share of images, 0–1, whose larger logit is that of the label."""
     check_labels(logits, labels)
+    check_outputs("score_metric accuracy", logits, "pearson")
     return (logits.argmax(1) == labels).to(logits.dtype).mean()
 
 

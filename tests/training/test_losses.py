@@ -60,6 +60,16 @@ def test_accuracy() -> None:
     assert metric_function("accuracy")(logits, torch.tensor([0, 1, 1, 0])).item() == 0.75
 
 
+@pytest.mark.parametrize(
+    ("compared", "setting"),
+    [(loss_function("cce"), "loss_function"), (metric_function("accuracy"), "score_metric")],
+)
+@pytest.mark.parametrize("shape", [(3, 1), (3,)])
+def test_one_output_is_no_choice_among_labels(compared, setting: str, shape: tuple) -> None:
+    with pytest.raises(UserError, match=rf"{setting}.*found \(3,"):
+        compared(torch.rand(shape), torch.zeros(3, dtype=torch.long))
+
+
 class Brightness(torch.nn.Module):
     """Says 1 of bright images; in training some pixels are left out."""
 
