@@ -19,7 +19,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 class Schedule:
-    """Sets an optimizer's learning rate before each update.
+    """Sets an optimizer's learning rate, that of all its groups, before each update.
 
     Over the first ``warmup`` updates it grows linearly to ``lr``; then it stays (``'constant'``),
     falls to 0 at the run's end along half a period of a cosine (``'cosine'``; Loshchilov & Hutter
@@ -36,10 +36,12 @@ class Schedule:
         self._rate: Tensor | None = None
 
     def at(self, step: int, total: int) -> float:
-        """The learning rate of the update after ``step`` updates, of ``total`` in the run."""
+        """The learning rate of the update after ``step`` updates, of ``total`` in the run; what it
+        ends with holds for updates beyond."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
-        return self.lr * self.share((step - self.warmup) / max(total - self.warmup, 1))
+        done = (step - self.warmup) / max(total - self.warmup, 1)
+        return self.lr * self.share(min(done, 1.0))
 
     def set(self, step: int, total: int) -> None:
         """Have the optimizer use it; where it changes, through a number on the device, which a

@@ -50,6 +50,11 @@ def test_the_rate_stays_and_falls_linearly_over_the_last_fifth() -> None:
     np.testing.assert_allclose(rates("cooldown", 2, 22, 22), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("name", "end"), [("constant", 0.5), ("cosine", 0), ("cooldown", 0)])
+def test_updates_beyond_the_total_have_the_rate_of_the_end(name: str, end: float) -> None:
+    np.testing.assert_allclose(rates(name, 2, 14, 10)[10:], [end] * 4, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_a_rate_on_the_device_counts_as_the_number_does(name: str) -> None:
     weights = [torch.nn.Parameter(torch.linspace(-1, 1, 7)) for _ in range(2)]
