@@ -274,6 +274,7 @@ class Training:
                 f"{min(both)} for one"
             )
         found += filter(None, [drawn_twice(self.curriculum.sets, self.exp.epochs, self._held_out)])
+        found += self.ranks.cautions(self.model)
         if self.exp.warmup_iters >= self.total:
             found.append(
                 f"warmup_iters is {self.exp.warmup_iters}, but the run has {self.total} updates: "

@@ -280,6 +280,27 @@ def made(params: dict) -> Training:
     return Training(Experiment.of(params), network, Config(), Ranks(torch.device("cpu")), seed=0)
 
 
+def test_what_several_processes_compute_otherwise_than_one_is_said() -> None:
+    def told(network: torch.nn.Module, processes: int) -> list[str]:
+        ranks = Ranks(torch.device("cpu"))
+        ranks.world_size = processes
+        return ranks.cautions(network)
+
+    network = RecurrentNetwork(timesteps=1)
+    network.set_generator(torch.Generator())
+    assert told(network, 2) == []
+    network.norm = torch.nn.BatchNorm2d(25)
+    (caution,) = told(network, 2)
+    assert caution.startswith("norm: ")
+    assert told(network, 1) == []
+    network = OwnNetwork()
+    (caution,) = told(network, 2)
+    assert "set_generator" in caution
+    assert told(network, 1) == []
+    network.circuit.hidden_init = "zeros"
+    assert told(network, 2) == []
+
+
 @pytest.mark.parametrize("named", [None, [300, 300]])
 def test_the_size_that_is_recorded_is_the_one_that_is_given(project: Path, named) -> None:
     one = {"data_augmentations": ["uint8_rescale"], "val_augmentations": ["uint8_rescale"]}
