@@ -43,6 +43,11 @@ WEIGHTS_OF = {
     "separate_kernels": "W2", "hidden_init": "hidden", "adaptation": "eta", "batch_norm": "norms",
 }  # fmt: skip
 LETTERS = ("alpha", "mu", "gamma", "kappa", "omega")
+# Options that say how a layer is built, and that no pass reads again.
+BUILT = (
+    "h_ext", "gate_filter", "batch_norm_validation", "lesion_alpha", "lesion_mu", "lesion_kappa",
+    "lesion_omega",
+)  # fmt: skip
 DRAWN = 32  # images whose random hidden state is drawn at a time
 
 
@@ -486,6 +491,13 @@ class HGRU(nn.Module):
                 raise UserError(
                     f"{name} is {getattr(self, name)!r}, but this layer was built without its "
                     f"weights ({needed}): build it with {name}={getattr(self, name)!r}"
+                )
+        for name in BUILT:
+            now = getattr(self, name, self.options[name])
+            if now != self.options[name]:
+                raise UserError(
+                    f"{name} is {now!r}, but this layer was built with {self.options[name]!r}: "
+                    "build it anew (lesion() holds a letter at 0 without that)"
                 )
         built = len(self.eta) if self.adaptation else self.timesteps
         if self.batch_norm and not self.reuse:

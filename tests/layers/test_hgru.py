@@ -326,6 +326,9 @@ def test_a_drive_of_another_type_is_named(kind, hidden_init):
         # These bring weights, which a layer that was built without them lacks.
         *[("adaptation", True), ("batch_norm", True), ("separate_kernels", True)],
         ("hidden_init", "learned"),
+        # These are read when a layer is built, and never again.
+        *[("h_ext", 5), ("gate_filter", 3), ("batch_norm_validation", "running")],
+        *[("lesion_alpha", True), ("lesion_omega", True)],
     ],
 )
 def test_an_attribute_that_is_changed_later_is_checked_too(name, value):
