@@ -66,8 +66,10 @@ def decode_image(data: bytes, name: str) -> tuple[np.ndarray, str]:
     """
     if not data:
         raise BadImageError(f"{name}: the file is empty (0 bytes); expected an image")
+    file = io.BytesIO(data)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
+            _check_whole(data, image.format, file.tell(), name)
             return _grey(image, name)
     except BadImageError:
         raise
@@ -77,6 +79,21 @@ def decode_image(data: bytes, name: str) -> tuple[np.ndarray, str]:
         raise BadImageError(f"{name}: {what}; expected one of {', '.join(FORMATS)}") from None
     except DAMAGED as error:
         raise BadImageError(f"{name}: the image is damaged ({error})") from error
+
+
+def _check_whole(data: bytes, form: str | None, start: int, name: str) -> None:
+    """BadImageError where a file's pixels, which begin after ``start``, are not those that were
+    written: of PNG and JPEG this can be told, and Pillow makes up what is lost (a file whose end a
+    crash left as zeros) without a word."""
+    at = len(b"\x89PNG\r\n\x1a\n")
+    while form == "PNG" and at < len(data):  # length, kind and body of a chunk, their checksum
+        end = at + 8 + int.from_bytes(data[at : at + 4])
+        told = int.from_bytes(data[end : end + 4])
+        if data[at + 4 : at + 8] == b"IDAT" and zlib.crc32(data[at + 4 : end]) != told:
+            raise BadImageError(f"{name}: the image is damaged (its checksum does not match)")
+        at = end + 4
+    if form == "JPEG" and b"\xff\xd9" not in data[start:]:  # nothing else in it has this mark
+        raise BadImageError(f"{name}: the image is damaged (its end is missing)")
 
 
 def _grey(image: Image.Image, name: str) -> tuple[np.ndarray, str]:

@@ -167,6 +167,28 @@ def test_a_file_cut_anywhere_is_an_error_of_its_own_kind(cut):
         decode_image(data[:cut], "x.png")
 
 
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_a_file_whose_end_a_crash_left_as_zeros_is_damaged(form):
+    """Pillow shows what there is of such an image, and says nothing."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = "\xff\xd9"  # the mark of an end, in a header
+    data = saved(Image.fromarray(np.kron(GREY, np.ones((8, 8), np.uint8))), form, exif=exif)
+    assert decode_image(data + b"appended", "x")[0].shape == (96, 120)
+    for kept in range(len(data) // 2, len(data) - 16, 7):
+        with pytest.raises(BadImageError, match=r"x\.png: .*damaged"):
+            decode_image(data[:kept] + bytes(len(data) - kept), "x.png")
+
+
+def test_a_bit_of_a_pngs_pixels_that_has_changed_is_damage():
+    data = saved(Image.fromarray(GREY))
+    pixels = data.index(b"IDAT") + 4
+    for place in range(pixels, data.index(b"IEND") - 4):
+        flipped = bytearray(data)
+        flipped[place] ^= 4
+        with pytest.raises(BadImageError, match=r"x\.png: .*damaged"):
+            decode_image(bytes(flipped), "x.png")
+
+
 def test_a_tiff_with_a_damaged_second_directory_is_damaged():
     data = bytearray(saved(Image.fromarray(GREY), "TIFF"))
     first = int.from_bytes(data[4:8], "little")
