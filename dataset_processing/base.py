@@ -35,7 +35,8 @@ class PathfinderSet:
 
     Args:
         config: the paths; None reads the project's.
-        name: of a set that has no class of its own; its folder is ``name`` without ``_full``.
+        name: of a set that has no class of its own; its folder is ``name`` or, where there is none
+            of that name, ``name`` without ``_full``.
 
     Attributes:
         named_size: (H, W) that its class or name says its images have, in pixels; None: neither.
@@ -62,7 +63,10 @@ class PathfinderSet:
         self.contour_dir = root / RELEASE  # holds the folders of both classes
         self.arena_tops: list[Path] = []
         if name is not None:
-            self.name, self.data_name = name, name.removesuffix("_full")
+            self.name = self.data_name = name
+            with refusals(root, "cannot be read"):
+                if not any(map(Path.is_dir, self.places())):
+                    self.data_name = name.removesuffix("_full")
         side = GENERATED.get(self.name, {}).get("window", 300)  # pixels, as released
         if is_arena(self.name):
             size, _, rest = self.name.partition("_")
@@ -191,7 +195,8 @@ class PathfinderSet:
         tops = [root, root.parent, *sorted(root.glob("*")), *sorted(root.glob(f"{RELEASE}/*"))]
         found = [one for top in tops for one in (top / name, top / RELEASE / name, top)]
         others = [path for path in dict.fromkeys(found) if path not in self.places()]
-        return [path for path in others if path.name.lower().startswith(name) and path.is_dir()]
+        named = [path for path in others if path.name.lower().startswith(name.lower())]
+        return [path for path in named if path.is_dir()]
 
 
 def out_of_balance(ones: int, count: int) -> bool:

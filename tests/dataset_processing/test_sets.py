@@ -250,6 +250,13 @@ def test_a_set_of_the_users_own_needs_no_module(tmp_path, monkeypatch, name, fol
     assert "records" in open_set(name, config).fold("train").describe()
 
 
+def test_a_folder_of_a_sets_very_name_comes_first(tmp_path, monkeypatch):
+    config = user(monkeypatch, tmp_path / "data", tmp_path / "out")
+    for folder, count in (("mine", 20), ("mine_full", 40)):
+        write_images(tmp_path / "data" / folder, count=count)
+        assert len(open_set(folder, config).fold("train")) == 0.9 * count
+
+
 OWN = {  # what a class of the user's own says, and what comes of it: sizes and counts, or an error
     "as_it_is": ("", "(64, 64) (32, 32) 18 2"),
     "network": ("model_input_image_size = [30, 30, 1]", "(64, 64) (30, 30) 18 2"),
@@ -545,6 +552,16 @@ def test_a_near_miss_of_a_set_of_the_users_own_is_named(tmp_path, monkeypatch, p
         open_set("mine", config)
     with pytest.raises(UserError, match="'yours' is not known"):
         open_set("yours", config)
+
+
+def test_a_folder_of_other_letters_is_named(tmp_path, monkeypatch):
+    config = user(monkeypatch, tmp_path / "data", tmp_path / "out")
+    write_images(tmp_path / "data" / "Mine")
+    with pytest.raises(MissingError, match=f"Found nearby: {tmp_path}/data/Mine"):
+        open_set("mine", config)
+    write_images(tmp_path / "data" / "other")
+    with pytest.raises(MissingError, match=f"Found nearby: {tmp_path}/data/other"):
+        open_set("OTHER", config)
 
 
 @pytest.fixture
