@@ -307,14 +307,24 @@ def _misplaced(what: str, name: str, known: Iterable[str]) -> UserError:
     return unknown(what, name, known)
 
 
-def idle_options(network: Any) -> list[str]:
-    """Cautions of options of the network, as it was built, that have no effect."""
+def idle_options(network: Any, aux: Mapping[str, Any]) -> list[str]:
+    """Cautions of options that have no effect: of the network, as it was built, and of those among
+    ``aux`` with which neither it nor an hGRU layer in it was built."""
     options, usual = options_of(network)["options"], inspect.signature(HGRU).parameters
-    return [
+    found = [
         f"without effect, as {other} is {state}: {name}={options[name]}"
         for name, (other, state) in IDLE.items()
         if options.get(other) is (state == "on") and options.get(name) != usual[name].default
     ]
+    layers = [layer.options for layer in network.modules() if isinstance(layer, HGRU)]
+    for name, value in aux.items():
+        built = [part[name] for part in (options, *layers) if name in part]
+        if built and value not in built:
+            found.append(
+                f"without effect, as build_model does not pass it on: aux.{name}={value} (the "
+                f"network was built with {built[0]}; aux_of(params) of models/options.py gives aux)"
+            )
+    return found
 
 
 def _override(values: Settings, text: str) -> str:

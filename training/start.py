@@ -104,7 +104,7 @@ def train(
         recorded = {text.partition("=")[0].strip(): text for text in record.get("overrides", [])}
         standing = [v for key, v in recorded.items() if key.rstrip("+") not in asked.changed]
         compare_session(record["sessions"][-1], here, standing)
-    for caution in (*exp.cautions(), *idle_options(network), *training.cautions()):
+    for caution in (*exp.cautions(), *idle_options(network, exp.aux), *training.cautions()):
         log.warning(caution)
     ran_on = environment(ranks.device, ranks.world_size)
     now = datetime.now().astimezone().isoformat()

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import ff_5
 import hgru
@@ -412,10 +413,23 @@ def test_an_option_without_effect_is_said() -> None:
         {"lesion_alpha": True, "alpha": False},
         {"lesion_mu": True, "mu": False},
     ):
-        (caution,) = idle_options(RecurrentNetwork(timesteps=2, h_ext=3, **options))
+        (caution,) = idle_options(RecurrentNetwork(timesteps=2, h_ext=3, **options), {})
         assert [*options][-1] in caution
     network = RecurrentNetwork(timesteps=2, h_ext=3, batch_norm=True, reuse=False, lesion_mu=True)
-    assert not idle_options(network) and not idle_options(FeedforwardNetwork())
+    assert not idle_options(network, {}) and not idle_options(FeedforwardNetwork(), {})
+
+
+def test_aux_that_build_model_does_not_pass_on_is_said() -> None:
+    aux = {"timesteps": 3, "constrain": True, "layers": 4}
+    own = torch.nn.Sequential(HGRU(2, timesteps=3, h_ext=3), HGRU(2, timesteps=2, h_ext=3))
+    for network, ignored in (
+        (RecurrentNetwork(timesteps=3, h_ext=3, constrain=True), []),
+        (RecurrentNetwork(timesteps=2, h_ext=3), ["timesteps=3", "constrain=True"]),
+        (own, ["constrain=True"]),
+        (FeedforwardNetwork(layers=2), ["layers=4"]),
+    ):
+        cautions = idle_options(network, aux)
+        assert [one.split("aux.")[1].split()[0] for one in cautions] == ignored
 
 
 def test_a_name_that_the_script_made_up_stays() -> None:
