@@ -275,6 +275,11 @@ class Training:
             )
         found += filter(None, [drawn_twice(self.curriculum.sets, self.exp.epochs, self._held_out)])
         found += self.ranks.cautions(self.model)
+        if not self.model.training:
+            found.append(
+                "build_model gives the network in evaluation mode, and so it is trained: "
+                "normalisations by their running averages, nothing dropped out"
+            )
         if self.exp.warmup_iters >= self.total:
             found.append(
                 f"warmup_iters is {self.exp.warmup_iters}, but the run has {self.total} updates: "

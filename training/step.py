@@ -214,7 +214,7 @@ class Validation:
         batches = min(self.batches, self.loader.batches_per_epoch)
         first, end = (batches * rank // ranks.world_size for rank in (ranks.rank, ranks.rank + 1))
         counts, measured, left = [], [], False
-        was_training = step.model.training
+        before = [(module, module.training) for module in step.model.modules()]
         step.model.eval()
         bar = Progress(
             total=end - first, desc="validation", unit="batch", leave=False, delay=SHOWN_AFTER,
@@ -233,7 +233,8 @@ class Validation:
                 counts.append(len(batch.labels))
                 measured.append(torch.stack(found))
                 bar.update()
-        step.model.train(was_training)
+        for module, training in before:  # each: a part may be frozen
+            module.training = training
         if left:
             return None
         numbers = torch.stack(measured).double().tolist() if measured else []

@@ -96,8 +96,10 @@ def test_a_validation_is_the_mean_over_its_images(batches: int, count: int) -> N
     losses = np.logaddexp(0, np.where(label == 1, -2, 2) * bright)
     expected = losses.mean(), ((bright > 0) == label).mean(), count
     assert validation.measure() == pytest.approx(expected, rel=1e-6)
-    assert model.training
+    assert model.training and model.dropout.training
+    model.dropout.eval()  # a part that is frozen stays so
     assert validation.measure(leave=lambda: True) is None
+    assert model.training and not model.dropout.training
 
 
 @pytest.mark.parametrize("kind", [torch.uint8, torch.int32, torch.int64, torch.float32])

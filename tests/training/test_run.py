@@ -274,9 +274,9 @@ def test_a_network_of_ones_own_trains_and_its_weights_of_each_validation_are_who
     assert all(torch.equal(value, trained[name]) for name, value in network.state_dict().items())
 
 
-def made(params: dict) -> Training:
+def made(params: dict, mode: bool = True) -> Training:
     """The training of an experiment with a small network."""
-    network = RecurrentNetwork(timesteps=1)
+    network = RecurrentNetwork(timesteps=1).train(mode)
     return Training(Experiment.of(params), network, Config(), Ranks(torch.device("cpu")), seed=0)
 
 
@@ -299,6 +299,12 @@ def test_what_several_processes_compute_otherwise_than_one_is_said() -> None:
     assert told(network, 1) == []
     network.circuit.hidden_init = "zeros"
     assert told(network, 2) == []
+
+
+def test_a_network_that_is_trained_in_evaluation_mode_is_told(project: Path) -> None:
+    for mode in (True, False):
+        cautions = made(tiny.experiment_params(), mode).cautions()
+        assert any("evaluation mode" in one for one in cautions) is not mode
 
 
 @pytest.mark.parametrize("named", [None, [300, 300]])
