@@ -19,8 +19,8 @@ class Curriculum:
     A length gives way to the next at the first validation that reaches ``curriculum_until``, or
     once ``curriculum_images`` of it have been seen. Meanwhile each ``curriculum_review``-th image
     is of a length that was shown before, each in turn: images that are all new and all taken for
-    the same by a network that has just learned others can throw it back to chance. When the data
-    set's own length reaches ``curriculum_until`` too, it is shown alone (``curriculum_alone``).
+    the same by a network that has just learned others can throw it back to chance. When it is time
+    for the data set's own length to give way too, it is shown alone (``curriculum_alone``).
     Without ``curriculum`` there is one length.
 
     UserError where ``data``, the experiment's data set, is no stream, or its own length is not the

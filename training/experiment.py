@@ -264,6 +264,11 @@ class Experiment(Settings):
         validates = self.val_dataset or self.dataset
         trains, held_out = is_stream(self.dataset), is_stream(validates)
         shorter = set(self.curriculum or []) - {contour_length(self.dataset)}
+        if shorter and self.curriculum_review == 1:
+            found.append(
+                "curriculum_review is 1: after the first length every image is of an earlier one, "
+                "and the length at hand is validated without being trained"
+            )
         if not (trains or held_out):
             idle["stream_"] = "neither dataset nor val_dataset is a stream"
         elif not trains:
