@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ from training.schedule import Schedule
 from training.seeds import Generators
 from training.signals import Stop
 from training.step import TrainStep, Validation
+from training.weights import set_weights
 
 log = logging.getLogger(__name__)
 
@@ -206,9 +208,10 @@ class Training:
             "curriculum": self.curriculum.state(),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state` gave."""
-        self.model.load_state_dict(state["model"])
+    def restore(self, state: dict[str, Any], path: Path) -> None:
+        """Go on from what :meth:`state` gave, as it was read from the checkpoint ``path``; a
+        CheckpointError where that is of another network."""
+        set_weights(self.model, state["model"], path)
         self.train_step.optimizer.load_state_dict(state["optimizer"])
         self.history = History.of(state["history"], self.exp.batch_size, len(self.train_set))
         self.step = self._saved_step = state["step"]

@@ -100,7 +100,7 @@ def train(
     if run and checkpoint:
         state = load(checkpoint, ranks.device)
         check_identity(run, state, training.identity)
-        training.restore(state)
+        training.restore(state, checkpoint)
         recorded = {text.partition("=")[0].strip(): text for text in record.get("overrides", [])}
         standing = [v for key, v in recorded.items() if key.rstrip("+") not in asked.changed]
         compare_session(record["sessions"][-1], here, standing)

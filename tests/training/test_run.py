@@ -227,9 +227,9 @@ def test_a_run_does_not_go_on_with_another_circuit_or_input(
 class OwnNetwork(torch.nn.Module):
     """A network of the user's own, of which the release knows nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 3) -> None:
         super().__init__()
-        self.drive, self.circuit = torch.nn.Conv2d(1, 4, 3), HGRU(4, 2, 3)
+        self.drive, self.circuit = torch.nn.Conv2d(1, 4, width), HGRU(4, 2, 3)
         self.decide = torch.nn.Linear(4, 2)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -272,6 +272,19 @@ def test_a_network_of_ones_own_trains_and_its_weights_of_each_validation_are_who
     found.into(network)
     trained = torch.load(found.path, weights_only=True)["model"]
     assert all(torch.equal(value, trained[name]) for name, value in network.state_dict().items())
+
+
+def test_a_run_does_not_go_on_with_a_network_that_was_edited(project: Path, capsys) -> None:
+    """One of the user's own says nothing of its options: its weights do."""
+    for width, options in ((3, ()), (5, ("--resume", "auto", "--set", "epochs=4"))):
+
+        def build_model(params: dict, width: int = width) -> torch.nn.Module:
+            return OwnNetwork(width)
+
+        code = run_script(tiny.experiment_params, build_model, [*QUIET, *options])
+        assert code == (ERROR if options else COMPLETE)
+    (error,) = capsys.readouterr().err.split("error: ")[1:]
+    assert "step_00000018.pt" in error and "drive.weight has the shape (4, 1, 3, 3)" in error
 
 
 def made(params: dict, mode: bool = True) -> Training:
