@@ -199,7 +199,7 @@ def script_module(name: str) -> Any:
     """The script ``<name>.py`` of the clone, as a module; UserError where there is none of that
     name with ``build_model``."""
     if not _is_script(name):
-        known = filter(_is_script, (path.stem for path in CLONE.glob("*.py")))
+        known = filter(_is_script, (path.stem for path in CLONE.glob("[!.]*.py")))
         raise unknown("script", name, sorted(known))
     kind: Any = type(__spec__.loader)  # what this module was loaded by
     loader = kind(f"script_{name}", str(CLONE / f"{name}.py"))  # this file, whatever has its name

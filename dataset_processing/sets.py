@@ -290,7 +290,7 @@ def data_sets() -> list[str]:
 
 
 def _modules() -> list[str]:
-    modules = sorted(Path(__file__).parent.glob("*.py"))
+    modules = sorted(Path(__file__).parent.glob("[!.]*.py"))  # without an editor's .#mine.py
     return [m.stem for m in modules if "\nclass data_processing" in m.read_text(encoding="utf-8")]
 
 

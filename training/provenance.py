@@ -64,10 +64,12 @@ def commit() -> str | None:
 
 
 def code_fingerprint(script: Path) -> dict[str, str]:
-    """A hash of the script, and one of the sources in each folder that decides the numbers."""
+    """A hash of the script, and one of the sources in each folder that decides the numbers, without
+    what an editor or a file manager keeps beside them (``.#step.py``)."""
     parts = {"script": script.read_bytes() if script.is_file() else b""}
     for folder in PARTS[1:]:
-        files = sorted(file for file in (CLONE / folder).rglob("*") if file.suffix in SOURCES)
+        found = (CLONE / folder).rglob("[!.]*")
+        files = sorted(file for file in found if file.suffix in SOURCES)
         parts[folder] = b"".join(file.name.encode() + file.read_bytes() for file in files)
     return {part: _hash(content) for part, content in parts.items()}
 

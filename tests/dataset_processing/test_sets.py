@@ -293,6 +293,8 @@ def test_a_class_of_the_users_own_counts_as_it_is_written(tmp_path, copied):
             "class data_processing(PathfinderSet):\n"
             f"    name, data_name = {name!r}, 'mine'\n    {body}\n"
         )
+    (tmp_path / "clone" / "dataset_processing" / ".#mine.py").symlink_to("user@host.1234")
+    (tmp_path / "clone" / "dataset_processing" / "._mine.py").write_bytes(b"\0\5\x16\7\xb0")
     program = f"""
 from {f"{copied}." if copied else ""}dataset_processing import encode, open_set
 from {f"{copied}." if copied else ""}config import Config
