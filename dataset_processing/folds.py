@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import hashlib
+import os
 import re
 import warnings
 from collections import defaultdict
@@ -49,7 +50,7 @@ class ImageFiles:
         of what these files hold, which an earlier version left out (:func:`is_same`)."""
         listed, held = hashlib.sha256(self.labels.tobytes()), hashlib.sha256()
         for path in self.paths:
-            listed.update("/".join(path.split("/")[-3:]).encode())
+            listed.update(os.fsencode("/".join(path.split("/")[-3:])))
         for number in np.unique(np.linspace(0, len(self) - 1, SAMPLES).astype(int)):
             file = Path(self.paths[number])
             with refusals(file, "cannot be read"):

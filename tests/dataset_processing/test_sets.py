@@ -192,6 +192,17 @@ def test_images_that_are_trained_on_too_are_told(tmp_path, monkeypatch, form, fi
         assert open_set("mine", config).drawn("val") is None
 
 
+def test_names_of_another_encoding(tmp_path, monkeypatch):
+    """As an archive of another system leaves them: bytes that are no UTF-8."""
+    folder = tmp_path / "data" / "mine"
+    write_images(folder)
+    for path in [*folder.rglob("*.png")]:
+        os.rename(path, os.fsencode(path.parent) + b"/\xe9" + os.fsencode(path.name))
+    config = user(monkeypatch, tmp_path / "data", tmp_path / "out")
+    train = open_set("mine", config).fold("train")
+    assert train[0][0].shape == (64, 64) and train.fingerprint()
+
+
 def test_missing_data_under_a_path_of_the_user(tmp_path, monkeypatch):
     monkeypatch.setenv("HGRU_DATA_ROOT", str(tmp_path / "mine"))
     monkeypatch.setenv("HGRU_PROJECT_DIRECTORY", str(tmp_path / "out"))
