@@ -155,7 +155,10 @@ class Loader:
                     read = iter(self._data)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            for images, labels, records, failures in read:
+            for batch in read:
+                if isinstance(batch, UserError):
+                    raise batch
+                images, labels, records, failures = batch
                 for number, error in failures:
                     self._note(number, error)
                 yield Batch(
@@ -204,17 +207,20 @@ class _Order:
 
 
 class _Batches(Dataset[Any]):
-    """Whole batches by lists of indices; one record's error becomes a value, so that it reaches the
-    main process as it is."""
+    """Whole batches by lists of indices; a record's error, or that of images that cannot be drawn,
+    becomes a value, so that it reaches the main process as it is."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, indices: list[int]) -> tuple[Any, ...]:
+    def __getitem__(self, indices: list[int]) -> tuple[Any, ...] | UserError:
         """Images, labels, record numbers, and the records that failed with their errors."""
         items, numbers, failures = [], [], []
         if hasattr(self.dataset, "__getitems__"):  # drawn, so never bad
-            items, numbers = self.dataset.__getitems__(indices), indices
+            try:
+                items, numbers = self.dataset.__getitems__(indices), indices
+            except UserError as error:
+                return error.with_traceback(None)
         else:
             for number in (index % len(self.dataset) for index in indices):
                 try:

@@ -208,6 +208,17 @@ def test_an_error_about_a_bad_record_names_the_option(dataset, record_file):
         list(loader(dataset).batches(0))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_that_cannot_be_drawn_is_one_error_of_one_line(workers):
+    class Crowded(Numbers):
+        def __getitems__(self, indices: list[int]) -> list[tuple[np.ndarray, int]]:
+            raise UserError(f"image {indices[0]}: two snakes did not fit")
+
+    with pytest.raises(UserError) as caught:
+        list(loader(Crowded(), workers=workers, shuffle=False, on_bad_record="skip").batches(0))
+    assert str(caught.value) == "image 0: two snakes did not fit"
+
+
 def test_a_bug_in_a_data_set_is_no_bad_record():
     class Broken(Numbers):
         def __getitems__(self, indices):
