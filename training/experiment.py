@@ -175,6 +175,10 @@ AUX: dict[str, tuple[Kind, str]] = {
 }
 
 DRAWN = [one.name for one in fields(pathfinder.Settings)]  # what stream_settings may hold
+# What is no setting, but an option of the command line.
+COMMAND_LINE = (
+    "device", "seed", "resume", "max_minutes", "deterministic", "eager", "workers", "on_bad_record",
+)  # fmt: skip
 
 # Options that have no effect where another is on, or off.
 IDLE = {
@@ -305,6 +309,7 @@ def _misplaced(what: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is none of ``known``: where it belongs, or the nearest one."""
     places: dict[str, Iterable[str]] = {
         "experiment_params() itself": SETTINGS, "aux": AUX, "stream_settings": DRAWN,
+        f"the command line, as --{name.replace('_', '-')}": COMMAND_LINE,
     }  # fmt: skip
     for place, names in places.items():
         if name in names:

@@ -15,8 +15,10 @@ from layers.hgru import HGRU
 from models.feedforward import FeedforwardNetwork
 from models.recurrent import RecurrentNetwork
 from support.errors import UserError
+from training.command_line import parser
 from training.experiment import (
     AUX,
+    COMMAND_LINE,
     SETTINGS,
     Experiment,
     differences,
@@ -326,6 +328,8 @@ STREAM = "dataset=pathfinder_14_stream"
         ("aux={window: 64}", "in stream_settings"),
         ("stream_settings={stream_seed: 3}", r"in experiment_params\(\)"),
         ("stream_settings={timesteps: 3}", "in aux"),
+        ("seed=1", "in the command line, as --seed"),  # and is not split_seed
+        ("max_minutes=3", "in the command line, as --max-minutes"),
     ],
 )
 def test_a_setting_in_a_wrong_place_is_told_where_it_belongs(text: str, place: str) -> None:
@@ -431,6 +435,10 @@ def test_aux_that_build_model_does_not_pass_on_is_said() -> None:
     ):
         cautions = idle_options(network, aux)
         assert [one.split("aux.")[1].split()[0] for one in cautions] == ignored
+
+
+def test_the_options_of_the_command_line_are_known() -> None:
+    assert {*vars(parser("", of()).parse_args([]))} == {*COMMAND_LINE, "overrides"}
 
 
 def test_a_name_that_the_script_made_up_stays() -> None:
