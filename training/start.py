@@ -99,7 +99,7 @@ def train(
     here = ranks.first(lambda: code(script))
     if run and checkpoint:
         state = load(checkpoint, ranks.device)
-        check_identity(run, state, training.identity)
+        check_identity(run, state, training.identity, training.about()["data"])
         training.restore(state, checkpoint)
         recorded = {text.partition("=")[0].strip(): text for text in record.get("overrides", [])}
         standing = [v for key, v in recorded.items() if key.rstrip("+") not in asked.changed]
@@ -222,13 +222,21 @@ def run_to_resume(
     return run, checkpoint
 
 
-def check_identity(run: Run, state: dict[str, Any], identity: dict[str, Any]) -> None:
+def check_identity(
+    run: Run, state: dict[str, Any], identity: dict[str, Any], data: dict[str, Any]
+) -> None:
     """UserError where a run's checkpoint is of other settings, seed or data, or past the end.
 
-    ``identity`` is what its ``state`` would hold under that name if it were written now.
+    ``identity`` is what its ``state`` would hold under that name if it were written now, and
+    ``data`` what its record would.
     """
     found, here = state["identity"], plain(identity)
     if lines := other_settings(found, here):
+        recorded = (state.get("record") or {}).get("data") or {}
+        for fold, there in recorded.items():
+            if any(line.startswith(f"{fold} data: ") for line in lines):
+                now = data[fold]["description"]
+                lines.append(f"{fold} data there: {there.get('description')}; here: {now}")
         raise CheckpointError(
             f"the checkpoint of {run.name} is of other settings (there: the checkpoint; here: this "
             f"script): {'; '.join(lines)}. Set them back, or start a new run without --resume"

@@ -266,7 +266,10 @@ def test_data_that_changed_is_an_error(
     )
     val.write_bytes(train.read_bytes())
     assert script("--resume", "latest", "--set", "epochs=2") == ERROR
-    assert "validation data: " in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "validation data: " in error and "train data: " not in error
+    there, here = error.split("validation data there: ")[1].split("; here: ")
+    assert f"{tiny.VAL} records" in there and f"{tiny.TRAIN} records" in here
 
 
 def test_images_that_changed_are_an_error_but_not_an_earlier_versions_fingerprint_of_them(
