@@ -44,8 +44,7 @@ class Point:
     accuracy: float  # share answered rightly
     low: float  # Wilson's 95% interval over the images
     high: float
-    # Training images at the first validation of 90%; None: not reached; NaN: by another metric.
-    images_to: float | None
+    images_to: float | None  # training images to 90% (see :func:`images_needed`)
 
 
 @dataclass
@@ -91,9 +90,7 @@ def points(members: Sequence[Member]) -> list[Point]:
             seed=member.run.seed,
             parameters=member.run.parameters,
             training_images=member.run.images_seen,
-            images_to=math.nan
-            if member.run.metric != "accuracy"
-            else curve(member.run, member.model).images_to(LEVEL),
+            images_to=images_needed(member.run),
             **evaluation.accuracy(),
         )
         for member in members
@@ -101,9 +98,19 @@ def points(members: Sequence[Member]) -> list[Point]:
     ]
 
 
-def _counted(found: Sequence[Point]) -> bool:
-    """Whether the training images to 90% are known."""
-    return not any(math.isnan(point.images_to or 0) for point in found)
+def images_needed(run: TrainedRun) -> float | None:
+    """Training images at the first validation of 90%, up to the weights. None: not reached; NaN:
+    not known, of a file of weights that does not tell, or validated by another metric."""
+    found = curve(run, "")
+    if run.metric == "accuracy" and len(found.table):
+        return found.images_to(LEVEL)
+    told = run.record.get("images_to_90")
+    return math.nan if told is None else told
+
+
+def _is_known(point: Point) -> bool:
+    """Whether it is known after how many training images it was at 90%, or that it was not."""
+    return point.images_to is None or not math.isnan(point.images_to)
 
 
 def groups(found: Sequence[Point]) -> list[list[Point]]:
@@ -124,7 +131,7 @@ def table(found: Sequence[Point]) -> list[dict[str, Any]]:
             "training images": _span([point.training_images for point in group]),
             "accuracy": accuracy_text(group),
         }
-        | ({"images to 90%": images_text(group)} if _counted(found) else {})
+        | ({"images to 90%": images_text(group)} if any(map(_is_known, found)) else {})
         for group in groups(found)
     ]
 
@@ -153,6 +160,8 @@ def accuracy_text(group: Sequence[Point]) -> str:
 
 def images_text(group: Sequence[Point]) -> str:
     """Training images to 90%: of one seed, or lowest to highest and how many reached it."""
+    if not all(map(_is_known, group)):
+        return "not known"
     needed = [point.images_to for point in group if point.images_to is not None]
     if not needed:
         return "not reached"
@@ -231,7 +240,8 @@ def comparison_figure(found: Sequence[Point]) -> Figure:
     models = list(dict.fromkeys(point.model for point in found))
     conditions = sorted({(point.trained_on, point.tested_on) for point in found}, key=_order)
     trained = list(dict.fromkeys(trained_on for trained_on, _ in conditions))
-    needed = trained if _counted(found) else []
+    known = {point.trained_on for point in found if _is_known(point)}
+    needed = [name for name in trained if name in known]
     count = len(conditions) + len(needed)
     across = min(ACROSS, count)
     down = -(-count // across)
@@ -252,7 +262,7 @@ def comparison_figure(found: Sequence[Point]) -> Figure:
         several = len(trained) > 1 and on != tested
         axes.set_title(f"{tested}, trained on {on}" if several else tested)
     for axes, name in zip(panels[len(conditions) :], needed, strict=True):
-        first = {(p.model, p.seed): p for p in found if p.trained_on == name}
+        first = {(p.model, p.seed): p for p in found if p.trained_on == name and _is_known(p)}
         _images_needed(axes, list(first.values()), models)
         where = f", {_name(name)}" if len(trained) > 1 else ""
         axes.set_title(f"training images to {LEVEL:.0%}{where}")

@@ -15,6 +15,7 @@ torch        a program of torch.export (.pt2) for one batch and image size, whic
 
 import io
 import json
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from analysis.comparison import images_needed
 from analysis.curves import curve
 from analysis.evaluate import percent
 from analysis.image_sets import title
@@ -135,8 +137,8 @@ def model_card(run: TrainedRun, file: str) -> str:
 
 def images_to_90(run: TrainedRun) -> int | None:
     """Training images at the first validation of 90%; None where there was none, or not known."""
-    found = curve(run, "")
-    return found.images_to(0.9) if len(found.table) else run.record.get("images_to_90")
+    needed = images_needed(run)
+    return None if needed is None or math.isnan(needed) else int(needed)
 
 
 def evaluations(run: TrainedRun) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 import shlex
 import shutil
@@ -19,6 +20,7 @@ from scipy import stats
 import hgru
 from analysis import comparison, curves, figures, style, sweep, trained
 from analysis.evaluate import Evaluation
+from analysis.export import export_safetensors
 from analysis.trained import load_run
 from config import CLONE
 from support.errors import SystemRefusal, UserError
@@ -288,6 +290,28 @@ def test_images_to_a_level_tell_how_many_seeds_reached_it():
     assert text(None, None) == "not reached" and text(40) == "40"
     assert "1 of 2" in text(40, None) and "40" in text(40, None)
     assert "40–80" in text(80, 40) and "start" in text(0)
+
+
+def test_a_file_of_weights_tells_after_how_many_images_its_run_was_there(config, names, tmp_path):
+    """It has no curve: where it tells nothing, "not reached" would be a guess."""
+    run = load_run(names["hgru"], device="cpu", config=config)
+    run.history.validation_metric[:3] = [0.5, 0.9, 0.95]
+    told, silent = (
+        load_run(path, device="cpu", config=config)
+        for path in (
+            export_safetensors(run, tmp_path / "told.safetensors"),
+            export_safetensors(load_run(names["ff_5"], config=config), tmp_path / "x.safetensors"),
+        )
+    )
+    found = comparison.points(
+        [comparison.Member(one, one.name, {"d": answers([1, 0])}) for one in (told, silent)]
+    )
+    assert found[0].images_to == run.history.validation_images[1]
+    assert [row["images to 90%"] for row in comparison.table(found)] == ["12", "not known"]
+    *_, panel = comparison.comparison_figure(found).axes
+    assert [line.get_marker() for line in panel.get_lines()] == ["o"]
+    assert "images to 90%" not in comparison.table(found[1:])[0]
+    assert comparison.images_text([point(reached=8), point(reached=math.nan)]) == "not known"
 
 
 def test_training_images_are_those_of_the_seeds():
