@@ -45,6 +45,7 @@ class Point:
     low: float  # Wilson's 95% interval over the images
     high: float
     images_to: float | None  # training images to 90% (see :func:`images_needed`)
+    run: str  # the run's name
 
 
 @dataclass
@@ -91,6 +92,7 @@ def points(members: Sequence[Member]) -> list[Point]:
             parameters=member.run.parameters,
             training_images=member.run.images_seen,
             images_to=images_needed(member.run),
+            run=member.run.name,
             **evaluation.accuracy(),
         )
         for member in members
@@ -262,8 +264,8 @@ def comparison_figure(found: Sequence[Point]) -> Figure:
         several = len(trained) > 1 and on != tested
         axes.set_title(f"{tested}, trained on {on}" if several else tested)
     for axes, name in zip(panels[len(conditions) :], needed, strict=True):
-        first = {(p.model, p.seed): p for p in found if p.trained_on == name and _is_known(p)}
-        _images_needed(axes, list(first.values()), models)
+        those = [p for p in found if p.trained_on == name and _is_known(p)]
+        _images_needed(axes, list({(p.model, p.run, p.seed): p for p in those}.values()), models)
         where = f", {_name(name)}" if len(trained) > 1 else ""
         axes.set_title(f"training images to {LEVEL:.0%}{where}")
     for number, axes in enumerate(panels):

@@ -65,7 +65,7 @@ class Result(Point):
     else that of its last validation. Training images and seconds are those up to there.
     """
 
-    run: RunRecord
+    record: RunRecord
     curve: Curve
     seconds: float | None  # that it trained up to there; None: not counted
     complete: bool  # whether it trained to its end
@@ -80,15 +80,15 @@ class Result(Point):
     @property
     def settings(self) -> str:
         """The script, and what was set that bears on learning and stands nowhere else."""
-        overrides, left = self.run.overrides.items(), {*CHANGEABLE, *HEADINGS}
+        overrides, left = self.record.overrides.items(), {*CHANGEABLE, *HEADINGS}
         told = [text for key, text in overrides if key not in left]
-        return " ".join([self.run.script, *told])
+        return " ".join([self.record.script, *told])
 
     @property
     def began_with(self) -> str:
         """What its initial weights had seen, the newest first; empty where they were random."""
         told = []
-        for one in self.run.initial_weights:
+        for one in self.record.initial_weights:
             seen = f"{one['images']:,} of " if one.get("images") is not None else ""
             told.append(f"{seen}{one.get('data') or one['source']}")
         return ", after ".join(told)
@@ -128,7 +128,8 @@ def result(run: Run, label: str) -> Result:
         training_images=seen["images"],
         images_to=curve.images_to(comparison.LEVEL),
         **{key: tested[key] for key in validated},
-        run=record,
+        run=record.name,
+        record=record,
         curve=curve,
         seconds=seen["seconds"],
         complete=ended(run),
@@ -215,12 +216,12 @@ def section(name: str, runs: Sequence[Run], page: Path) -> dict[str, Any]:
     """What the page has of the runs that were trained alike, under this name."""
     names = curves.labels([RunRecord.of(run) for run in runs])
     found = [result(run, label) for run, label in zip(runs, names, strict=True)]
-    found.sort(key=lambda one: (one.run.script != "hgru.py", one.model, one.run.seed))
+    found.sort(key=lambda one: (one.record.script != "hgru.py", one.model, one.seed))
     groups: dict[tuple[str, str], list[Result]] = {}
     for one in found:
         groups.setdefault((one.model, one.began_with), []).append(one)
     several = [group for group in groups.values() if len(group) > 1]
-    intact = [group for group in several if group[0].run.script == "hgru.py"]
+    intact = [group for group in several if group[0].record.script == "hgru.py"]
     reference = max(intact, key=lambda group: len(complete(group)), default=[])
     shown = several
     if complete(reference):  # one seed has a place beside several
@@ -251,7 +252,7 @@ def further(found: Sequence[Result]) -> dict[str, Any]:
     for one in found:
         for tested in one.others:
             lesion, steps = " ".join(tested["lesion"]), tested["timesteps"] or 0
-            run = one.run.name if names.count((one.model, one.seed)) > 1 else ""
+            run = one.run if names.count((one.model, one.seed)) > 1 else ""
             row = cells.setdefault((one.model, one.seed, run, lesion, steps), {})
             row[title(tested["dataset"], tested["fold"])] = tested
     sets = {name: contour_length(name) or 0 for row in cells.values() for name in row}
@@ -274,15 +275,19 @@ def write_page(page: Path, runs: Sequence[Run]) -> list[Path]:
     found = [one for made in sections for one in made["runs"]]
     table = [
         {field.name: getattr(one, field.name) for field in fields(Point)}
-        | {"run": one.run.name, "began_with": one.began_with, "seconds": one.seconds}
-        | {"device": one.run.devices, "commit": one.run.version, "command": one.run.command}
+        | {"began_with": one.began_with, "seconds": one.seconds}
+        | {
+            "device": one.record.devices,
+            "commit": one.record.version,
+            "command": one.record.command,
+        }
         for one in found
     ]
     forms: dict[str, Any] = {"percent": percent, "duration": duration, "spread": spread}
     forms |= {"stages": stages_text, "percent_of": lambda one: percent(vars(one))}
     forms |= {"accuracy_text": comparison.accuracy_text, "least": LEARNED, "share": share}
     text = fill("results.md.jinja", above=above, mark=mark, sections=sections, **forms)
-    commands = fill("results.sh.jinja", page=page.name, runs=[one.run for one in found])
+    commands = fill("results.sh.jinja", page=page.name, runs=[one.record for one in found])
     return [
         write_text(page, text),
         *(path for one in sections for path in one["figures"].values()),

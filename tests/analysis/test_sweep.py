@@ -261,7 +261,7 @@ def point(model="hgru", accuracy=0.9, seed=0, reached=None, **more) -> compariso
     sets = {"trained_on": "pathfinder_6_stream", "tested_on": "pathfinder_6_stream", **more}
     return comparison.Point(
         model=model, seed=seed, parameters=5, training_images=48, images=1000, accuracy=accuracy,
-        low=low, high=high, images_to=reached, **sets,
+        low=low, high=high, images_to=reached, **{"run": f"{model} {seed}", **sets},
     )  # fmt: skip
 
 
@@ -378,6 +378,15 @@ def test_the_figure_has_a_point_for_each_seed_beside_its_model():
     marks = {tuple(np.round(line.get_xydata()[0], 3)) for line in right.get_lines()}
     assert len(marks) == 27  # of model 0 where they stood untrained to 90%: 48 images
     assert sum(x == 0.048 for x, _ in marks) == 3 and sum(x == 0.04 for x, _ in marks) == 24
+
+
+def test_two_runs_of_one_name_and_seed_are_two_points_of_every_panel():
+    sets = ("pathfinder_6", "pathfinder_9")
+    runs = (("first", 40), ("second", None), ("third", 20))
+    found = [point(run=run, reached=to, tested_on=s) for run, to in runs for s in sets]
+    *accuracies, needed = comparison.comparison_figure(found).axes
+    assert [len(axes.containers) for axes in accuracies] == [3, 3]
+    assert sorted(line.get_xdata()[0] for line in needed.get_lines()) == [0.02, 0.04, 0.048]
 
 
 def test_a_panel_for_each_set_and_names_stay_on_the_page():
