@@ -165,7 +165,7 @@ def _label(run: RunRecord) -> str:
 
 def _settings(run: RunRecord) -> dict[str, Any]:
     """What was set, without what does not bear on learning and without names of runs."""
-    left = {*CHANGEABLE, "exp_name", "dataset", "initial_weights", "aux"}
+    left = CHANGEABLE - {"epochs"} | {"exp_name", "dataset", "initial_weights", "aux"}
     told = {key: value for key, value in run.params.items() if key not in left}
     seen = [str(one.get("data") or "trained") for one in run.initial_weights]
     told["initial_weights"] = ", after ".join(seen) or None

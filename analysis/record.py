@@ -29,7 +29,8 @@ DIGITS = 6  # of a kept log's numbers
 # What a kept log has of training: the last line's own, and means.
 OWN = ("event", "step", "time", "images", "seconds")
 MEANS = ("loss", "gradient_norm", "images_per_second")
-# Settings that have no part in what is learned.
+# Settings that may change when a run goes on: of these epochs alone has a part in what is learned,
+# and is told by the training images.
 CHANGEABLE = {key for key, setting in SETTINGS.items() if setting.resume}
 NUMBERS = ("fold", "images", "seed", "accuracy", "low", "high", "loss", "auc")
 # What goes with a record to other machines; the machine's name, its folders and the command lines

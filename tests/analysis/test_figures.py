@@ -130,6 +130,9 @@ def test_runs_of_one_name_are_seeds_only_if_their_settings_are_alike(config, nam
     assert curves.labels(runs) == ["tiny_hgru", "tiny_hgru"]
     runs[1].params["log_iters"] = 77  # has no part in what is learned
     assert curves.labels(runs) == ["tiny_hgru", "tiny_hgru"]
+    runs[1].params["epochs"] = 9
+    assert curves.labels(runs) == ["tiny_hgru (epochs 2)", "tiny_hgru (epochs 9)"]
+    runs[1].params["epochs"] = runs[0].params["epochs"]
     runs[1].params["lr"] = 0.01
     assert curves.labels(runs) == ["tiny_hgru (lr 0.001)", "tiny_hgru (lr 0.01)"]
     assert curves.labels(runs, ["a", "b"]) == ["a", "b"]
