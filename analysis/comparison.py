@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from analysis import statistics
 from analysis.curves import beside, curve
 from analysis.evaluate import Evaluation, evaluated
 from analysis.image_sets import title
-from analysis.style import BLUE, CHANCE, PAGE, RED, new_figure, note, style
+from analysis.style import BLUE, CHANCE, PAGE, RED, TITLE_LETTERS, new_figure, note, style
 from analysis.trained import TrainedRun
 from dataset_processing import contour_length
 from support.errors import UserError, choose
@@ -250,7 +250,9 @@ def comparison_figure(found: Sequence[Point]) -> Figure:
     seeds = max(len(group) for group in groups(found))
     names = [textwrap.fill(model, LETTERS) for model in models]
     lines = 1 + max(name.count("\n") for name in names)
+    titles = [textwrap.fill(text, TITLE_LETTERS // across) for text in _titles(conditions, needed)]
     height = 0.6 + max(0.2 + 0.06 * min(seeds, 8), LINE * lines) * len(models)
+    height += LINE * max(text.count("\n") for text in titles)
     figure = new_figure(PAGE, down * height + 0.4)
     panels, empty = np.split(figure.subplots(down, across, squeeze=False).ravel(), [count])
     for axes in empty:
@@ -260,15 +262,11 @@ def comparison_figure(found: Sequence[Point]) -> Figure:
         those = [point for point in found if (point.trained_on, point.tested_on) == condition]
         _accuracies(axes, those, models)
         axes.set_xlim(max(0, least - 0.02), 1.01)
-        on, tested = map(_name, condition)
-        several = len(trained) > 1 and on != tested
-        axes.set_title(f"{tested}, trained on {on}" if several else tested)
     for axes, name in zip(panels[len(conditions) :], needed, strict=True):
         those = [p for p in found if p.trained_on == name and _is_known(p)]
         _images_needed(axes, list({(p.model, p.run, p.seed): p for p in those}.values()), models)
-        where = f", {_name(name)}" if len(trained) > 1 else ""
-        axes.set_title(f"training images to {LEVEL:.0%}{where}")
-    for number, axes in enumerate(panels):
+    for number, (axes, text) in enumerate(zip(panels, titles, strict=True)):
+        axes.set_title(text)
         axes.set_yticks(range(len(models)), names if number % across == 0 else [])
         axes.set_ylim(len(models) - 0.5, -0.5)
         axes.grid(axis="x")
@@ -319,6 +317,30 @@ def _order(condition: tuple[str, str]) -> tuple[Any, ...]:
     return (*(contour_length(title(name)) or math.inf for name in condition), condition)
 
 
-def _name(dataset: str) -> str:
-    length = contour_length(title(dataset))
-    return title(dataset) if length is None else f"length {length}"
+def _titles(conditions: Sequence[tuple[str, str]], needed: Sequence[str]) -> list[str]:
+    """What panels show: accuracy by (trained on, tested on), images to 90% by what was trained on;
+    that is named where there are several."""
+    on, tested = (_names(dict.fromkeys(sets)) for sets in zip(*conditions, strict=True))
+    found = [
+        tested[test] + (f", trained on {on[name]}" if on[name] != tested[test] else "")
+        if len(on) > 1
+        else tested[test]
+        for name, test in conditions
+    ]
+    reached = f"training images to {LEVEL:.0%}"
+    return found + [f"{reached}, {on[name]}" if len(on) > 1 else reached for name in needed]
+
+
+def _names(datasets: Iterable[str]) -> dict[str, str]:
+    """What panels call different sets: their contour length, title or whole name, the first that no
+    other has."""
+    lengths = ((name, contour_length(title(name))) for name in datasets)
+    forms = {
+        name: (title(name) if length is None else f"length {length}", title(name), name)
+        for name, length in lengths
+    }
+    taken = [list(column) for column in zip(*forms.values(), strict=True)]
+    return {
+        name: next(text for text, all_of in zip(own, taken, strict=True) if all_of.count(text) == 1)
+        for name, own in forms.items()
+    }

@@ -410,6 +410,33 @@ def test_a_panel_for_each_set_and_names_stay_on_the_page():
             assert label.get_window_extent().x0 >= 0
 
 
+@pytest.mark.parametrize("tests", [(), ("pathfinder_9", "pathfinder_14", "a/my_long_contours")])
+def test_titles_of_panels_do_not_overlap(tests):
+    """As of the sweep that docs/analysis.md has: two sets, each tested on itself."""
+    sets = ("pathfinder_6_stream", "pathfinder_14_stream")
+    found = [
+        point(m, trained_on=trained, tested_on=tested)
+        for m in ("hgru", "multiplicative_lesion")
+        for trained in sets
+        for tested in tests or [trained]
+    ]
+    figure = comparison.comparison_figure(found)
+    with style.style():
+        figure.draw_without_rendering()
+    boxes = [axes._left_title.get_window_extent() for axes in figure.axes if axes.axison]
+    assert len(boxes) == len(sets) * (len(tests) or 1) + len(sets)
+    for number, box in enumerate(boxes):
+        right = boxes[number + 1].x0 if (number + 1) % 3 and number + 1 < len(boxes) else None
+        assert box.x1 < (right or figure.bbox.x1) and box.y1 <= figure.bbox.y1
+
+
+def test_sets_of_one_length_have_titles_of_their_own():
+    sets = ["pathfinder_14", "pathfinder_14_stream", "pathfinder_9", "a/mine", "b/mine"]
+    figure = comparison.comparison_figure([point(tested_on=name) for name in sets])
+    titles = {axes.get_title(loc="left").replace("\n", " ") for axes in figure.axes if axes.axison}
+    assert titles == {*sets} - {"pathfinder_9"} | {"length 9", "training images to 90%"}
+
+
 def test_long_names_do_not_overlap():
     names = [f"{n} many settings that differ from those of others, told here" for n in range(4)]
     figure = comparison.comparison_figure([point(name) for name in names])
