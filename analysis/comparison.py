@@ -16,7 +16,7 @@ from analysis import statistics
 from analysis.curves import beside, curve
 from analysis.evaluate import Evaluation, evaluated
 from analysis.image_sets import title
-from analysis.style import BLUE, CHANCE, PAGE, RED, TITLE_LETTERS, new_figure, note, style
+from analysis.style import BLUE, CHANCE, PAGE, RED, new_figure, note, panel_titles, style
 from analysis.trained import TrainedRun
 from dataset_processing import contour_length
 from support.errors import UserError, choose
@@ -250,10 +250,9 @@ def comparison_figure(found: Sequence[Point]) -> Figure:
     seeds = max(len(group) for group in groups(found))
     names = [textwrap.fill(model, LETTERS) for model in models]
     lines = 1 + max(name.count("\n") for name in names)
-    titles = [textwrap.fill(text, TITLE_LETTERS // across) for text in _titles(conditions, needed)]
+    titles, more = panel_titles(_titles(conditions, needed), across)
     height = 0.6 + max(0.2 + 0.06 * min(seeds, 8), LINE * lines) * len(models)
-    height += LINE * max(text.count("\n") for text in titles)
-    figure = new_figure(PAGE, down * height + 0.4)
+    figure = new_figure(PAGE, down * (height + more) + 0.4)
     panels, empty = np.split(figure.subplots(down, across, squeeze=False).ravel(), [count])
     for axes in empty:
         axes.set_axis_off()

@@ -28,10 +28,10 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import curves, probing, statistics
 from analysis.evaluate import LABELS
-from analysis.figures import add_label
+from analysis.figures import add_label, names_apart
 from analysis.image_sets import own_settings
 from analysis.predict import prepare_images
-from analysis.style import CHANCE, PAGE, SIGNED, new_figure, save, style
+from analysis.style import CHANCE, PAGE, SIGNED, new_figure, panel_titles, save, style
 from analysis.trained import TrainedRun, load_runs
 from config import Config
 from dataset_processing import contour_length
@@ -117,14 +117,16 @@ def best(rows: Sequence[Row]) -> list[Row]:
 def reading_figure(found: Sequence[tuple[TrainedRun, list[Row]]], names: Sequence[str]) -> Figure:
     """A map of the area under the ROC curve for each run: lengths by steps."""
     lengths = list(dict.fromkeys(row["length"] for row in found[0][1]))
-    figure = new_figure(PAGE, max(2.4, 1.0 + 0.13 * len(lengths)))
+    titles, more = panel_titles(names, len(found))
+    figure = new_figure(PAGE, max(2.4, 1.0 + 0.13 * len(lengths)) + more)
     columns = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
-    for axes, name, (run, rows) in zip(columns, names, found, strict=True):
+    for axes, name, (run, rows) in zip(columns, titles, found, strict=True):
         areas = np.reshape([row["auc"] for row in rows], (len(lengths), -1))
         corners = 0.5, areas.shape[1] + 0.5, -0.5, len(lengths) - 0.5
         how: Any = {"vmin": 0, "vmax": 1, "origin": "lower", "extent": corners, "aspect": "auto"}
         shown = axes.imshow(areas, cmap=SIGNED, **how)
-        axes.axvline(probing.timesteps(run.network), **CHANCE)
+        if (steps := probing.timesteps(run.network) or 0) <= areas.shape[1]:
+            axes.axvline(steps, **CHANCE)
         if (own := contour_length(str(run.params["dataset"]))) in lengths:
             axes.axhline(lengths.index(own), **CHANCE)
         axes.set(title=name, xlabel="steps")
@@ -186,16 +188,17 @@ def along(
 @style()
 def along_figure(found: Sequence[np.ndarray], names: Sequence[str]) -> Figure:
     """Steps by paddles, a row a run: two contours, one contour."""
-    figure = new_figure(PAGE, 0.7 + 1.9 * len(found))
+    titles, more = panel_titles([f"{name}: {LABELS[n]}" for name in names for n in (0, 1)], 2)
+    figure = new_figure(PAGE, 0.7 + (1.9 + more) * len(found))
     grid = figure.subplots(len(found), 2, squeeze=False, sharex=True)
-    for row, name, means in zip(grid, names, found, strict=True):
+    for row, told, means in zip(grid, np.reshape(titles, (-1, 2)), found, strict=True):
         most = float(np.percentile(np.abs(means), 98)) or 1.0
         steps, length = means.shape[1:]
         corners = 0.5, length + 0.5, 0.5, steps + 0.5
         how: Any = {"vmin": -most, "vmax": most, "extent": corners, "aspect": "auto"}
-        for axes, label in zip(row, (0, 1), strict=True):
-            shown = axes.imshow(means[label], cmap=SIGNED, origin="lower", **how)
-            axes.set_title(f"{name}: {LABELS[label]}")
+        for axes, text, mean in zip(row, told, means, strict=True):
+            shown = axes.imshow(mean, cmap=SIGNED, origin="lower", **how)
+            axes.set_title(text)
             axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         row[0].set_ylabel("steps")
         figure.colorbar(shown, ax=list(row), label="map 1 − map 0", extend="both", pad=0.01)
@@ -203,6 +206,16 @@ def along_figure(found: Sequence[np.ndarray], names: Sequence[str]) -> Figure:
         axes.set_xlabel("paddle, counted from a disc")
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     return figure
+
+
+def titles_of(runs: Sequence[TrainedRun], given: Sequence[str]) -> list[str]:
+    """What the maps of runs are called: their labels (:func:`analysis.curves.labels`), with the
+    seed where several have one label, and the run's name where the seed is one too."""
+    found = curves.labels(runs, given)
+    for more in ([f"seed {run.seed}" for run in runs], names_apart(runs)):
+        pairs = zip(found, more, strict=True)
+        found = [one if found.count(one) == 1 else f"{one}, {other}" for one, other in pairs]
+    return found
 
 
 def span(text: str) -> list[int]:
@@ -235,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parse.add_output("folder of figure and table; default: plots of the project")
     options = parse.parse_args(arguments)
     runs = load_runs(options)
-    names = curves.labels(runs, options.label)
+    names, apart = titles_of(runs, options.label), names_apart(runs)
     lengths = sorted({length for part in options.lengths for length in part})
     folder, stem = options.output or Config().plots, f"reading_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
     steps = []
@@ -251,14 +264,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.along:
         waves = [along(run, options.along, last, *how) for run, last in each]
         rows = [
-            {"run": run.name, "label": label, "steps": step + 1, "paddle": paddle + 1}
+            {"run": name, "label": label, "steps": step + 1, "paddle": paddle + 1}
             | {"difference": means[label, step, paddle]}
-            for run, means in zip(runs, waves, strict=True)
+            for name, means in zip(apart, waves, strict=True)
             for label, step, paddle in np.ndindex(means.shape)
         ]
         figure = along_figure(waves, names)
     else:
         maps = [(run, read(run, lengths, last, *how)) for run, last in each]
+        for name, (_, part) in zip(apart, maps, strict=True):
+            for row in part:
+                row["run"] = name
         rows = [row for _, part in maps for row in part]
         print(text_table([row for _, part in maps for row in best(part)]))
         figure = reading_figure(maps, names)

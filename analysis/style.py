@@ -40,7 +40,7 @@ SIGNED = LinearSegmentedColormap.from_list(  # as dark at +x as at −x, white a
 TITLE_LETTERS = 66  # that the titles of panels side by side hold in a line
 HEADING_LETTERS = 104  # that a line of a heading across a page holds
 LEGEND_LETTERS = 100  # that a line below the axes of a page holds
-LEGEND_ROW = 0.15  # inches
+LEGEND_ROW, TITLE_ROW = 0.15, 0.13  # inches
 LOOK = Path(__file__).with_name("hgru.mplstyle")
 DATE = {"pdf": {"CreationDate": None}, "png": {}}  # the same figure twice is the same file
 
@@ -75,6 +75,13 @@ def legend_rows(names: Sequence[str]) -> tuple[list[str], int, float]:
     columns = max(1, min(3, len(names), LEGEND_LETTERS // (max(map(len, names)) + 10)))
     rows = -(-sum(name.count("\n") + 1 for name in wrapped) // columns)
     return wrapped, columns, LEGEND_ROW * rows + 0.1
+
+
+def panel_titles(texts: Sequence[str], across: int) -> tuple[list[str], float]:
+    """Titles of panels, so many side by side, wrapped where too long for a line; the height of the
+    lines beyond the first in inches."""
+    wrapped = [textwrap.fill(text, TITLE_LETTERS // across) for text in texts]
+    return wrapped, TITLE_ROW * max(text.count("\n") for text in wrapped)
 
 
 def picture(axes: Axes, values: np.ndarray | None = None, **look: Any) -> Any:

@@ -14,6 +14,7 @@ from analysis.evaluate import LABELS
 from analysis.image_sets import open_images
 from analysis.predict import prepare_images
 from analysis.style import style
+from analysis.trained import load_run
 from dataset_processing.pathfinder import generate
 from support import shell
 from support.errors import UserError
@@ -118,6 +119,31 @@ def test_the_command(run, names, capsys, tmp_path):
         assert float(row["difference"]) == pytest.approx(means[label, step - 1, paddle - 1])
     assert shell.exit_code(reading.main, [names["ff_5"], "--device=cpu"]) == 2
     assert "ff_5 has no circuit whose steps could be read, or several" in capsys.readouterr().err
+
+
+def test_maps_of_several_runs_and_weights_are_told_apart(run, names, config, tmp_path, monkeypatch):
+    """By their titles, within the page, and in the table."""
+    other = load_run(names["hgru seed 1"], device="cpu", config=config)
+    early = load_run(run.name, 3, device="cpu", config=config)
+    runs, drawn = [run, other, early], []
+    kept = reading.reading_figure
+    monkeypatch.setattr(reading, "load_runs", lambda options: runs)
+    monkeypatch.setattr(reading, "reading_figure", lambda *a: drawn.append(kept(*a)) or drawn[0])
+    asked = ["RUN", "--lengths", "6", "--images", "4", "--timesteps", "2", "--device=cpu"]
+    assert shell.exit_code(reading.main, [*asked, "--output", str(tmp_path)]) == 0
+    (table,) = tmp_path.glob("reading_*.csv")
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    steps = [f"{run.name}_seed0_step{step}" for step in (12, 3)]
+    assert [row["run"] for row in rows[::2]] == [steps[0], other.name, steps[1]]
+    columns = drawn[0].axes[:3]
+    titles = [axes.get_title(loc="left").replace("\n", "") for axes in columns]
+    assert titles[1] == "tiny_hgru, seed 1" and steps[0] in titles[0] and steps[1] in titles[2]
+    assert all(axes.get_xlim() == (0.5, 2.5) for axes in columns)  # the run's four steps are beyond
+    boxes = [axes._left_title.get_window_extent() for axes in columns]
+    edges = [boxes[1].x0, boxes[2].x0, drawn[0].bbox.x1]
+    for box, edge in zip(boxes, edges, strict=True):
+        assert box.x1 < edge and box.y1 <= drawn[0].bbox.y1
 
 
 def test_steps_of_their_own_end_the_map_and_few_lengths_leave_room_for_the_names(
