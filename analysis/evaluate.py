@@ -294,9 +294,8 @@ def evaluated(
     wanted = how.about
     known_by = [dataset, {k: v for k, v in wanted.items() if k not in NAMES}]
     key = hashlib.sha256(json.dumps(known_by, sort_keys=True).encode()).hexdigest()[:8]
-    words = [title(dataset), f"step{run.step}", *(f"lesion_{x}" for x in wanted["lesion"])]
-    words += [f"T{how.timesteps}"] if how.timesteps else []
-    path = run.config.condition_evaluations / run.name / f"{'_'.join(words)}_{key}.npz"
+    words = [title(dataset), f"step{run.step}", *condition(how.lesion, how.timesteps), key]
+    path = run.config.condition_evaluations / run.name / f"{'_'.join(words)}.npz"
     if path.exists() and not again:
         arrays = read_arrays(path)
         about = json.loads(str(arrays.pop("about"))) | {key: wanted[key] for key in NAMES}
@@ -307,6 +306,12 @@ def evaluated(
     write_arrays(path, {**arrays, "about": np.array(json.dumps(found.about))})
     write_json(path.with_suffix(".json"), found.summary())
     return found, path
+
+
+def condition(lesion: Sequence[str], timesteps: int | None) -> list[str]:
+    """Words for a file's name: the letters at 0, and the steps where others are asked for."""
+    words = [f"lesion_{letter}" for letter in sorted(set(lesion))]
+    return words + ([f"T{timesteps}"] if timesteps else [])
 
 
 def percent(row: Mapping[str, Any]) -> str:

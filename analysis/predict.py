@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from analysis.evaluate import LABELS
-from analysis.probing import altered, check_finite, hidden_seed, is_recurrent, record
+from analysis.evaluate import LABELS, condition
+from analysis.probing import altered, check_finite, hidden_seed, is_recurrent, record, timesteps
 from analysis.style import ACTIVITY, PAGE, SKY, new_figure, picture, save, style
 from analysis.trained import TrainedRun, load_run
 from config import Config
@@ -137,15 +137,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if unusual := check_scale(image, str(path), meant):
             warnings.warn(unusual, stacklevel=1)
     folder = options.output or config.visualizations / run.name
-    rows: list[dict[str, Any]] = []
+    words = [] if run.weights == "last" else [f"step{run.step}"]
+    words += condition(options.lesion, options.timesteps)
+    rows, own = [], timesteps(run.network)
     paths, stems = [], [path.stem for path in options.images]
     for number, (path, image) in enumerate(zip(options.images, Progress(images), strict=True)):
         with altered(run.network, options.lesion, options.timesteps):
             found = predict(run, image, options.seed)
         same = stems[:number].count(path.stem)
-        stem = f"predict_{path.stem}" + (f"_{same + 1}" if same else "")
-        paths += save(prediction_figure(found, path.name, run), folder / stem)
-        row = {"image": path, "answer": found.answer, "meaning": LABELS[found.answer]}
+        stem = "_".join(["predict", path.stem, *([str(same + 1)] if same else []), *words])
+        name = f"{path.name}\n{' '.join(words)}".strip()
+        paths += save(prediction_figure(found, name, run), folder / stem)
+        row: dict[str, Any] = {"image": path, "step": run.step}
+        row |= {"lesion": " ".join(options.lesion) or "–", "T": options.timesteps or own or "–"}
+        row |= {"answer": found.answer, "meaning": LABELS[found.answer]}
         row["probability of the answer"] = f"{found.probability:.4f}"
         rows.append(row | {f"logit {n}": f"{logit:.4f}" for n, logit in enumerate(found.logits)})
     print(text_table(rows))

@@ -374,6 +374,20 @@ def test_predict_says_what_the_network_says(run, config, samples, tmp_path, caps
     assert (tmp_path / f"predict_{path.stem}.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_what_is_predicted_otherwise_is_beside_the_other(run, samples, tmp_path, capsys):
+    """Figures of other weights, steps or a lesion took the place of the first, and no table said
+    what it was of."""
+    path = next((samples / "curvy_2snakes_300" / "curv_baseline").glob("imgs/*/*.png"))
+    for more in (["--timesteps", "2"], ["--lesion", "mu"], ["--weights", "3"]):
+        given = [run.name, str(path), *more, "--output", str(tmp_path), "--device", "cpu"]
+        assert exit_code(predict.main, given) == 0
+    found = {file.stem.removeprefix(f"predict_{path.stem}_") for file in tmp_path.glob("*.png")}
+    assert found == {"T2", "lesion_mu", "step3"}
+    head, row = capsys.readouterr().out.splitlines()[:2]
+    assert head.split()[:4] == ["image", "step", "lesion", "T"]
+    assert row.split()[1:4] == ["12", "–", "2"]
+
+
 @pytest.mark.filterwarnings("error:The given NumPy array is not writable")
 def test_predict_refuses_the_scales_that_evaluate_refuses(run, tmp_path, capsys):
     path = tmp_path / "dim.png"
