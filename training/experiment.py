@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from dataset_processing import pathfinder
 from dataset_processing.augmentations import BRIGHTNESS, ORDER, RANDOM, SIZES, THRESHOLD
 from dataset_processing.sets import contour_length, is_stream
-from layers.hgru import HGRU, KINDS
+from layers.hgru import HGRU, KINDS, layers_of
 from models.options import OPTIONS as NETWORK_OPTIONS
 from support.errors import UserError, unknown
 from support.kinds import (
@@ -326,7 +326,7 @@ def idle_options(network: Any, aux: Mapping[str, Any]) -> list[str]:
         for name, (other, state) in IDLE.items()
         if options.get(other) is (state == "on") and options.get(name) != usual[name].default
     ]
-    layers = [layer.options for layer in network.modules() if isinstance(layer, HGRU)]
+    layers = [layer.options for layer in layers_of(network)]
     for name, value in aux.items():
         built = [part[name] for part in (options, *layers) if name in part]
         if built and value not in built:
