@@ -183,7 +183,7 @@ def test_the_step_that_tells_labels_apart_best_either_way_is_told():
 
 
 def test_the_map_has_steps_along_and_lengths_up(run, monkeypatch):
-    areas = np.linspace(0.1, 0.9, 6).reshape(2, 3)
+    areas = np.linspace(0.1, 0.9, 10).reshape(2, 5)
     rows = [
         {"length": (6, 14)[i], "steps": step + 1, "auc": areas[i, step]}
         for i, step in np.ndindex(areas.shape)
@@ -192,7 +192,7 @@ def test_the_map_has_steps_along_and_lengths_up(run, monkeypatch):
     axes, _ = reading.reading_figure([(run, rows)], ["a name"]).axes
     (image,) = axes.images
     assert np.array_equal(image.get_array(), areas) and image.origin == "lower"
-    assert (image.get_clim(), list(image.get_extent())) == ((0, 1), [0.5, 3.5, -0.5, 1.5])
+    assert (image.get_clim(), list(image.get_extent())) == ((0, 1), [0.5, 5.5, -0.5, 1.5])
     upright, level = axes.get_lines()  # what it was trained on
     assert set(upright.get_xdata()) == {4} and set(level.get_ydata()) == {1}
     assert [label.get_text() for label in axes.get_yticklabels()] == ["6", "14"]
