@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from support.errors import UserError
-from support.kinds import number
+from support.kinds import TEXT, number
 from support.shell import ERROR, INTERRUPTED, Parser, fail, option, whole
 from training import log
 from training.experiment import Experiment, help_text
@@ -42,6 +42,7 @@ def parser(description: str, parameters: Mapping[str, Any]) -> Parser:
     add("--seed", type=whole(0), help="what all random numbers follow from (default 0)")
     add(
         "--resume",
+        type=option(TEXT),
         metavar="RUN",
         help="go on with a run: its name, its path, 'latest' (this script's run that was started "
         "or resumed last; of the experiment, where --set names one), or 'auto' (the experiment's "

@@ -244,6 +244,9 @@ class Experiment(Settings):
     def cautions(self) -> list[str]:
         """What is allowed, but perhaps not meant."""
         found = []
+        for text in self.overrides:
+            if not text.partition("=")[2].strip():
+                found.append(f"--set {text} gives no value: was a variable of the shell empty?")
         lists = {key: set(self[key]) for key in ("data_augmentations", "val_augmentations")}
         for why in dict.fromkeys(why for own in lists.values() for why in _losses(own)):
             keys = " and ".join(key for key, own in lists.items() if why in _losses(own))

@@ -60,6 +60,7 @@ def test_help_says_what_the_script_does_and_its_settings() -> None:
             ["model_input_image_size", "12×12", "300×300", "data_augmentations"],
         ),
         (["--resume", "nothing"], ["--resume nothing"]),
+        (["--resume", ""], ["--resume", "a name", "''"]),  # "$RUN", and no such variable
         (["--resume", "latest"], ["--resume latest", "'tiny'"]),
     ],
 )

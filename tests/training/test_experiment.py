@@ -380,6 +380,7 @@ def test_a_stream_s_settings_are_a_stream_s_and_not_against_its_name(
             ["no curriculum", "curriculum_until=90", "alone"],
         ),
         ([STREAM, "curriculum=6", "curriculum_until=90"], ["curriculum_until is 90"]),
+        (["initial_weights="], ["--set initial_weights= gives no value"]),  # "$WEIGHTS", likewise
         ([STREAM, "curriculum=6", "curriculum_review=1"], ["curriculum_review is 1"]),
         ([STREAM, "curriculum=14", "curriculum_images=9"], ["curriculum=[14]", "images=9"]),
         ([STREAM, "val_dataset=mine", "stream_val_images=64"], ["mine is no", "val_images=64"]),
