@@ -1,6 +1,7 @@
 """A run as it was trained: its record, its network with the weights of a step, its history."""
 
 import importlib.util
+import inspect
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -65,7 +66,7 @@ class TrainedRun(RunRecord):
     @property
     def code(self) -> dict[str, str]:
         """Fingerprints of the code here that decides the network's answers."""
-        found = code_fingerprint(Path(script_of(self.record).__file__))
+        found = code_fingerprint(file_of(script_of(self.record)))
         return {part: found[part] for part in ANSWERS}
 
     def _data_set(self) -> Any:
@@ -132,7 +133,7 @@ def load_run(
 def _other_code(run: TrainedRun, parts: Collection[str]) -> str:
     """What of the code here is not that which trained a run, as far as it recorded it, and which
     script stands in for its own; "" where all is the same."""
-    script = Path(script_of(run.record).__file__)
+    script = file_of(script_of(run.record))
     session = (run.sessions or run.record["sessions"])[-1]
     there, found = session.get("code") or {}, code_fingerprint(script)
     here = {part: value for part, value in found.items() if part in parts}
@@ -211,4 +212,10 @@ def script_module(name: str) -> Any:
 
 def _is_script(name: str) -> bool:
     path = CLONE / f"{name}.py"
-    return path.is_file() and "\ndef build_model(" in path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return "experiment_params" in text and "build_model" in text  # perhaps another script's
+
+
+def file_of(script: Any) -> Path:
+    """The file that builds a script's network, whose hash a run records."""
+    return Path(inspect.getfile(script.build_model))

@@ -3,6 +3,7 @@
 import importlib
 import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -222,6 +223,15 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path, config):
 SCRIPTS = [
     hgru, hgru_bn, hgru_bn_for, hgru_bn_relu, multiplicative_lesion, additive_lesion, ff_5,
 ]  # fmt: skip
+
+
+def test_a_script_may_take_its_network_from_another(tmp_path, monkeypatch):
+    """One that differs in its settings alone; the hash in the run's record is of that other one."""
+    text = "from hgru import (\n    build_model,\n    experiment_params,\n)\n"
+    (tmp_path / "mine.py").write_text(text)
+    monkeypatch.setattr(trained, "CLONE", tmp_path)
+    script = trained.script_of({"script": "mine.py", "parameters": {"model_name": "mine"}})
+    assert trained.file_of(script) == Path(hgru.__file__)
 
 
 def test_the_card_has_what_was_trained_and_what_was_measured(config, names, tmp_path):
