@@ -4,7 +4,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,27 @@ class NotFiniteError(RuntimeError):
 
 class OutOfMemoryError(RuntimeError):
     """The device's memory does not suffice."""
+
+
+@contextmanager
+def room_for(batch: int, ranks: Ranks, step: Callable[[], int] = lambda: 0) -> Iterator[None]:
+    """OutOfMemoryError where the device's memory does not suffice in the block, at a ``step``."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        said = str(error)
+        of_memory = "can't allocate memory" in said or "not enough memory" in said
+        if not (of_memory or isinstance(error, (torch.OutOfMemoryError, MemoryError))):
+            raise
+        where = str(ranks.device)
+        if ranks.device.type == "cuda":
+            total = torch.cuda.get_device_properties(ranks.device).total_memory
+            where += f" of {total / 2**30:.1f} GiB"
+        raise OutOfMemoryError(
+            f"out of memory on {where} at step {step()} with batch_size {batch}. Try --set "
+            f"batch_size={max(1, batch // 2)}, more processes than {ranks.world_size} (torchrun "
+            "--nproc_per_node=N), or end other programs that use this device"
+        ) from error
 
 
 def _given_size(exp: Experiment, data: Any) -> tuple[int, int]:
@@ -326,16 +348,10 @@ class Training:
         self.checkpoints = CheckpointFolder(
             run.checkpoints, exp.keep_checkpoints, exp.keep_every * exp.validation_iters
         )
-        try:
-            share = exp.batch_size // self.ranks.world_size
-            with workers_kept(), shared_images(self.model, share):
-                return self._steps()
-        except (RuntimeError, MemoryError) as error:
-            said = str(error)
-            of_memory = "can't allocate memory" in said or "not enough memory" in said
-            if of_memory or isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-                raise OutOfMemoryError(self._out_of_memory()) from error
-            raise
+        share = exp.batch_size // self.ranks.world_size
+        room = room_for(exp.batch_size, self.ranks, lambda: self.step)
+        with room, workers_kept(), shared_images(self.model, share):
+            return self._steps()
 
     def _steps(self) -> str | None:
         """Updates and validations from where the run stands."""
@@ -572,16 +588,3 @@ class Training:
         good = list(self.checkpoints.files().values())
         message += f"The last good checkpoint: {good[-1] if good else 'none'}. "
         return NotFiniteError(message + "Try a smaller lr, or clip_gradients, in a run of its own")
-
-    def _out_of_memory(self) -> str:
-        """What to say when the device's memory does not suffice."""
-        batch, ranks = self.exp.batch_size, self.ranks
-        where = str(ranks.device)
-        if ranks.device.type == "cuda":
-            total = torch.cuda.get_device_properties(ranks.device).total_memory
-            where += f" of {total / 2**30:.1f} GiB"
-        return (
-            f"out of memory on {where} at step {self.step} with batch_size {batch}. Try --set "
-            f"batch_size={max(1, batch // 2)}, more processes than {ranks.world_size} (torchrun "
-            "--nproc_per_node=N), or end other programs that use this device"
-        )

@@ -28,7 +28,7 @@ from training.checkpoints import CheckpointError, CheckpointFolder, load
 from training.distribution import OtherRankError, Ranks
 from training.experiment import AUX, SETTINGS, Experiment, Settings, differences, idle_options
 from training.log import RunLog
-from training.loop import Training
+from training.loop import Training, room_for
 from training.optimizers import dead_weights
 from training.provenance import code, code_fingerprint, environment, other_code
 from training.run import Run, new_run, runs
@@ -92,9 +92,10 @@ def train(
     if initial is not None:
         record["initial_weights"] = begin_with(initial, str(exp.initial_weights), network)
     workers = _workers(options.workers, ranks)
-    training = Training(
-        exp, network, config, ranks, seed, workers, options.on_bad_record, not options.eager
-    )
+    with room_for(exp.batch_size, ranks):
+        training = Training(
+            exp, network, config, ranks, seed, workers, options.on_bad_record, not options.eager
+        )
     _agree(ranks, _flat(training.identity))
     here = ranks.first(lambda: code(script))
     if run and checkpoint:

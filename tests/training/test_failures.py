@@ -69,15 +69,17 @@ def test_weights_that_are_not_finite_are_not_saved(
     assert [f.name for f in project.glob("checkpoints/*/step_*")] == ["step_00000000.pt"]
 
 
+@pytest.mark.parametrize("place", ["step.TrainStep.__call__", "loop.network_optimizer"])
 def test_memory_that_does_not_suffice_is_explained(
-    script: Script, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    """A real allocation beyond any machine's memory, in the place of an update's."""
+    place: str, script: Script, project: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    """A real allocation beyond any machine's memory, in the place of an update's, or before it."""
 
     def update(*_: object) -> None:
         torch.empty(2**60, dtype=torch.uint8)
 
-    monkeypatch.setattr("training.step.TrainStep.__call__", update)
+    monkeypatch.setattr(f"training.{place}", update)
     assert script() == OUT_OF_MEMORY
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: out of memory on cpu at step 0 with batch_size 4. Try --set ba")
