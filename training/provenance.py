@@ -65,11 +65,11 @@ def commit() -> str | None:
 
 def code_fingerprint(script: Path) -> dict[str, str]:
     """A hash of the script, and one of the sources in each folder that decides the numbers, without
-    what an editor or a file manager keeps beside them (``.#step.py``)."""
+    what an editor or a file manager keeps beside them (``.#step.py``, ``.ipynb_checkpoints/``)."""
     parts = {"script": script.read_bytes() if script.is_file() else b""}
     for folder in PARTS[1:]:
-        found = (CLONE / folder).rglob("[!.]*")
-        files = sorted(file for file in found if file.suffix in SOURCES)
+        found = (file for file in (CLONE / folder).rglob("*") if file.suffix in SOURCES)
+        files = sorted(file for file in found if "/." not in str(file.relative_to(CLONE)))
         parts[folder] = b"".join(file.name.encode() + file.read_bytes() for file in files)
     return {part: _hash(content) for part, content in parts.items()}
 

@@ -512,6 +512,8 @@ def test_the_fingerprint_is_of_all_code_that_decides_the_numbers(
     for folder in ("layers", "training"):  # an editor's lock, a file manager's companion
         (tmp_path / folder / ".#step.py").symlink_to("user@host.1234")
         (tmp_path / folder / "._step.py").write_bytes(b"\0\5\x16\7\xb0")
+        (tmp_path / folder / ".ipynb_checkpoints").mkdir()
+        (tmp_path / folder / ".ipynb_checkpoints" / "step-checkpoint.py").touch()
     after = provenance.code_fingerprint(tmp_path / "hgru.py")
     assert [key for key in after if after[key] != before[key]] == [part]
 
