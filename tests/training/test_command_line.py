@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -284,6 +285,7 @@ def test_tensorboard_has_no_step_twice_of_a_run_without_a_checkpoint(
     (project / "checkpoints").touch()  # no folder: the first cannot be written
     assert script("--set", "epochs=1") == ERROR
     (project / "checkpoints").unlink()
+    time.sleep(1)  # files of events lie in the order of their seconds, not of their numbers
     assert script("--set", "epochs=1", "--resume", "latest") == COMPLETE
     assert [event.step for event in curves(project).Scalars("validation/loss")] == [0, 4, 6]
 
@@ -297,6 +299,7 @@ def test_tensorboard_has_no_step_twice_of_a_run_that_went_back(
     for file in project.glob("checkpoints/*/step_*.pt"):
         if int(file.stem[5:]) > step:
             file.unlink()
+    time.sleep(1)
     assert script("--set", "epochs=1", "--resume", "latest") == COMPLETE
     events = curves(project)
     assert [event.step for event in events.Scalars("validation/loss")] == [0, 4, 6]
