@@ -171,6 +171,12 @@ def test_of_several_runs_of_an_experiment_the_newest_counts(config, circuits):
         *lines, last = log.read_text().splitlines()
         log.write_text("\n".join([*lines, json.dumps({**json.loads(last), "complete": False})]))
         assert not circuits[0].is_complete(config)
+        (note,) = sweep.collect(circuits[:1], config, "last", "cpu")[2]
+        assert note.startswith(f"{newest}: not complete")
+        settings = log.with_name("settings.yaml")
+        settings.write_text(settings.read_text().replace("lr: 0.001", "lr: 0.5"))
+        with pytest.raises(UserError, match=f"{newest} has other settings"):
+            circuits[0].run(config)
     finally:
         for folder in folders:
             shutil.rmtree(folder)
@@ -202,6 +208,8 @@ def test_jobs_are_handed_the_commands_of_what_is_missing(config, circuits, tmp_p
 def test_a_programs_exit_code_and_signals_pass_through():
     command = [sys.executable, "-c", "raise SystemExit(75)"]
     assert sweep.run_forwarding_signals(command) == 75
+    command[2] = "import os; exit(os.getsid(0) != os.getpid())"  # a terminal's Ctrl-C comes by us
+    assert sweep.run_forwarding_signals(command) == 0
 
 
 @pytest.mark.parametrize("number", [1, 2, 10, 15])  # SIGHUP, SIGINT, SIGUSR1, SIGTERM

@@ -135,6 +135,10 @@ def test_an_image_depends_on_settings_seed_and_index_alone():
     np.testing.assert_array_equal(Pathfinder(written_otherwise, 3).images([4])[0][0], images[4])
     whole, number = Settings(continuity=2), Settings(continuity=2.0)
     assert whole.fingerprint() == number.fingerprint()
+    few, many = Pathfinder(Settings(3, window=80, seed_distance=8, border=4)), range(3)
+    np.testing.assert_array_equal(
+        few.images([*many] * 90)[0], np.tile(few.images(many)[0], (90, 1, 1))
+    )
     for other in (generate(6, 1, seed=4), generate(6, 1, seed=3, continuity=1.7)):
         assert not np.array_equal(other[0][0], images[0])
 

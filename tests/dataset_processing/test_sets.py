@@ -60,9 +60,14 @@ def test_images_are_read_where_there_are_no_records(config):
         assert train.describe() == told
 
 
-def test_records_and_images_are_the_same_split(config):
-    images = {fold: open_set(NAME, config).fold(fold) for fold in ("train", "val")}
-    encode.main(["--dataset", NAME])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_records_and_images_are_the_same_split(config, seed):
+    files = open_set(NAME, config, {"split_seed": seed})
+    images = {fold: files.fold(fold) for fold in ("train", "val")}
+    others = open_set(NAME, config, {"split_seed": seed + 1}).fold("val")
+    assert {others.name(n) for n in range(2)} != {images["val"].name(n) for n in range(2)}
+    encode.main(["--dataset", NAME, "--seed", str(seed)])
+    assert files.splits and not open_set(NAME, config).splits
     for fold, expected in images.items():
         records = open_set(NAME, config).fold(fold)
         assert records.name(0) == f"{NAME}_{fold}.tfrecords record 0"

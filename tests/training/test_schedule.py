@@ -43,6 +43,7 @@ def test_the_rate_grows_linearly_and_then_stays() -> None:
 def test_the_rate_falls_along_a_cosine() -> None:
     expected = [0.25, 0.5, *0.5 * np.cos(np.pi / 2 * np.arange(8) / 8) ** 2]
     np.testing.assert_allclose(rates("cosine", 2, 10, 10), expected, rtol=1e-6)
+    np.testing.assert_allclose(rates("cosine", 0, 8, 8), expected[2:], rtol=1e-6)
 
 
 def test_the_rate_stays_and_falls_linearly_over_the_last_fifth() -> None:
