@@ -537,6 +537,14 @@ def test_what_is_asked_of_a_comparison_reaches_it(config, names, capsys):
     assert (told["images"], told["seed"], told["dataset"]) == (5, 3, "pathfinder_6")
 
 
+def test_files_of_weights_are_compared_and_have_no_curves(config, names, tmp_path):
+    run = load_run(names["hgru"], device="cpu", config=config)
+    file = export_safetensors(run, tmp_path / "w.safetensors")
+    how = ["--dataset", "pathfinder_6", "--images", "5", "--name", "files", "--device", "cpu"]
+    assert exit_code(sweep.main, ["--runs", str(file), *how]) == 0
+    assert {path.stem for path in (config.plots / "files").iterdir()} == {"comparison"}
+
+
 @pytest.mark.slow
 def test_a_sweep_trains_resumes_and_compares(config, capfd):
     arguments = ["scripts=hgru", "seeds=4,5", f"datasets={DATASET}", "--name", "whole"]

@@ -350,8 +350,9 @@ def test_numbers_of_numpy_are_numbers():
 def test_snakes_that_do_not_fit_end_in_an_error():
     with pytest.raises(ValueError, match="two snakes of 60 paddles did not fit in 500 attempts"):
         generate(60, 1, 0, window=150, seed_distance=15, image_tries=500)
-    with pytest.raises(ValueError, match="image 5: two snakes of 6 paddles did not fit"):
-        generate(6, 1, 0, start=5, window=100)  # 54 from each edge leaves no place for a seed
+    for window in (100, (100, 300), (300, 100)):  # 54 from each edge leaves no place for a seed
+        with pytest.raises(ValueError, match="image 5: two snakes of 6 paddles did not fit"):
+            generate(6, 1, 0, start=5, window=window)
 
 
 def test_arguments_out_of_range_are_named():
