@@ -184,7 +184,7 @@ def test_stimulus_tells_what_the_image_is_made_of():
 
 
 def test_a_contour_is_cut_at_the_edges_as_its_image_is():
-    settings = Settings(4, window=(70, 100), seed_distance=10, border=0)
+    settings = Settings(4, window=60, seed_distance=10, border=0, paddle_thickness=4)
     for index in range(40):
         stimulus = Pathfinder(settings, 1).stimulus(index)
         assert (stimulus.image[stimulus.contour_mask] > 127).all()
