@@ -473,8 +473,10 @@ def test_preview_is_a_sheet_of_coloured_stimuli(tmp_path, capsys):
     sheet = np.array(Image.open(file)).astype(int)
     assert sheet.shape == (2 * 324, 4 * 306 + 6, 3)
     assert (np.ptp(sheet, axis=2) > 100).sum() > 8 * 2 * 50  # two coloured markers each
-    first = file.read_bytes()
-    assert main(["--preview", str(file), "--length", "6", "--seed", "1"]) == 0
-    assert file.read_bytes() != first
-    assert main(["--preview", str(file), "--window", "200", "--seed-distance", "18"]) == 0
-    assert Image.open(file).size == (4 * 206 + 6, 6 * 224)  # of three lengths
+    small = "--window 120 --seed-distance 10 --border 4 --paddle-length 3 --margin 2".split()
+    sheets = set()
+    for seed in ("0", "1"):
+        assert main(["--preview", str(file), *small, "--seed", seed]) == 0
+        assert Image.open(file).size == (4 * 126 + 6, 6 * 144)  # of three lengths
+        sheets.add(file.read_bytes())
+    assert len(sheets) == 2
