@@ -34,6 +34,8 @@ def test_training_never_repeats_and_validation_always_does():
     for fold, first in ((train, 0), (val, 2**62), (test, 2**62 + 2**61)):  # in every version
         np.testing.assert_array_equal(fold[4][0], generate(6, 1, 3, start=first + 4)[0][0])
     np.testing.assert_array_equal(train[31][0], generate(6, 1, 3, start=31)[0][0])
+    kept = f"{Settings(6).fingerprint()[:16]}-3-5"  # by which evaluations have been kept
+    assert test.fingerprint() == kept
 
 
 def test_a_stream_has_as_many_images_as_an_experiment_says():
