@@ -36,6 +36,8 @@ EIGHT = np.ones((3, 3))
         {"contour_length": 4, **SMALL, "antialias": 1, "paddle_thickness": 1, "marker_radius": 1,
          "snake_contrasts": (0.5,), "paddle_contrasts": (0.5, 0.25)},
         {"contour_length": 3, **SMALL, "snake_contrasts": (0.5, 1.5), "paddle_thickness": 3},
+        {"contour_length": 3, "window": 60, "seed_distance": 6, "border": 4, "antialias": 4,
+         "marker_radius": 1, "snake_contrasts": (0.5,)},  # markers, the lightest, are of 246
         set_settings("pathfinder32"),
         set_settings("pathfinder64_curv_contour_length_9"),
     ],
