@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from analysis import activity, curves, kernels
 from analysis.association import STAGES
-from analysis.image_sets import example_set, open_images
+from analysis.image_sets import example_set, open_images, title
 from analysis.probing import SAMPLES, is_recurrent
 from analysis.style import save
 from analysis.trained import TrainedRun, load_runs
@@ -37,11 +37,13 @@ EXAMPLES = 64  # generated images to choose examples from
 
 
 def names_apart(runs: Sequence[TrainedRun]) -> list[str]:
-    """The runs' names, for folders and columns; with seed and step where several have one name:
-    weights of one run, or runs of two projects."""
+    """The runs' names, for folders and columns; with seed and step where several have one name,
+    weights of one run or runs of two projects, and where the weights are not the last."""
     names = [run.name for run in runs]
     return [
-        name if names.count(name) == 1 else f"{name}_seed{run.seed}_step{run.step}"
+        name
+        if names.count(name) == 1 and run.weights == "last"
+        else f"{name}_seed{run.seed}_step{run.step}"
         for name, run in zip(names, runs, strict=True)
     ]
 
@@ -88,13 +90,21 @@ def draw(
         "letters": lambda: kernels.letter_figure(network, watch(examples[0]).gates),
         "gradients": lambda: activity.gradient_figure(run, data, examples, samples, seed),
     }
+    # What was asked for otherwise has files of its own.
+    of_stage = [stage] if stage != "weights" else []
+    of_set = [title(dataset)] if dataset else []
+    of_image = [*of_set, f"image{index}"] if index is not None else of_set
+    more = {"kernels": of_stage, "association": of_stage, "letters": of_image}
+    more["gradients"] = of_image
     written: dict[str, list[Path]] = {}
     for kind in wanted:
         if kind in pictures and (kind != "curves" or run.history.validation_step):
-            written[kind] = save(pictures[kind](), folder / kind)
-        for index in examples if kind == "activity" else ():
-            seen = watch(index)
-            stem = folder / f"activity_label{seen.label}_image{index}"
+            stem = folder / "_".join([kind, *more.get(kind, [])])
+            written[kind] = save(pictures[kind](), stem)
+        for number in examples if kind == "activity" else ():
+            seen = watch(number)
+            words = ["activity", *of_set, f"label{seen.label}", f"image{number}"]
+            stem = folder / "_".join(words)
             moving = write_bytes(stem.with_suffix(".gif"), activity.animation(seen, run))
             written.setdefault(kind, []).extend([*save(activity.strip(seen, run), stem), moving])
     return written

@@ -223,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse.parse_args(arguments)
     runs = load_runs(options)
     more = f"_and_{len(runs) - 1}_more" if len(runs) > 1 else ""
-    path = options.output or Config().visualizations / f"{runs[0].name}{more}.html"
+    path = options.output or Config().visualizations / f"{figures.names_apart(runs)[0]}{more}.html"
     if path.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output {path}: the page is an .html file")
     drawn = path.with_name(f"{path.stem}_figures")

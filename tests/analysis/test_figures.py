@@ -291,13 +291,28 @@ def test_the_command_writes_png_and_pdf_of_each_kind(run, tmp_path, capsys):
     assert exit_code(figures.main, [*arguments, "--device", "cpu"]) == 0
     said = capsys.readouterr().out
     stems = {path.stem for path in tmp_path.iterdir()}
-    for kind in ("curves", "gabors", "kernels", "association", "letters", "gradients"):
+    of_set = (f"letters_{DATASET}", f"gradients_{DATASET}")
+    for kind in ("curves", "gabors", "kernels", "association", *of_set):
         assert kind in stems
         with Image.open(tmp_path / f"{kind}.png") as picture:
             assert picture.width > 1000 and np.asarray(picture.convert("L")).std() > 5
         assert (tmp_path / f"{kind}.pdf").read_bytes().startswith(b"%PDF")
-    assert len(list(tmp_path.glob("activity_label*.gif"))) == 2
+    assert len(list(tmp_path.glob(f"activity_{DATASET}_label*.gif"))) == 2
     assert str(tmp_path / "association.png") in said
+
+
+def test_what_is_drawn_otherwise_has_files_of_its_own(run, config, tmp_path):
+    """The stages of a kernel, for one, took each other's place."""
+    for how in (["--stage", "excitation"], ["--dataset", "pathfinder_6"], ["--index", "3"], []):
+        given = [run.name, "--only", "association", "letters", "activity", *how]
+        assert exit_code(figures.main, [*given, "--output", str(tmp_path), "--device", "cpu"]) == 0
+    found = {path.stem for path in tmp_path.glob("*.png")}
+    assert {"association", "association_excitation"} <= found
+    assert {"letters", "letters_pathfinder_6", "letters_image3"} <= found
+    assert sum(name.startswith("activity_label") for name in found) == 3  # 1, 0 and number 3
+    assert sum(name.startswith("activity_pathfinder_6_label") for name in found) == 2
+    early = load_run(run.name, 3, device="cpu", config=config)
+    assert figures.names_apart([run]) == [run.name] != figures.names_apart([early])
 
 
 def test_kinds_that_do_not_apply_are_named(names, tmp_path, capsys):
