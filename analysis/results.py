@@ -15,6 +15,7 @@ holds these two files. Delete a record's folder to leave its run out. Beside the
 is kept: prose belongs there.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -51,6 +52,7 @@ from training.run import Run
 MARK = "<!-- Below: written by python -m analysis.results -->"
 LEVELS = (0.95, 0.974)  # accuracies that seeds are counted at; the second a public port's
 HEADINGS = ("dataset", "exp_name", "curriculum", "stream_settings", "initial_weights")
+FILE_LETTERS = 120  # of a section's part in names of files; 255 bytes are a whole name's most
 Row = dict[str, Any]
 # Of a model, a seed, the run's name (where another has the same two), a lesion and steps: what it
 # came to on each set.
@@ -212,8 +214,21 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
-def section(name: str, runs: Sequence[Run], page: Path) -> dict[str, Any]:
-    """What the page has of the runs that were trained alike, under this name."""
+def file_parts(names: Sequence[str]) -> list[str]:
+    """What the sections of these names are called in names of files: where that would be too long,
+    or another's too, with digits that follow from the whole name."""
+    parts = [re.sub(r"\W+", "_", name).strip("_")[:FILE_LETTERS] for name in names]
+    return [
+        f"{part}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        if len(part) == FILE_LETTERS or parts.count(part) > 1
+        else part
+        for part, name in zip(parts, names, strict=True)
+    ]
+
+
+def section(name: str, runs: Sequence[Run], page: Path, part: str) -> dict[str, Any]:
+    """What the page has of the runs that were trained alike, under this name; ``part`` of the
+    names of its files."""
     names = curves.labels([RunRecord.of(run) for run in runs])
     found = [result(run, label) for run, label in zip(runs, names, strict=True)]
     found.sort(key=lambda one: (one.record.script != "hgru.py", one.model, one.seed))
@@ -235,9 +250,8 @@ def section(name: str, runs: Sequence[Run], page: Path) -> dict[str, Any]:
         "accuracy": comparison.comparison_figure(complete(found) or found),
         "curves": curves.learning_curves([one.curve for one in found]),
     }
-    slug = re.sub(r"\W+", "_", name).strip("_")
     paths = {
-        what: save(figure, page.parent / "figures" / f"{page.stem}_{what}_{slug}", ("png",))[0]
+        what: save(figure, page.parent / "figures" / f"{page.stem}_{what}_{part}", ("png",))[0]
         for what, figure in figures.items()
     }
     found_here = {"name": name, "seeds": seeds, "runs": found, "figures": paths}
@@ -271,7 +285,11 @@ def write_page(page: Path, runs: Sequence[Run]) -> list[Path]:
         record = RunRecord.of(run)
         length = contour_length(title(record.dataset)) or 0
         alike.setdefault((-length, trained_on(record)), []).append(run)
-    sections = [section(key[1], alike[key], page) for key in sorted(alike)]
+    keys = sorted(alike)
+    parts = file_parts([name for _, name in keys])
+    sections = [
+        section(key[1], alike[key], page, part) for key, part in zip(keys, parts, strict=True)
+    ]
     found = [one for made in sections for one in made["runs"]]
     table = [
         {field.name: getattr(one, field.name) for field in fields(Point)}

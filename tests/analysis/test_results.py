@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -383,6 +385,22 @@ def test_two_runs_of_one_seed_have_rows_of_their_own(taught, tmp_path):
         (f"r, seed 1 ({name})", percent)
         for name, percent in zip(names, ("61.0%", "72.0%"), strict=True)
     ]
+
+
+def test_every_section_has_figures_of_its_own_that_can_be_written(taught, tmp_path):
+    """Also where names differ in signs alone, or tell more settings than a file's name can hold."""
+    runs, sets = [], ("my-set", "my_set", "a" * 300, "a" * 300 + "b")
+    for number, name in enumerate(sets):
+        runs.append(taught(f"my run{number}", [0.5, 0.9], 0))
+        settings = runs[-1] / "settings.yaml"
+        text = settings.read_text().replace("dataset: pathfinder_14_stream", f"dataset: {name}")
+        settings.write_text(text)
+    page = tmp_path / "docs" / "r.md"
+    assert exit_code(results.main, [*map(str, runs), "--output", str(page)]) == 0
+    assert len(list((page.parent / "figures").iterdir())) == 2 * len(sets)
+    linked = {unquote(text) for text in re.findall(r"\]\((\S+)\)", page.read_text())}
+    assert len(linked) == 3 * len(sets) and all((page.parent / path).exists() for path in linked)
+    assert results.file_parts(["x (lengths 3, 6)"]) == ["x_lengths_3_6"]
 
 
 def test_seeds_are_counted_by_what_they_reached(taught, tmp_path):
