@@ -27,13 +27,14 @@ import torch
 from analysis.comparison import images_needed
 from analysis.curves import curve
 from analysis.evaluate import percent
-from analysis.image_sets import title
+from analysis.image_sets import example_set, title
 from analysis.pages import fill
 from analysis.probing import default_generator, timesteps
 from analysis.record import NUMBERS, evaluations_kept, stages_text
 from analysis.trained import TrainedRun, load_run
 from config import CLONE, Config
 from dataset_processing.folds import times
+from dataset_processing.pathfinder import Settings
 from dataset_processing.sets import is_stream
 from layers.horizontal import horizontal_method
 from models.tf_variables import tf_variables, without_counterpart
@@ -129,6 +130,8 @@ def model_card(run: TrainedRun, file: str) -> str:
         for one in evaluations(run)
     ]
     dataset = run.dataset.removesuffix("_stream") if is_stream(run.dataset) else "pathfinder_14"
+    if run.stimulus_size != Settings().shape:  # those that pathfinder_<length> draws
+        dataset = example_set(run.params)
     return fill(
         "card.md.jinja", run=run, facts=facts, accuracy=dict.fromkeys(accuracy), file=file,
         dataset=dataset, stimulus=stimulus, input=given,

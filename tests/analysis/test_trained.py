@@ -260,6 +260,8 @@ def test_the_card_has_what_was_trained_and_what_was_measured(config, names, tmp_
     assert "evaluate w --dataset pathfinder_14\n" in model_card(run, "w")
     run.params["dataset"] = "pathfinder_6_stream"
     assert "evaluate w --dataset pathfinder_6\n" in model_card(run, "w")
+    run.record["data"]["train"]["im_size"] = [40, 40]  # evaluate would refuse 300×300
+    assert "evaluate w --dataset own\n" in model_card(run, "w")
 
 
 @pytest.mark.slow
