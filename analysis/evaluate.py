@@ -373,7 +373,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             paths += [path, path.with_suffix(".json")]
     print(text_table(table(found)))
     for one in found:
-        print(f"\n{one.run} on {one.title}", *map(text_table, one.tables()), sep="\n")
+        how = f"step{one.about['step']}", *condition(one.about["lesion"], one.about["timesteps"])
+        print(f"\n{one.run} on {one.title}: {' '.join(how)}")
+        print(*map(text_table, one.tables()), sep="\n")
     rows = [
         {k: v for k, v in one.summary().items() if not isinstance(v, list | dict)}
         | {"lesion": " ".join(one.about["lesion"])}

@@ -123,6 +123,7 @@ def test_the_command_writes_its_numbers_once(run, config, capsys):
     expected = evaluate.evaluate(run, DATASET)
     assert written["accuracy"] == expected.accuracy()["accuracy"]
     assert evaluate.percent(expected.accuracy()) in said
+    assert f"{run.name} on {DATASET}: step12 T4" in said.splitlines()
     before = file.stat().st_mtime_ns
     assert exit_code(evaluate.main, arguments) == 0  # done already: read, not computed again
     assert file.stat().st_mtime_ns == before
