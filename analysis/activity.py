@@ -1,6 +1,7 @@
 """Activity over the steps, as a strip and as an animation, and gradient maps."""
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from analysis.trained import TrainedRun
 from support.errors import UserError
 from support.progress import Progress
 
-OUTLINE = 8  # pixels of the stimulus by which a contour is widened, so that its paddles join
+OUTLINE = 8  # pixels, of 300, by which a contour is widened, so that its paddles join
 GREY: Any = {"cmap": "gray", "vmin": 0, "vmax": 1}
 FRAME_MS, LAST_FRAME_MS = 450, 1800
 
@@ -88,8 +89,9 @@ def watch(run: TrainedRun, data: Any, index: int, seed: int = 0) -> Seen:
 
 
 def widened(mask: np.ndarray) -> np.ndarray:
-    """A mask (H, W) widened by ``OUTLINE`` pixels."""
-    return ndimage.distance_transform_edt(~mask.astype(bool)) <= OUTLINE
+    """A mask (H, W) widened by ``OUTLINE`` pixels; of another size by its share of them, and 2."""
+    pixels = max(2, math.ceil(OUTLINE * min(mask.shape) / 300))
+    return ndimage.distance_transform_edt(~mask.astype(bool)) <= pixels
 
 
 @style()

@@ -11,6 +11,7 @@ from matplotlib.contour import ContourSet
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 from PIL import Image, ImageSequence
+from scipy import ndimage
 
 from analysis import activity, curves, figures, kernels, style
 from analysis.association import (
@@ -22,6 +23,8 @@ from analysis.association import (
 from analysis.image_sets import open_images
 from analysis.probing import record, smoothgrad
 from analysis.trained import load_run
+from dataset_processing.generated import ARENA_SETTINGS
+from dataset_processing.pathfinder import Pathfinder, Settings
 from layers.gabor import gabor_bank
 from models.recurrent import RecurrentNetwork
 from support.errors import UserError
@@ -274,6 +277,17 @@ def test_the_target_contour_is_outlined(run):
     assert activity.strip(seen, run).findobj(ContourSet)
     seen.outline = None
     assert not activity.strip(seen, run).findobj(ContourSet)
+
+
+@pytest.mark.parametrize("name", ["pathfinder32", "pathfinder64", "pathfinder128"])
+def test_the_outline_is_as_wide_as_the_stimulus_allows(name):
+    """8 pixels are a contour's neighbourhood of 300, and half the image of 32."""
+    pathfinder = Pathfinder(Settings(**ARENA_SETTINGS[name], contour_length=6), 0)
+    masks = [pathfinder.stimulus(number).contour_mask for number in range(10)]
+    outlines = [activity.widened(mask) for mask in masks]
+    assert np.mean(outlines) < 12 * np.mean(masks) and np.mean(outlines) < 0.15
+    pieces = [ndimage.label(outline, np.ones((3, 3)))[1] for outline in outlines]
+    assert np.mean(pieces) < 1.5  # its paddles join
 
 
 def test_gradient_figure_shows_maps(run):
