@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from analysis import statistics
 from analysis.curves import beside, curve
 from analysis.evaluate import Evaluation, evaluated
-from analysis.image_sets import title
+from analysis.image_sets import title, titles
 from analysis.style import BLUE, CHANCE, PAGE, RED, new_figure, note, panel_titles, style
 from analysis.trained import TrainedRun
 from dataset_processing import contour_length
@@ -125,11 +125,12 @@ def groups(found: Sequence[Point]) -> list[list[Point]]:
 
 def table(found: Sequence[Point]) -> list[dict[str, Any]]:
     """A row for each model, training set and test set, for reading."""
+    sets = titles(point.tested_on for point in found)
     return [
         {
             "model": group[0].model,
             "trained on": title(group[0].trained_on),
-            "tested on": title(group[0].tested_on),
+            "tested on": sets[group[0].tested_on],
             "training images": _span([point.training_images for point in group]),
             "accuracy": accuracy_text(group),
         }
@@ -218,7 +219,7 @@ def paired_tests(members: Sequence[Member], wanted: str | None = None) -> list[d
 
 def tests_table(tests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row for each paired test, for reading."""
-    rows = []
+    rows, sets = [], titles(row["tested_on"] for row in tests)
     for row in tests:
         numbers = [f"{100 * row[key]:+.1f}" for key in ("difference", "low", "high")]
         points, low, high = (number.replace("-", "−") for number in numbers)
@@ -226,7 +227,7 @@ def tests_table(tests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "model − reference": f"{row['model']} − {row['reference']}",
-                "tested on": title(row["tested_on"]),
+                "tested on": sets[row["tested_on"]],
                 "seed": row["seed"],
                 "points (95% over images)": f"{points} ({low} to {high})",
                 "right alone": f"{row['only_model_right']:,}, {row['only_reference_right']:,}",
@@ -331,15 +332,11 @@ def _titles(conditions: Sequence[tuple[str, str]], needed: Sequence[str]) -> lis
 
 
 def _names(datasets: Iterable[str]) -> dict[str, str]:
-    """What panels call different sets: their contour length, title or whole name, the first that no
-    other has."""
-    lengths = ((name, contour_length(title(name))) for name in datasets)
-    forms = {
-        name: (title(name) if length is None else f"length {length}", title(name), name)
-        for name, length in lengths
-    }
-    taken = [list(column) for column in zip(*forms.values(), strict=True)]
+    """What panels call different sets: by the contour length, where no other has that too."""
+    told = titles(datasets)
+    lengths = {name: contour_length(title(name)) for name in told}
+    alone = [length for length in lengths.values() if list(lengths.values()).count(length) == 1]
     return {
-        name: next(text for text, all_of in zip(own, taken, strict=True) if all_of.count(text) == 1)
-        for name, own in forms.items()
+        name: f"length {length}" if length is not None and length in alone else told[name]
+        for name, length in lengths.items()
     }

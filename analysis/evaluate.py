@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from analysis import statistics
-from analysis.image_sets import marker_distance, open_images, title
+from analysis.image_sets import marker_distance, open_images, title, titles
 from analysis.probing import altered, check_finite, hidden_generators, hidden_seed, timesteps
 from analysis.trained import TrainedRun, load_runs
 from config import Config
@@ -323,11 +323,12 @@ def percent(row: Mapping[str, Any]) -> str:
 
 def table(found: Sequence[Evaluation]) -> list[Row]:
     """A row for each evaluation, for reading."""
+    sets = titles(one.dataset for one in found)
     return [
         {
             "run": one.run,
             "step": one.about["step"],
-            "set": one.title,
+            "set": title(sets[one.dataset], one.about["fold"]),
             "length": contour_length(title(one.dataset)) or "–",
             "lesion": " ".join(one.about["lesion"]) or "–",
             "T": one.about["timesteps"] or "–",
@@ -371,10 +372,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             one.interval = "exact" if options.exact else "wilson"
             found.append(one)
             paths += [path, path.with_suffix(".json")]
-    print(text_table(table(found)))
-    for one in found:
+    shown = table(found)
+    print(text_table(shown))
+    for one, row in zip(found, shown, strict=True):
         how = f"step{one.about['step']}", *condition(one.about["lesion"], one.about["timesteps"])
-        print(f"\n{one.run} on {one.title}: {' '.join(how)}")
+        print(f"\n{one.run} on {row['set']}: {' '.join(how)}")
         print(*map(text_table, one.tables()), sep="\n")
     rows = [
         {k: v for k, v in one.summary().items() if not isinstance(v, list | dict)}

@@ -151,8 +151,7 @@ def evaluations(run: TrainedRun) -> list[dict[str, Any]]:
     for one in evaluations_kept(run.config, run.name):
         whole = not one["lesion"] and one["timesteps"] in (None, steps)
         if whole and one.get("weights_fingerprint") == own:
-            numbers = {key: one[key] for key in NUMBERS}
-            found.append({"dataset": title(one["dataset"]), **numbers})
+            found.append({key: one[key] for key in ("dataset", *NUMBERS)})
     return [one for place, one in enumerate(found) if one not in found[:place]]
 
 

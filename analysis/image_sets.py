@@ -3,6 +3,7 @@
 import math
 import re
 import warnings
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +112,18 @@ def title(name: str, fold: str = "val") -> str:
     """A set's name for figures and tables, without its path; of its training fold, with that."""
     told = Path(name).stem if "/" in name else name
     return told if fold == "val" else f"{told} (training images)"
+
+
+def titles(names: Iterable[str]) -> dict[str, str]:
+    """The titles of several sets, by name; with the folder that they lie in where two have one."""
+    found = {name: title(name) for name in names}
+    known = list(found.values())
+    return {
+        name: f"{told} ({Path(name).parent.name or '.'})"
+        if "/" in name and known.count(told) > 1
+        else told
+        for name, told in found.items()
+    }
 
 
 def marker_distance(images: Tensor) -> np.ndarray:

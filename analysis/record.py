@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from analysis.image_sets import title
+from analysis.image_sets import titles
 from config import Config
 from dataset_processing.sets import is_stream
 from support.errors import UserError
@@ -224,10 +224,13 @@ def is_counted(validation: Event) -> bool:
 
 
 def evaluations_kept(config: Config, name: str) -> list[dict[str, Any]]:
-    """What ``analysis.evaluate`` has kept of a run of that name, at all steps, the newest last."""
+    """What ``analysis.evaluate`` has kept of a run of that name, at all steps, the newest last;
+    ``dataset`` is the set's title."""
     found = (config.condition_evaluations / name).glob("*.json")
     files = sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    kept = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    sets = titles(one["dataset"] for one in kept)
+    return [one | {"dataset": sets[one["dataset"]]} for one in kept]
 
 
 def keep_record(which: str | Path, place: Path, config: Config) -> Path:
@@ -248,7 +251,7 @@ def keep_record(which: str | Path, place: Path, config: Config) -> Path:
     for one in evaluations_kept(config, record.name):
         if one["step"] == last:
             numbers = {key: one[key] for key in ("step", "set", "lesion", "timesteps", *NUMBERS)}
-            lines.append({"event": "evaluation", "dataset": title(one["dataset"]), **numbers})
+            lines.append({"event": "evaluation", "dataset": one["dataset"], **numbers})
     kept = Run(config, record.name, place / record.name)
     if kept.exists() and (step := RunRecord.of(kept).step) > record.step:
         raise UserError(f"{kept.logs} reaches step {step}, {run.logs} only {record.step}")

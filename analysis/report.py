@@ -15,7 +15,7 @@ from typing import Any
 from analysis import comparison, curves, figures
 from analysis.comparison import Member
 from analysis.evaluate import Evaluation, percent
-from analysis.image_sets import title
+from analysis.image_sets import title, titles
 from analysis.pages import TYPES, fill
 from analysis.probing import SAMPLES
 from analysis.record import stages_text
@@ -60,9 +60,8 @@ def report(runs: Sequence[TrainedRun], path: Path, drawn: Path, options: Any) ->
         compared = {"figure": figure, "table": comparison.table(points)}
         compared["tests"] = comparison.tests_table(tests)
     settings, changed = _settings(runs)
-    pairs = [
-        (one, title(name), found) for one in members for name, found in one.evaluations.items()
-    ]
+    sets = titles(name for one in members for name in one.evaluations)
+    pairs = [(one, sets[name], found) for one in members for name, found in one.evaluations.items()]
     text = fill(
         "report.html.jinja",
         names=", ".join(dict.fromkeys(member.model for member in members)),

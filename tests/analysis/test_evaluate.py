@@ -13,8 +13,9 @@ from PIL import Image
 from scipy import stats
 from torch import nn
 
-from analysis import evaluate, image_sets, predict, reading
+from analysis import comparison, evaluate, export, image_sets, predict, reading
 from analysis.probing import lesioned
+from analysis.record import keep_record
 from analysis.trained import TrainedRun, load_run
 from config import Config
 from dataset_processing import generate
@@ -26,6 +27,7 @@ from support.errors import UserError
 from support.shell import exit_code
 from tests.analysis.conftest import DATASET, SIZE
 from training.checkpoints import load, save
+from training.run import Run
 
 
 @torch.no_grad()
@@ -111,6 +113,26 @@ def test_a_letter_named_twice_is_lesioned_once(run):
         evaluate.evaluated(run, DATASET, lesion=letters)[1] for letters in (["mu"], ["mu"] * 2)
     }
     assert len(paths) == 1
+
+
+def test_two_folders_of_one_name_are_told_apart(run, config, samples, tmp_path, capsys):
+    """Table, card and page had one name for both, and the page the one of them alone."""
+    folders = [tmp_path / place / "curv_baseline" for place in ("first", "second")]
+    for folder in folders:
+        shutil.copytree(samples / "curvy_2snakes_300", folder.parent)
+    assert exit_code(evaluate.main, [run.name, "--dataset", *map(str, folders)]) == 0
+    expected = {"curv_baseline (first)", "curv_baseline (second)"}
+    said = capsys.readouterr().out
+    assert all(f"{run.name} on {name}: " in said for name in expected)
+    assert expected <= {one["dataset"] for one in export.evaluations(run)}
+    kept = Run(config, run.name, keep_record(run.name, tmp_path / "runs", config))
+    assert expected <= {one["dataset"] for one in kept.events("evaluation")}
+    assert image_sets.titles(["x/a", "b", "./b"]) == {"x/a": "a", "b": "b", "./b": "b (.)"}
+    points = {folder: evaluate.evaluate(run, str(folder)) for folder in map(str, folders)}
+    shown = comparison.table(comparison.points([comparison.Member(run, "m", points)]))
+    assert {row["tested on"] for row in shown} == expected
+    for file in (config.condition_evaluations / run.name).glob("curv_baseline_*"):
+        file.unlink()  # other tests look at what was kept
 
 
 def test_the_command_writes_its_numbers_once(run, config, capsys):
