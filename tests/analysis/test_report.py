@@ -218,6 +218,22 @@ def test_runs_of_one_name_stay_apart(run, names, config, tmp_path, monkeypatch):
         assert len(heads) == 2 and all(len(set(head)) == 3 for head in heads)
 
 
+def test_captions_tell_of_images_to_90_percent_only_where_these_are(
+    names, config, tmp_path, monkeypatch
+):
+    runs = [load_run(names[key], device="cpu", config=config) for key in ("hgru", "hgru seed 1")]
+    monkeypatch.setattr(report.figures, "draw", lambda *_, **__: {})
+    monkeypatch.setattr(report, "load_runs", lambda _: runs)
+    path = tmp_path / "p.html"
+    for metric, told in (("accuracy", True), ("pearson", False)):
+        for one in runs:
+            one.params["score_metric"] = metric
+        assert exit_code(report.main, ["RUNS", "--dataset", DATASET, "--output", str(path)]) == 0
+        text = path.read_text(encoding="utf-8")
+        for part in ("images to 90%", "reach 90%", "open triangles"):
+            assert (part in text) == told
+
+
 def test_the_command_names_its_page_and_wants_html(written, run, capsys):
     path, _, said = written
     assert str(path) in said and str(path.with_name("page_figures")) in said
