@@ -90,9 +90,8 @@ class BatchNormalisation(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.numel() == 0 and self.over_ranks is None:  # no image: nothing to normalise by
-            return x * self.weight.view((-1,) + (1,) * (x.dim() - 2))
-        if not self.training and self.validation == "running":
+        none = x.numel() == 0 and self.over_ranks is None  # of no image there is nothing to take
+        if none or (not self.training and self.validation == "running"):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.epsilon
             )

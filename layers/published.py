@@ -20,7 +20,7 @@ PUBLISHED = {
     "HorizontalKernel.__call__": "afeb0ee6dd27c41b",
     "direct_convolution": "ce2faa7f1de6e324",
     "same_padding": "9fd0838ca282734c",
-    "BatchNormalisation.forward": "107d4bea38bf8817",
+    "BatchNormalisation.forward": "70253ec7971f587f",
     "BatchNormalisation._by_this_process": "dd16374f23892e3a",
     "BatchNormalisation._by_all_processes": "e2dfceba8b5faecb",
     "BatchNormalisation.observe": "fa6ac35777d95942",

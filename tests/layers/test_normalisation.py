@@ -100,6 +100,19 @@ def test_several_processes_compute_what_one_would(biased):
     torch.testing.assert_close(part.running_var, whole.running_var)
 
 
+@pytest.mark.parametrize("validation", ["running", "batch"])
+@pytest.mark.parametrize("training", [True, False])
+def test_no_image_leaves_no_weight_without_a_gradient(validation, training):
+    """A process of DistributedDataParallel waits for the gradient of every weight."""
+    norm = BatchNormalisation(3, validation=validation).train(training)
+    before = norm.running_var.clone()
+    y = norm(torch.zeros(0, 3, 5, 5))
+    y.sum().backward()
+    assert y.shape == (0, 3, 5, 5)
+    assert not norm.weight.grad.any() and not norm.bias.grad.any()
+    assert torch.equal(norm.running_var, before)
+
+
 def test_an_unknown_way_to_validate_is_refused():
     with pytest.raises(ValueError, match="validation 'both'"):
         BatchNormalisation(2, validation="both")
