@@ -19,6 +19,7 @@ All work on lists of tensors at once and never ask the device for a number, so t
 captured in a CUDA graph.
 """
 
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterable
@@ -34,6 +35,12 @@ Many = list[Tensor]
 Rate = float | Tensor
 Rule = Callable[..., None]
 UPDATES = ("all", "as_released")
+# What a group of weights may set for PyTorch's optimizers, and no rule here reads.
+PYTORCHS = {
+    name
+    for kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.NAdam, torch.optim.RMSprop)
+    for name in inspect.signature(kind).parameters
+} - {"params", "lr"}
 
 
 class ListOptimizer(torch.optim.Optimizer):
@@ -46,7 +53,8 @@ class ListOptimizer(torch.optim.Optimizer):
         first_correction: correct the bias at every update as at the first.
 
     Raises:
-        UserError: there is none of that name, or the learning rate is not above 0.
+        UserError: there is none of that name, the learning rate is not above 0, or a group sets
+            what only PyTorch's optimizers have (``weight_decay``).
     """
 
     def __init__(
@@ -57,6 +65,24 @@ class ListOptimizer(torch.optim.Optimizer):
         if not lr > 0:
             raise UserError(f"lr must be above 0, found {lr!r}")
         super().__init__(params, {"lr": lr})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if idle := sorted(PYTORCHS & param_group.keys()):
+            raise UserError(
+                f"{', '.join(idle)} of a group of weights: the rules of the 2018 release have none "
+                "such; expected lr alone, or an optimizer of torch.optim"
+            )
+        super().add_param_group(param_group)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As PyTorch's; UserError where the state is another rule's."""
+        for found in state_dict["state"].values():
+            if set(found) != set(self.names):
+                raise UserError(
+                    f"the optimizer's state has {', '.join(sorted(found))}, expected "
+                    f"{', '.join(self.names) or 'none'}: it is another optimizer's"
+                )
+        super().load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:  # for copies; PyTorch's leaves the rule out
         own = ("rule", "names", "start", "first_correction")

@@ -155,6 +155,35 @@ def test_state_goes_on_after_saving(name: str, first_correction: bool) -> None:
     assert not torch.equal(w, torch.from_numpy(GOLDEN["w0"]))
 
 
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (lambda weights: torch.optim.Adam(weights), "exp_avg"),
+        (lambda weights: optimizer("momentum", weights, 0.1), "a, expected m, v"),
+    ],
+)
+def test_another_rules_state_is_refused(other: Callable, named: str) -> None:
+    w = torch.nn.Parameter(torch.ones(3))
+    w.grad = torch.ones(3)
+    (rule := other([w])).step()
+    with pytest.raises(UserError, match=named):
+        optimizer("nadam", [w], 0.1).load_state_dict(rule.state_dict())
+
+
+def test_what_no_rule_reads_of_a_group_is_refused() -> None:
+    w, other = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    with pytest.raises(UserError, match="weight_decay"):
+        optimizer("adam", [{"params": [w], "weight_decay": 0.1}], 0.1)
+    rule = optimizer("sgd", [{"params": [w], "name": "gates", "lr": 0.5}], 0.1)
+    with pytest.raises(UserError, match="betas, eps"):
+        rule.add_param_group({"params": [other], "eps": 1e-8, "betas": (0.9, 0.99)})
+    rule.add_param_group({"params": [other]})
+    w.grad = other.grad = torch.ones(3)
+    rule.step()
+    torch.testing.assert_close(w, torch.full((3,), 0.5))
+    torch.testing.assert_close(other, torch.full((3,), 0.9))
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda rule: pickle.loads(pickle.dumps(rule))])
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_a_copy_goes_on(name: str, copied: Callable) -> None:
