@@ -27,7 +27,7 @@ import torch
 
 from analysis import statistics
 from analysis.image_sets import marker_distance, open_images, title, titles
-from analysis.probing import altered, check_finite, hidden_generators, hidden_seed, timesteps
+from analysis.probing import altered, check_answers, hidden_generators, hidden_seed, timesteps
 from analysis.trained import TrainedRun, load_runs
 from config import Config
 from dataset_processing import contour_length
@@ -165,7 +165,7 @@ class Evaluation:
     def __post_init__(self) -> None:
         steps = self.about.get("timesteps")
         after = f", {steps} steps" if steps else ""
-        check_finite(self.logits, f"{self.run} on {self.title}{after}")
+        check_answers(self.logits, f"{self.run} on {self.title}{after}")
 
     @property
     def title(self) -> str:

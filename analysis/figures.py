@@ -63,7 +63,8 @@ def draw(
 
     Args:
         kinds: any of ``KINDS``; those of a circuit are left out for a network without one, or
-            with several, and ``gabors`` for one with a drive of its own.
+            with several, ``gabors`` for one with a drive of its own, and ``kernels`` and
+            ``association`` for one without a ``drive`` of filters, whose orientations they take.
         dataset: images to show the network (see ``analysis.image_sets.open_images``); None: some
             like those that it trained on.
         index: number of one image in it; None takes the first of each label. UserError where the
@@ -71,7 +72,9 @@ def draw(
         stage: of the horizontal kernel (see ``analysis.association``).
         samples, seed: of SmoothGrad; of generated images, noise and hidden state.
     """
-    none = {"gabors"} if not isinstance(run.network.drive, GaborDrive) else set()
+    drive = getattr(run.network, "drive", None)
+    none = {"gabors"} if not isinstance(drive, GaborDrive) else set()
+    none |= {"kernels", "association"} if not hasattr(drive, "weight") else set()
     none |= set(OF_CIRCUIT) if not is_recurrent(run.network) else set()
     wanted = [kind for kind in KINDS if kind in kinds and kind not in none]
     data, examples = None, []

@@ -4,7 +4,7 @@ python -m analysis.predict latest image.png other.png
 
 For each image: the answer, the softmax's probability for it, and a figure of H2, the circuit's
 activity after its last step (root mean square over channels; of the control without a circuit, its
-last layer), with the two places where the readout finds its maxima.
+last layer), with the two places where the readout, if it is the release's, finds its maxima.
 """
 
 import time
@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from analysis.evaluate import LABELS, condition
-from analysis.probing import altered, check_finite, hidden_seed, is_recurrent, record, timesteps
+from analysis.probing import altered, check_answers, hidden_seed, is_recurrent, record, timesteps
 from analysis.style import ACTIVITY, PAGE, SKY, new_figure, picture, save, style
 from analysis.trained import TrainedRun, load_run
 from config import Config
@@ -46,7 +46,7 @@ class Prediction:
     probability: float  # softmax probability of that answer, 0.5–1
     logits: np.ndarray  # (2,)
     strength: np.ndarray  # (H, W) root mean square over channels of H2 at the last step
-    maxima: tuple[tuple[int, int], tuple[int, int]]  # (row, column) of the readout's two maps
+    maxima: list[tuple[int, int]]  # (row, column) of the readout's two maps, where it has such
     image: np.ndarray  # (H, W), 0–1, as the network was given it
 
 
@@ -82,21 +82,19 @@ def predict(run: TrainedRun, image: np.ndarray, seed: int = 0) -> Prediction:
     images = prepare_images(run, image[None], seed)
     with hidden_seed(run.network, seed):
         logits, activity = run.network(images)
-    check_finite(logits.cpu().numpy(), run.name)
+    check_answers(logits.cpu().numpy(), run.name)
     shown = activity
     if is_recurrent(run.network):
         shown = record(run.network, images, ["H2"], seed)["H2"][-1]
-    evidence = F.conv2d(activity, run.network.readout.evidence)[0]  # (2, H, W)
-    first, second = (
-        divmod(int(which), evidence.shape[-1]) for which in evidence.flatten(1).argmax(1)
-    )
+    weights = getattr(getattr(run.network, "readout", None), "evidence", None)
+    maps: Any = () if weights is None else F.conv2d(activity, weights)[0]  # (2, H, W)
     answer = int(logits[0].argmax())
     return Prediction(
         answer,
         float(logits[0].double().softmax(0)[answer]),
         logits[0].cpu().numpy(),
         shown[0].square().mean(0).sqrt().cpu().numpy(),
-        (first, second),
+        [divmod(int(one.argmax()), one.shape[1]) for one in maps],
         images[0, 0].cpu().numpy(),
     )
 
@@ -110,12 +108,13 @@ def prediction_figure(found: Prediction, name: str, run: TrainedRun) -> Figure:
     left.set_title(name)
     shown = picture(right, found.strength, cmap=ACTIVITY, vmin=0)
     look: Any = {"mec": SKY, "mfc": "none", "ms": 8, "mew": 1.4}
-    for (row, column), marker, label in zip(found.maxima, "ox", "01", strict=True):
+    for (row, column), marker, label in zip(found.maxima, "ox", "01", strict=False):
         right.plot(column, row, marker, label=f"maximum of the readout's map {label}", **look)
     what = "H2" if is_recurrent(run.network) else "last layer"
     right.set_title(f"{LABELS[found.answer]} (softmax {found.probability:.3f})")
     figure.colorbar(shown, ax=right, label=f"{what}, r.m.s. over channels", shrink=0.85)
-    figure.legend(loc="outside lower right", ncols=2)
+    if found.maxima:
+        figure.legend(loc="outside lower right", ncols=2)
     return figure
 
 

@@ -90,7 +90,8 @@ def answers(network: nn.Module, images: Tensor, seed: int | None = 0) -> Tensor:
     """What a network of the seven scripts would answer if it were read after each step.
 
     Args:
-        network, images, seed: as of :func:`record`. UserError where the network has no circuit.
+        network, images, seed: as of :func:`record`. UserError where the network has no circuit, or
+            does not read H2 as those networks do: by its norm, then its readout.
 
     Returns:
         (T, N, 2) logits; those of step t are the network's own within ``steps(network, t)``.
@@ -100,9 +101,25 @@ def answers(network: nn.Module, images: Tensor, seed: int | None = 0) -> Tensor:
     def note(t: int, tensors: dict[str, Tensor]) -> None:
         read.append(whole.readout(whole.norm(tensors["H2"])))
 
-    with hidden_seed(network, seed), _instead([circuit(network)], "probe", note):
-        network(images)
+    layer, kind = circuit(network), type(network).__name__
+    if not (hasattr(network, "norm") and hasattr(network, "readout")):
+        raise UserError(f"{kind} has no norm and readout, by which H2 of each step could be read")
+    with hidden_seed(network, seed), _instead([layer], "probe", note):
+        logits, _ = network(images)
+    if not torch.allclose(read[-1], logits, rtol=1e-3, atol=1e-3, equal_nan=True):
+        raise UserError(f"{kind} reads H2 by more than its norm and readout: no step can be")
     return torch.stack(read)
+
+
+def check_answers(logits: np.ndarray, what: str) -> None:
+    """UserError, which says of what, where a network's answers (images, …) are not two logits an
+    image, or not finite."""
+    if logits.shape[1:] != (2,):
+        raise UserError(
+            f"{what}: the network's answers must be two logits an image, for label 0 and 1, found "
+            f"the shape {logits.shape}"
+        )
+    check_finite(logits, what)
 
 
 def check_finite(answers: np.ndarray, what: str) -> None:

@@ -178,6 +178,46 @@ def test_a_network_of_two_circuits_is_evaluated_too(run, records):
         evaluate.evaluate(run, DATASET, timesteps=3)
 
 
+class Own(nn.Module):
+    """The run's drive and circuit behind another readout, of so many outputs."""
+
+    def __init__(self, network, outputs):
+        super().__init__()
+        self.drive, self.hgru = network.drive, network.hgru
+        self.decide = nn.Linear(25, outputs)
+
+    def forward(self, images):
+        activity = self.hgru(self.drive(images))
+        return self.decide(activity.amax((2, 3))), activity
+
+
+def test_a_network_with_a_readout_of_its_own(run, records):
+    run.network, (images, _) = Own(run.network, 2).eval(), records
+    found = evaluate.evaluate(run, DATASET)
+    answer = predict.predict(run, images[0])
+    assert np.allclose(answer.logits, found.logits[0], atol=1e-5)
+    assert answer.maxima == []
+    predict.prediction_figure(answer, "image", run)
+    with pytest.raises(UserError, match="Own has no norm and readout"):
+        reading.read(run, [3], 4, 4)
+    run.network.norm, run.network.readout = nn.Identity(), lambda activity: activity[:, :2, 0, 0]
+    with pytest.raises(UserError, match="reads H2 by more than its norm and readout"):
+        reading.read(run, [3], 4, 4)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_answers_that_are_not_two_logits_are_an_error(run, records, config, outputs):
+    run.network, folder = Own(run.network, outputs).eval(), config.condition_evaluations / run.name
+    before = {*folder.glob("*")}
+    for ask in (
+        lambda: evaluate.evaluated(run, DATASET),
+        lambda: predict.predict(run, records[0][0]),
+    ):
+        with pytest.raises(UserError, match=rf"two logits an image.*, {outputs}\)"):
+            ask()
+    assert {*folder.glob("*")} == before
+
+
 def test_several_numbers_of_steps(run, capsys):
     arguments = [run.name, "--dataset", DATASET, "--device", "cpu", "--timesteps", "2", "5"]
     assert exit_code(evaluate.main, arguments) == 0

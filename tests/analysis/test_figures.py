@@ -342,6 +342,13 @@ def test_a_drive_of_ones_own_has_no_formula_beside_it(run, tmp_path):
     assert figures.draw(run, ["gabors"], tmp_path) == {}
 
 
+@pytest.mark.parametrize("drive", [None, torch.nn.Sequential(torch.nn.Conv2d(1, 25, 3))])
+def test_a_network_without_filters_has_figures_too(run, tmp_path, drive):
+    run.network.front, run.network.drive = run.network.drive, drive
+    kinds = ["curves", "gabors", "kernels", "association"]
+    assert list(figures.draw(run, kinds, tmp_path)) == ["curves"]
+
+
 def test_an_association_field_needs_an_orientation(run):
     with torch.no_grad():
         run.network.drive.weight[:] = run.network.drive.weight[-1]  # discs
