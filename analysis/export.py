@@ -231,6 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse.parse_args(arguments)
     config, formats = Config(), options.format
     run = load_run(options.run, options.weights, options.device, config)
+    if len(without_counterpart(run.network)) == len(run.network.state_dict()) and len(formats) > 1:
+        warnings.warn("no .npy: the release has no variables for this network", stacklevel=1)
+        formats = [one for one in formats if one != "npy"]
     folder = options.output or config.experiment_evaluations / run.name / "export"
     stem = options.name or f"{run.experiment}_step{run.step}"
     weights = folder / f"{stem}.safetensors"

@@ -159,6 +159,11 @@ def along(
     if moving := [name for name in applied if name in MOVING]:
         raise UserError(f"{run.name}: --along needs whole images, not {', '.join(moving)}")
     whole: Any = run.network
+    if not (hasattr(whole, "norm") and hasattr(getattr(whole, "readout", None), "evidence")):
+        raise UserError(
+            f"{run.name}: --along needs a network whose H2 is read by norm and readout, as that of "
+            f"the scripts; {type(whole).__name__} has others"
+        )
     fold, found = images_of(run, length, images, seed), np.empty((images, timesteps, length))
     scale = (np.array(run.image_size) - 1) / (np.array(fold.im_size) - 1)
     labels = np.empty(images, int)

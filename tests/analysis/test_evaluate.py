@@ -200,6 +200,8 @@ def test_a_network_with_a_readout_of_its_own(run, records):
     predict.prediction_figure(answer, "image", run)
     with pytest.raises(UserError, match="Own has no norm and readout"):
         reading.read(run, [3], 4, 4)
+    with pytest.raises(UserError, match=r"--along needs .* Own has others"):
+        reading.along(run, 3, 4, 4)
     run.network.norm, run.network.readout = nn.Identity(), lambda activity: activity[:, :2, 0, 0]
     with pytest.raises(UserError, match="reads H2 by more than its norm and readout"):
         reading.read(run, [3], 4, 4)

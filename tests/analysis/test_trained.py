@@ -179,6 +179,18 @@ def test_export_writes_what_loads_again(run, config, tmp_path, capsys):
             assert torch.allclose(found, expected, atol=1e-5)
 
 
+def test_a_network_of_ones_own_is_exported_without_npy(run, tmp_path, monkeypatch, capsys):
+    run.network = torch.nn.Sequential(run.network)
+    run.network.forward = run.network[0].forward
+    monkeypatch.setattr(export, "load_run", lambda *_: run)
+    arguments = [run.name, "--output", str(tmp_path), "--size", "20", "20"]
+    with pytest.warns(UserWarning, match=r"no \.npy"):
+        export.main(arguments)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".md", ".pt2"}
+    assert exit_code(export.main, [*arguments, "--format", "npy"]) == 2
+    assert "no variables of the original are known" in capsys.readouterr().err
+
+
 def test_weights_of_a_step_are_written_however_they_lie_in_memory(run, config):
     assert exit_code(export.main, [run.name, "--weights", "6", "--format", "safetensors"]) == 0
     folder = config.experiment_evaluations / run.name / "export"
