@@ -43,6 +43,9 @@ class OverRanks(Protocol):
 class BatchNormalisation(nn.Module):
     """Normalise each channel by mean and variance over images and positions, then scale and shift.
 
+    It is none of PyTorch's own: ``torch.optim.swa_utils.update_bn`` and
+    ``SyncBatchNorm.convert_sync_batchnorm`` pass it over without a word.
+
     Shapes: (N, K, H, W) or (N, K) → the same.
 
     Args:
