@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from layers.hgru import layers_of
 from layers.horizontal import horizontal_method
 from layers.shares import shared_images
 from support import shell
@@ -79,8 +80,8 @@ def train_step(
     params = module.experiment_params()
     network = module.build_model({**params, "aux": aux}).to(ranks.device)
     generators = Generators(0, ranks.device, ranks.rank)
-    if hasattr(network, "set_generator"):
-        network.set_generator(generators.hidden)
+    for layer in layers_of(network):
+        layer.noise_generator = generators.hidden
     optimizer = network_optimizer(network, params["optimizer"], params["lr"])
     loss, metric = loss_function(params["loss_function"]), metric_function("accuracy")
     drawn_from = (generators.hidden,)

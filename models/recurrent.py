@@ -49,10 +49,6 @@ class RecurrentNetwork(nn.Module):
         activity = self.norm(self.hgru(X))
         return self.readout(activity), activity
 
-    def set_generator(self, generator: torch.Generator | None) -> None:
-        """Draw the random hidden state from this generator (None: PyTorch's default one)."""
-        self.hgru.noise_generator = generator
-
     def before_the_loop(self) -> list[nn.Parameter]:
         """The weights that the release never updates under TensorFlow 1.7 and later.
 
@@ -61,7 +57,3 @@ class RecurrentNetwork(nn.Module):
         """
         written_out = self.hgru.batch_norm and not self.hgru.reuse
         return [] if written_out else list(self.drive.parameters())
-
-    def constrain(self) -> None:
-        """Apply what the options demand of the parameters after each update."""
-        self.hgru.constrain_letters()

@@ -215,30 +215,22 @@ class Ranks:
                 _exchange(dist.broadcast, tensor, 0)
             self._hook(model, joined=True)
 
-    def cautions(self, model: nn.Module) -> list[str]:
-        """What several processes compute otherwise than one would, in a network of one's own."""
-        if self.world_size == 1:
-            return []
-        found = []
+    def caution(self, model: nn.Module) -> str:
+        """What several processes compute otherwise than one would, in a network of one's own; ""
+        where nothing is."""
         norms = [
             name
             for name, module in model.named_modules()
             if isinstance(module, nn.modules.batchnorm._BatchNorm)
             and not isinstance(module, nn.SyncBatchNorm)
         ]
-        if norms:
-            found.append(
-                f"{', '.join(norms)}: PyTorch's batch normalisation takes each process's images "
-                "apart, and the first one's averages are kept; "
-                "layers.normalisation.BatchNormalisation joins them"
-            )
-        drawn = [m for m in _with(model, "noise_generator") if m.hidden_init == "random"]
-        if any(layer.noise_generator is None for layer in drawn):
-            found.append(
-                "each process draws random hidden states of its own, other than one would: the "
-                "network needs a method set_generator, as that of models/recurrent.py"
-            )
-        return found
+        if self.world_size == 1 or not norms:
+            return ""
+        return (
+            f"{', '.join(norms)}: PyTorch's batch normalisation takes each process's images apart, "
+            "and the first one's averages are kept; layers.normalisation.BatchNormalisation joins "
+            "them"
+        )
 
     def place(self, model: nn.Module, sizes: list[int]) -> tuple[int, int]:
         """Say how the batch at hand is shared: images of each rank. Called before each update.

@@ -21,6 +21,7 @@ from dataset_processing.folds import ImageFiles, times
 from dataset_processing.loader import Loader, workers_kept
 from dataset_processing.records import RecordReader
 from dataset_processing.sets import drawn_twice
+from layers.hgru import layers_of
 from layers.shares import shared_images
 from models.tf_variables import tf_variables, without_counterpart
 from support.errors import UserError
@@ -118,9 +119,8 @@ class Training:
         self.ranks = ranks
         self.model: Any = model.to(ranks.device)
         self.generators = Generators(seed, ranks.device, ranks.rank)
-        set_generator: Any = getattr(model, "set_generator", None)
-        if set_generator is not None:
-            set_generator(self.generators.hidden)
+        for layer in layers_of(model):
+            layer.noise_generator = self.generators.hidden
         data = open_set(exp.dataset, config, exp, on_bad_record)
         other = exp.val_dataset
         held_out = open_set(other, config, exp, on_bad_record) if other else data
@@ -298,8 +298,8 @@ class Training:
                 f"{len(both)} of the {len(files[1])} validation images are trained on too, "
                 f"{min(both)} for one"
             )
-        found += filter(None, [drawn_twice(self.curriculum.sets, self.exp.epochs, self._held_out)])
-        found += self.ranks.cautions(self.model)
+        twice = drawn_twice(self.curriculum.sets, self.exp.epochs, self._held_out)
+        found += filter(None, [twice, self.ranks.caution(self.model)])
         if not self.model.training:
             found.append(
                 "build_model gives the network in evaluation mode, and so it is trained: "

@@ -75,11 +75,8 @@ class TrainStep:
         self.ranks.sum_gradients(self.model)
         norm = clip_gradients(self.model.parameters(), self.clip_gradients)
         self.optimizer.step()
-        if hasattr(self.model, "constrain"):
-            self.model.constrain()
-        else:  # a network of the user's own
-            for layer in layers_of(self.model):
-                layer.constrain_letters()
+        for layer in layers_of(self.model):
+            layer.constrain_letters()
         return loss.detach(), metric, norm
 
     def _fixed(self) -> tuple[Any, ...]:

@@ -78,7 +78,7 @@ def test_answers_after_each_step_are_those_of_so_many_steps(network, images):
 
 def test_recording_is_repeatable_and_leaves_nothing_behind(network, images):
     generator = torch.Generator().manual_seed(5)
-    network.set_generator(generator)
+    network.hgru.noise_generator = generator
     first = probing.record(network, images, ["H2"], seed=3)["H2"]
     second = probing.record(network, images, ["H2"], seed=3)["H2"]
     other = probing.record(network, images, ["H2"], seed=4)["H2"]

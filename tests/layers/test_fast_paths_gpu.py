@@ -191,7 +191,7 @@ def test_captured_step_gives_the_eager_steps_numbers(monkeypatch):
         torch.manual_seed(0)
         model = RecurrentNetwork(timesteps=3, adaptation=True).to(CUDA)
         generator = torch.Generator(CUDA)
-        model.set_generator(generator)
+        model.hgru.noise_generator = generator
         arguments = (
             model, torch.nn.functional.cross_entropy,
             lambda logits, labels: (logits.argmax(1) == labels).float().mean(),
@@ -221,7 +221,7 @@ def test_captured_forward_pass_gives_the_eager_ones_numbers():
     torch.manual_seed(0)
     model = RecurrentNetwork(timesteps=3, adaptation=True).to(CUDA).eval()
     generator = torch.Generator(CUDA)
-    model.set_generator(generator)
+    model.hgru.noise_generator = generator
     forward = GraphedForward(model, (generator,))
     for i, n in enumerate((4, 4, 4, 2, 4)):
         images = torch.rand(n, 1, *SMALL, device=CUDA)

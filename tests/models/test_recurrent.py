@@ -42,7 +42,7 @@ def test_the_noise_comes_from_the_generator_that_is_set():
     images = torch.rand(2, 1, 12, 12)
     outputs = []
     for _ in range(2):
-        network.set_generator(torch.Generator().manual_seed(5))
+        network.hgru.noise_generator = torch.Generator().manual_seed(5)
         outputs.append(network(images)[0])
     assert torch.equal(*outputs)
     assert not torch.equal(network(images)[0], outputs[0])

@@ -237,6 +237,7 @@ def test_the_letters_of_a_network_of_ones_own_are_constrained(name: str) -> None
         def __init__(self) -> None:
             super().__init__()
             self.circuit = kind(2, timesteps=2, h_ext=3, hidden_init="identity", constrain=True)
+            self.constrain = True  # an option of hers
 
         def forward(self, X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             activity = self.circuit(X)

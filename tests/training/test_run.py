@@ -287,36 +287,36 @@ def test_a_run_does_not_go_on_with_a_network_that_was_edited(project: Path, caps
     assert "step_00000018.pt" in error and "drive.weight has the shape (4, 1, 3, 3)" in error
 
 
-def made(params: dict, mode: bool = True) -> Training:
-    """The training of an experiment with a small network."""
-    network = RecurrentNetwork(timesteps=1).train(mode)
+def made(params: dict, network: torch.nn.Module | None = None) -> Training:
+    """The training of an experiment, with a small network where none is given."""
+    network = network or RecurrentNetwork(timesteps=1)
     return Training(Experiment.of(params), network, Config(), Ranks(torch.device("cpu")), seed=0)
 
 
 def test_what_several_processes_compute_otherwise_than_one_is_said() -> None:
-    def told(network: torch.nn.Module, processes: int) -> list[str]:
+    def told(network: torch.nn.Module, processes: int) -> str:
         ranks = Ranks(torch.device("cpu"))
         ranks.world_size = processes
-        return ranks.cautions(network)
+        return ranks.caution(network)
 
     network = RecurrentNetwork(timesteps=1)
-    network.set_generator(torch.Generator())
-    assert told(network, 2) == []
+    assert not told(network, 2)
     network.norm = torch.nn.BatchNorm2d(25)
-    (caution,) = told(network, 2)
-    assert caution.startswith("norm: ")
-    assert told(network, 1) == []
-    network = OwnNetwork()
-    (caution,) = told(network, 2)
-    assert "set_generator" in caution
-    assert told(network, 1) == []
-    network.circuit.hidden_init = "zeros"
-    assert told(network, 2) == []
+    assert told(network, 2).startswith("norm: ")
+    assert not told(network, 1)
+
+
+def test_hidden_states_of_a_network_of_ones_own_follow_from_the_seed(project: Path) -> None:
+    """Those of each of its layers, on each of several processes and when the run goes on."""
+    network = torch.nn.Sequential(*(HGRU(2, 2, 3, hidden_init="random") for _ in range(2)))
+    training = made(tiny.experiment_params(), network)
+    assert {layer.noise_generator for layer in network} == {training.generators.hidden}
 
 
 def test_a_network_that_is_trained_in_evaluation_mode_is_told(project: Path) -> None:
     for mode in (True, False):
-        cautions = made(tiny.experiment_params(), mode).cautions()
+        network = RecurrentNetwork(timesteps=1).train(mode)
+        cautions = made(tiny.experiment_params(), network).cautions()
         assert any("evaluation mode" in one for one in cautions) is not mode
 
 
