@@ -22,11 +22,11 @@ from PIL import Image
 from scipy import ndimage
 
 from config import Config
-from dataset_processing import open_set
+from dataset_processing import forms, open_set
 from dataset_processing.forms import Job, encode_png
 from dataset_processing.generate import described, generate_set, generate_small, job_of, parser
 from dataset_processing.generate import main as generate_main
-from dataset_processing.generated import SMALL_SET, set_settings
+from dataset_processing.generated import GENERATED, SMALL_SET, set_settings
 from dataset_processing.layouts import list_images
 from dataset_processing.pathfinder import Pathfinder, Settings, generate
 from dataset_processing.records import RecordReader
@@ -83,6 +83,14 @@ def test_records_hold_the_images(tmp_path, form):
         np.load(tmp_path / "small_val_means.npy"), images[54:].mean(axis=0), atol=1e-12
     )
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_the_mean_image_is_of_all_images_of_a_long_shard(tmp_path):
+    settings = Settings(**GENERATED[SMALL_SET])
+    generate_set(Job("small", settings, 0, 300, tmp_path, val_fraction=0.0))
+    images, _ = Pathfinder(settings, 0).images(range(300))
+    found = np.load(tmp_path / "small_train_means.npy")
+    np.testing.assert_allclose(found, images.mean(axis=0), atol=1e-9)
 
 
 @pytest.mark.parametrize("form", ["compact", "webdataset", "png", "png2025"])
@@ -203,6 +211,20 @@ def test_a_full_disk_leaves_no_broken_shard(tmp_path):
         assert list(folder.iterdir()) == []
 
 
+def test_metadata_of_one_class_are_not_left_without_the_others(tmp_path, monkeypatch):
+    write, calls = forms.write_bytes, itertools.count()
+
+    def full(path, content):
+        if next(calls):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, content)
+
+    monkeypatch.setattr(forms, "write_bytes", full)
+    with pytest.raises(UserError, match="No space left"):
+        generate_set(job(tmp_path, count=8, form="png"))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("form", ["tfrecords", "png", "png2025"])
 def test_a_command_that_came_to_nothing_is_not_in_the_way_of_the_right_one(tmp_path, form):
     """Its last images do not fit: those before them go too, as their shard is not whole."""
@@ -232,6 +254,20 @@ def test_another_process_that_writes_the_set_is_waited_for_and_told(tmp_path, mo
     with described(job(tmp_path)), pytest.raises(SystemRefusal, match="another process is writing"):
         generate_set(job(tmp_path))
     assert waited and [path.suffix for path in tmp_path.iterdir()] == [".json"]
+
+
+def test_a_set_that_another_process_gave_up_meanwhile_is_not_gone_on_with(tmp_path, monkeypatch):
+    """That one took the description away: files would be written that no later run knows."""
+    other = described(job(tmp_path))
+    other.__enter__()
+
+    def give_up(_):
+        other.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+
+    monkeypatch.setattr(time, "sleep", give_up)
+    with pytest.raises(SystemRefusal):
+        generate_set(job(tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_set_in_the_same_place_is_refused(tmp_path):
@@ -308,13 +344,14 @@ def test_the_metadata_of_2018_have_the_releases_columns(tmp_path):
     rows = np.load(tmp_path / "small" / "metadata" / "combined.npy")
     assert rows.shape == (images_and_labels()[1].sum(), 11)
     assert rows[0, 3:].tolist() == ["1.8", "4", "1", "4", "5", "2", "3", "1"]
-    several = replace(SMALL, margin=(2, 3), paddle_contrasts=(0.5, 1.0))
+    several = replace(SMALL, contour_length=6, margin=(2, 3), paddle_contrasts=(0.5, 1.0))
     alone = job(tmp_path / "several", settings=several, count=9, shard_images=1, form="png")
     generate_set(alone)  # in each shard there is one class
     rows = [np.load(alone.root(label) / "metadata" / "combined.npy").tolist() for label in (0, 1)]
     found = {int(row[2]): row[-2:] for part in rows for row in part}
     assert found == {n: [str(alone.generator.margin(n)), "2"] for n in range(9)}
     assert len({margin for margin, _ in found.values()}) == 2
+    assert {(row[4], row[5], row[6]) for part in rows for row in part} == {("6", "2", "4")}
 
 
 @pytest.mark.parametrize("size, length", [(32, 14), (64, 9), (128, 14), (256, 6)])
@@ -352,6 +389,9 @@ def test_webdataset_is_read_by_its_own_library(tmp_path):
             np.testing.assert_array_equal(image, images[index])
             assert (label, told["index"], told["margin"]) == (labels[index], index, 3)
             assert 25 < (mask > 0).sum() < 120 and (images[index][mask > 0] > 127).all()
+        (first, *_) = sorted(tmp_path.glob(f"small_{name[:3]}*.tar"))
+        assert first.read_bytes().endswith(bytes(1024))  # as POSIX has an archive end
+    assert {path.suffix for path in tmp_path.iterdir()} == {".tar", ".json"}
     described = json.loads((tmp_path / "small.generated.json").read_text())
     assert (described["seed"], described["settings"]["window"]) == (5, 120)
     again = job(tmp_path / "other", form="png").description()["fingerprint"]
@@ -380,6 +420,9 @@ def test_the_demonstrations_set_has_the_size_that_its_module_says(tmp_path, monk
     data = open_set("curv_contour_length_3_small", config)
     assert len(data.fold("train")) == 36
     assert (data.im_size, data.input_size) == ((40, 40), (20, 20))
+    first = RecordReader([config.tf_records / f"{SMALL_SET}_train.tfrecords"])[0][0]
+    expected = Pathfinder(Settings(**GENERATED[SMALL_SET]), 0).image(0)[0]
+    np.testing.assert_array_equal(first, expected)
 
 
 def test_command_line_settings_reach_the_images(tmp_path, capsys):
@@ -414,6 +457,7 @@ def test_what_the_command_line_asks_for(tmp_path, monkeypatch):
         ("--format png", "curvy_2snakes_300/curv_contour_length_14"),
         ("--format lra --dataset pathfinder32", "pathfinder32/curv_contour_length_14"),
         ("--format lra --dataset pathfinder64_curv_baseline", "pathfinder64/curv_baseline"),
+        ("--format png --dataset my_full_set --length 4", "curvy_2snakes_300/my_full_set"),
     ):
         found = asked(*arguments.split())
         assert found.root(1) == tmp_path / "data" / place and found.val_fraction == 0
@@ -435,6 +479,7 @@ def test_what_the_command_line_asks_for(tmp_path, monkeypatch):
         (["--dataset", "curv_contour_length_7_mine", "--length", "9"], "of 7 paddles"),
         (["--dataset", "pathfinder32", "--window", "64"], "images of 32×32, not of 64×64"),
         (["--float32", "--format", "lra"], "--format lra"),
+        (["--float32", "--format", "webdataset"], "--format webdataset"),
         (["--val-fraction", "0.2", "--format", "png"], "--val-fraction has no place"),
         (["--masks"], "masks have no place in records"),
         (["--masks", "--float32"], "masks have no place in records"),
@@ -464,6 +509,9 @@ def test_a_set_is_opened_by_the_name_that_it_was_given(tmp_path, monkeypatch, fo
     assert sum(len(data.fold(fold)) for fold in ("train", "val")) >= 10
     with pytest.raises(UserError, match="without / or"):
         open_set("my set/é", Config())
+    (description,) = tmp_path.rglob("*.generated.json")
+    description.unlink()
+    assert main(arguments) == 2  # files of that name that it did not write
 
 
 def test_preview_is_a_sheet_of_coloured_stimuli(tmp_path, capsys):
@@ -473,6 +521,8 @@ def test_preview_is_a_sheet_of_coloured_stimuli(tmp_path, capsys):
     sheet = np.array(Image.open(file)).astype(int)
     assert sheet.shape == (2 * 324, 4 * 306 + 6, 3)
     assert (np.ptp(sheet, axis=2) > 100).sum() > 8 * 2 * 50  # two coloured markers each
+    assert main(["--preview", str(file), "--dataset", "pathfinder32"]) == 0
+    assert Image.open(file).size == (4 * 38 + 6, 2 * 56)
     small = "--window 120 --seed-distance 10 --border 4 --paddle-length 3 --margin 2".split()
     sheets = set()
     for seed in ("0", "1"):
