@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -115,15 +116,18 @@ def title(name: str, fold: str = "val") -> str:
 
 
 def titles(names: Iterable[str]) -> dict[str, str]:
-    """The titles of several sets, by name; with the folder that they lie in where two have one."""
+    """The titles of several sets, by name; where two have one, with the nearest folder on the way
+    to each that differs."""
     found = {name: title(name) for name in names}
     known = list(found.values())
-    return {
-        name: f"{told} ({Path(name).parent.name or '.'})"
-        if "/" in name and known.count(told) > 1
-        else told
-        for name, told in found.items()
-    }
+    for told in {one for one in known if known.count(one) > 1}:
+        same = [name for name in found if found[name] == told and "/" in name]
+        ways = [Path(name).parts[-2::-1] or ("",) for name in same]  # upwards
+        steps = list(zip_longest(*ways, fillvalue=""))
+        step = next((one for one in steps if len(set(one)) == len(one)), steps[0])
+        for name, folder in zip(same, step, strict=True):
+            found[name] = f"{told} ({folder.strip('/') or '.'})"
+    return found
 
 
 def marker_distance(images: Tensor) -> np.ndarray:

@@ -127,7 +127,12 @@ def test_two_folders_of_one_name_are_told_apart(run, config, samples, tmp_path, 
     assert expected <= {one["dataset"] for one in export.evaluations(run)}
     kept = Run(config, run.name, keep_record(run.name, tmp_path / "runs", config))
     assert expected <= {one["dataset"] for one in kept.events("evaluation")}
-    assert image_sets.titles(["x/a", "b", "./b"]) == {"x/a": "a", "b": "b", "./b": "b (.)"}
+    for sets, told in (
+        (["x/a", "b", "./b"], ["a", "b", "b (.)"]),
+        (["x/y/b", "/z/y/b", "y/b"], ["b (x)", "b (z)", "b (.)"]),  # of one layout
+        (["x/b", "./x/b"], ["b (x)"] * 2),  # one folder
+    ):
+        assert list(image_sets.titles(sets).values()) == told
     points = {folder: evaluate.evaluate(run, str(folder)) for folder in map(str, folders)}
     shown = comparison.table(comparison.points([comparison.Member(run, "m", points)]))
     assert {row["tested on"] for row in shown} == expected
