@@ -223,6 +223,7 @@ class Ranks:
             for name, module in model.named_modules()
             if isinstance(module, nn.modules.batchnorm._BatchNorm)
             and not isinstance(module, nn.SyncBatchNorm)
+            and module.training  # a frozen one takes its averages
         ]
         if self.world_size == 1 or not norms:
             return ""

@@ -304,6 +304,8 @@ def test_what_several_processes_compute_otherwise_than_one_is_said() -> None:
     network.norm = torch.nn.BatchNorm2d(25)
     assert told(network, 2).startswith("norm: ")
     assert not told(network, 1)
+    network.norm.eval()  # frozen, it takes its averages
+    assert not told(network, 2)
 
 
 def test_hidden_states_of_a_network_of_ones_own_follow_from_the_seed(project: Path) -> None:
