@@ -87,7 +87,7 @@ def read(
                 bar.update(len(part))
             label = np.array(labels)
             for step, answer in enumerate(np.concatenate(logits, axis=1), start=1):
-                probing.check_finite(answer, f"{run.name}, contours of {length}, step {step}")
+                probing.check_answers(answer, f"{run.name}, contours of {length}, step {step}")
                 right = int((answer.argmax(1) == label).sum())
                 area = statistics.area_under_curve(answer[:, 1] - answer[:, 0], label)
                 row = {"run": run.name, "length": length, "steps": step, "auc": area}

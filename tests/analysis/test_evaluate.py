@@ -223,6 +223,10 @@ def test_answers_that_are_not_two_logits_are_an_error(run, records, config, outp
         with pytest.raises(UserError, match=rf"two logits an image.*, {outputs}\)"):
             ask()
     assert {*folder.glob("*")} == before
+    run.network.norm = nn.Identity()
+    run.network.readout = lambda activity: run.network.decide(activity.amax((2, 3)))
+    with pytest.raises(UserError, match=rf"two logits an image.*, {outputs}\)"):
+        reading.read(run, [3], 4, 4)
 
 
 def test_several_numbers_of_steps(run, capsys):
