@@ -55,6 +55,10 @@ class NotFiniteError(RuntimeError):
     """A loss, a gradient or a weight became infinite or not a number."""
 
 
+# What other errors say of it: on a CPU, and on a GPU without room to begin on it at all.
+OF_MEMORY = "can't allocate memory", "not enough memory", "CUDA error: out of memory"
+
+
 class OutOfMemoryError(RuntimeError):
     """The device's memory does not suffice."""
 
@@ -65,8 +69,7 @@ def room_for(batch: int, ranks: Ranks, step: Callable[[], int] = lambda: 0) -> I
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        said = str(error)
-        of_memory = "can't allocate memory" in said or "not enough memory" in said
+        of_memory = any(text in str(error) for text in OF_MEMORY)
         if not (of_memory or isinstance(error, (torch.OutOfMemoryError, MemoryError))):
             raise
         where = str(ranks.device)

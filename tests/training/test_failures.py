@@ -18,6 +18,7 @@ from tests.training import processes, tiny
 from training import loop
 from training.checkpoints import load
 from training.command_line import COMPLETE, ERROR, NOT_FINITE, OUT_OF_MEMORY
+from training.distribution import Ranks
 
 Script = Callable[..., int]
 
@@ -84,6 +85,12 @@ def test_memory_that_does_not_suffice_is_explained(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: out of memory on cpu at step 0 with batch_size 4. Try --set ba")
     assert "--set batch_size=2" in error
+
+
+def test_a_gpu_without_room_to_begin_on_is_explained() -> None:
+    """PyTorch's error is then another than that of an allocation."""
+    with pytest.raises(loop.OutOfMemoryError), loop.room_for(4, Ranks(torch.device("cpu"))):
+        raise torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be …")
 
 
 def limited(arguments: list[str], project: Path, size: int) -> None:
