@@ -37,7 +37,7 @@ SIGNED = LinearSegmentedColormap.from_list(  # as dark at +x as at −x, white a
     "blue_white_red", ["#08306b", "#2b7bba", "#a6cee3", "#ffffff", "#f4b183", "#c8500a", "#6b2700"]
 )
 
-TITLE_LETTERS = 66  # that the titles of panels side by side hold in a line
+TITLE_LETTERS = 70  # that the titles of panels side by side hold in a line
 HEADING_LETTERS = 104  # that a line of a heading across a page holds
 LEGEND_LETTERS = 100  # that a line below the axes of a page holds
 LEGEND_ROW, TITLE_ROW = 0.15, 0.13  # inches

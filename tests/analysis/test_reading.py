@@ -13,7 +13,7 @@ from analysis import probing, reading
 from analysis.evaluate import LABELS
 from analysis.image_sets import open_images
 from analysis.predict import prepare_images
-from analysis.style import style
+from analysis.style import panel_titles, style
 from analysis.trained import load_run
 from dataset_processing.pathfinder import generate
 from support import shell
@@ -197,6 +197,11 @@ def test_the_map_has_steps_along_and_lengths_up(run, monkeypatch):
     assert set(upright.get_xdata()) == {4} and set(level.get_ydata()) == {1}
     assert [label.get_text() for label in axes.get_yticklabels()] == ["6", "14"]
     assert "a name" in axes.get_title("left") + axes.get_title()
+
+
+def test_titles_that_fit_stay_on_one_line():
+    """Those of docs/results.md do."""
+    assert panel_titles(["trained on 25, 15 steps"] * 3, 3)[1] == 0
 
 
 def test_along_a_contour_each_label_has_its_picture():
