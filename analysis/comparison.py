@@ -251,7 +251,7 @@ def comparison_figure(found: Sequence[Point]) -> Figure:
     seeds = max(len(group) for group in groups(found))
     names = [textwrap.fill(model, LETTERS) for model in models]
     lines = 1 + max(name.count("\n") for name in names)
-    titles, more = panel_titles(_titles(conditions, needed), across)
+    texts, more = panel_titles(_titles(conditions, needed), across)
     height = 0.6 + max(0.2 + 0.06 * min(seeds, 8), LINE * lines) * len(models)
     figure = new_figure(PAGE, down * (height + more) + 0.4)
     panels, empty = np.split(figure.subplots(down, across, squeeze=False).ravel(), [count])
@@ -265,7 +265,7 @@ def comparison_figure(found: Sequence[Point]) -> Figure:
     for axes, name in zip(panels[len(conditions) :], needed, strict=True):
         those = [p for p in found if p.trained_on == name and _is_known(p)]
         _images_needed(axes, list({(p.model, p.run, p.seed): p for p in those}.values()), models)
-    for number, (axes, text) in enumerate(zip(panels, titles, strict=True)):
+    for number, (axes, text) in enumerate(zip(panels, texts, strict=True)):
         axes.set_title(text)
         axes.set_yticks(range(len(models)), names if number % across == 0 else [])
         axes.set_ylim(len(models) - 0.5, -0.5)
