@@ -92,7 +92,7 @@ def _check_whole(data: bytes, form: str | None, start: int, name: str) -> None:
         if data[at + 4 : at + 8] == b"IDAT" and zlib.crc32(data[at + 4 : end]) != told:
             raise BadImageError(f"{name}: the image is damaged (its checksum does not match)")
         at = end + 4
-    if form == "JPEG" and b"\xff\xd9" not in data[start:]:  # nothing else in it has this mark
+    if form == "JPEG" and data.find(b"\xff\xd9", start) < 0:  # nothing else in it has this mark
         raise BadImageError(f"{name}: the image is damaged (its end is missing)")
 
 

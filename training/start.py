@@ -97,10 +97,10 @@ def train(
             exp, network, config, ranks, seed, workers, options.on_bad_record, not options.eager
         )
     _agree(ranks, _flat(training.identity))
-    here = ranks.first(lambda: code(script))
+    here, facts = ranks.first(lambda: code(script)), training.about()
     if run and checkpoint:
         state = load(checkpoint, ranks.device)
-        check_identity(run, state, training.identity, training.about()["data"])
+        check_identity(run, state, training.identity, facts["data"])
         training.restore(state, checkpoint)
         recorded = {text.partition("=")[0].strip(): text for text in record.get("overrides", [])}
         standing = [v for key, v in recorded.items() if key.rstrip("+") not in asked.changed]
@@ -111,7 +111,7 @@ def train(
     now = datetime.now().astimezone().isoformat()
     session = {"step": training.step, "time": now, **training.counts()}
     session |= {"code": here, "environment": ran_on}
-    record |= {"parameters": exp.as_dict(), "overrides": list(exp.overrides), **training.about()}
+    record |= {"parameters": exp.as_dict(), "overrides": list(exp.overrides), **facts}
     record["sessions"] = [*record.get("sessions", []), session]
     run = ranks.first(lambda: _recorded(run or new_run(config, exp.exp_name), record))
     if checkpoint:
